@@ -1,0 +1,77 @@
+"""What the rest of the project needs of a database; drivers stay below this folder."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from enum import Enum
+from typing import Any, ClassVar, Generic, TypeVar
+
+from dharma_tasks.journal import Journal, Owner
+from dharma_tasks.migration import JSON
+from dharma_tasks.settings import Settings
+
+HandleT = TypeVar("HandleT")
+
+
+class Fault(Enum):
+    """What an exception means (Law 10)."""
+
+    LASTING = "lasting"
+    """It will fail again: the migration fails, with the database's own message."""
+    PASSING = "passing"
+    """Retried from the checkpoint, with a new fence, after a pause."""
+    CONFLICT = "conflict"
+    """As PASSING, and the batch is halved: others write the same documents."""
+
+
+class Database(ABC, Generic[HandleT]):
+    """One database as one worker thread sees it. Connects lazily; not shared between threads."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def __init__(self, settings: Settings) -> None:
+        """Remember where the database is; connect on first use."""
+
+    @property
+    @abstractmethod
+    def journal(self) -> Journal[HandleT]:
+        """The journal in this database."""
+
+    @property
+    @abstractmethod
+    def handle(self) -> HandleT:
+        """For `Operation.prepare`: the driver's objects outside any transaction."""
+
+    @abstractmethod
+    def resources(self) -> JSON:
+        """What a successor must know to free what this worker leaves open, for `Owner`."""
+
+    @abstractmethod
+    def free(self, owner: Owner) -> None:
+        """End what a former owner left open on the server, and wait until it is gone."""
+
+    @abstractmethod
+    def classify(self, error: BaseException) -> Fault:
+        """Say what an exception of the driver means. Unknown ones are lasting."""
+
+    @abstractmethod
+    def describe(self, error: BaseException) -> str:
+        """The database's own message, whole, with its code; no secrets."""
+
+    @abstractmethod
+    def watched(self, alive: Callable[[], None]) -> AbstractContextManager[Any]:
+        """Call `alive` about once a second, from another thread, while the context is open.
+
+        But only as long as the server itself shows that our statement is being worked on.
+        """
+
+    @abstractmethod
+    def recover(self) -> None:
+        """After an error: drop connections or sessions whose state is not known."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close what is open. Harmless when repeated."""

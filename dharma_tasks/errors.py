@@ -1,0 +1,82 @@
+"""Every error of the project.
+
+    DharmaError
+    ├── Refused            bad input or a plan that may not run; nothing was changed   exit 2
+    ├── Unreachable        a service or a worker does not answer                       exit 4
+    ├── OperationFailed    a lasting error of one operation; the migration fails       exit 1
+    └── StepAside          this worker is not to do (or go on with) this work
+        ├── LeaseHeld      another live worker holds the lease
+        ├── LeaseLost      the lease went to somebody else, or ran out
+        ├── FenceLost      the journal was written by a newer owner
+        └── Stopped        the run is over, paused or gone, or this worker is shutting down
+
+`StepAside` is not a failure: the work is where it was, and somebody else goes on with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with the input.
+
+    `file` is relative to the migrations folder, `place` a line ("line 4") or a JSON path
+    ("operations[2].index"), `what` says what is wrong and `todo` what to do next.
+    """
+
+    file: str
+    place: str
+    what: str
+    todo: str
+
+    def __str__(self) -> str:
+        where = ", ".join(part for part in (self.file, self.place) if part)
+        todo = f" {self.todo}" if self.todo else ""
+        return f"{where}: {self.what}.{todo}" if where else f"{self.what}.{todo}"
+
+
+class DharmaError(Exception):
+    """The root: whatever this project raises on purpose."""
+
+
+class Refused(DharmaError):
+    """Something may not run; nothing was changed. `problems` has every reason at once."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+class Unreachable(DharmaError):
+    """A service or a worker does not answer: the message says which, and how to start it."""
+
+
+class OperationFailed(DharmaError):
+    """A lasting error that the operation itself found. `what` and `todo` as in `Problem`."""
+
+    def __init__(self, what: str, todo: str = "") -> None:
+        self.what = what
+        self.todo = todo
+        super().__init__(f"{what}. {todo}".rstrip() if todo else what)
+
+
+class StepAside(DharmaError):
+    """This worker leaves the work to another; the message says why."""
+
+
+class LeaseHeld(StepAside):
+    """Another live worker holds the lease."""
+
+
+class LeaseLost(StepAside):
+    """The lease is somebody else's now, or ran out before it was confirmed."""
+
+
+class FenceLost(StepAside):
+    """The journal has a newer fence: another worker, or another run, took the work over."""
+
+
+class Stopped(StepAside):
+    """Stop at this batch boundary: the run ended, or this worker is shutting down."""

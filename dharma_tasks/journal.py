@@ -1,0 +1,298 @@
+"""The journal: what is applied, what is next, and where to resume. It is the truth (Law 1).
+
+Every target database holds its own; `dharma_tasks/databases/` has one storage for each. This
+file says what all of them promise. Three rules carry the promise of "nothing twice":
+
+- `take` is *one* atomic, durable write: it raises the fence and returns fence, cursor and
+  state together, and fails where the head's generation is not the run's (Laws 2 and 4).
+- Every later write says "where fence = mine"; when that fails, `FenceLost` is raised and
+  nothing of the batch is kept.
+- `step` commits a batch's effect and its checkpoint together, where the database can (Law 3).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from dharma_tasks.migration import JSON, Key
+
+SCHEMA_VERSION = 1
+"""Of the journal's own tables, collections and indices; kept in its head."""
+
+HandleT = TypeVar("HandleT")
+
+
+class MigrationState(StrEnum):
+    """The state of a migration, as users see it. One without a record is pending."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    APPLIED = "applied"
+    FAILED = "failed"
+    ROLLED_BACK = "rolled_back"
+
+
+class OperationState(StrEnum):
+    """The state of an operation. One without a record is pending."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Direction(StrEnum):
+    """Which way a run goes."""
+
+    FORWARD = "forward"
+
+
+class Owner(BaseModel):
+    """Who works on an operation, precisely enough to see that it is dead and to free its things.
+
+    `resources` is the database's own: a MongoDB session's id, a PostgreSQL backend's pid and
+    start. It is written before the first effect, so that a successor can end them (Law 4).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    worker: str
+    node: str
+    boot: str
+    pid: int
+    started: float
+    resources: JSON = {}
+
+
+class OperationRecord(BaseModel):
+    """An operation in the journal, as `status` shows it."""
+
+    number: int
+    type: str
+    state: OperationState
+    done: int = 0
+    total: int | None = None
+    attempts: int = 0
+    error: str | None = None
+    worker: str | None = None
+    updated: datetime | None = None
+
+
+class MigrationRecord(BaseModel):
+    """A migration in the journal. Times are UTC; `seconds` is from first start to end."""
+
+    version: str
+    name: str
+    state: MigrationState
+    checksum: str
+    run: str
+    by: str
+    started: datetime
+    finished: datetime | None = None
+    seconds: float | None = None
+    error: str | None = None
+    operations: list[OperationRecord] = []
+
+
+class Head(BaseModel):
+    """The journal's one head record."""
+
+    identity: str
+    schema_version: int = SCHEMA_VERSION
+    run: str | None = None
+    generation: int = 0
+    direction: Direction = Direction.FORWARD
+    plan: str | None = None
+
+
+class Survey(BaseModel):
+    """All that planning and `status` need, read at once. No `head` before the first run."""
+
+    database: str
+    head: Head | None = None
+    migrations: list[MigrationRecord] = []
+
+    def by_version(self) -> dict[str, MigrationRecord]:
+        """The records by version."""
+        return {record.version: record for record in self.migrations}
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a run writes into the head: see `Journal.begin`."""
+
+    run: str
+    direction: Direction
+    plan: str
+    by: str
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One operation that a worker is asked to carry out, with what the journal notes of it.
+
+    `count` is the number of operations of the migration: the last one's end applies it.
+    """
+
+    run: str
+    generation: int
+    by: str
+    key: Key
+    name: str
+    checksum: str
+    type: str
+    count: int
+
+    @property
+    def last(self) -> bool:
+        """Whether the migration is applied when this operation is done."""
+        return self.key.number == self.count
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What an operation found before its first effect. `undo` also holds recorded identities."""
+
+    undo: JSON
+    total: int | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """The result of one batch.
+
+    `cursor` is where the next batch begins, in the database's own JSON (BSON for MongoDB);
+    `done` is how many documents, rows or statements this batch has worked through; `total`
+    replaces the estimate where it is better known now.
+    """
+
+    cursor: Any
+    done: int = 0
+    finished: bool = False
+    total: int | None = None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An operation that is this worker's, as of its last journal write.
+
+    `former` is who had it before. `undo` is None until `prepare` was written. `mark` is the
+    storage's own (for Elasticsearch the document's sequence number).
+    """
+
+    assignment: Assignment
+    fence: int
+    state: OperationState
+    cursor: Any = None
+    undo: JSON | None = None
+    done: int = 0
+    total: int | None = None
+    attempts: int = 1
+    former: Owner | None = None
+    mark: Any = None
+
+    def prepared(self, prepared: Prepared) -> Taken:
+        """This record, after `prepare` was written."""
+        return replace(self, undo=prepared.undo, total=prepared.total)
+
+    def stepped(self, step: Step) -> Taken:
+        """This record, after `step` was written: the cursor moved, so attempts begin again."""
+        return replace(
+            self,
+            cursor=step.cursor,
+            done=self.done + step.done,
+            total=self.total if step.total is None else step.total,
+            state=OperationState.DONE if step.finished else OperationState.RUNNING,
+            attempts=1,
+        )
+
+
+@dataclass(frozen=True)
+class Work(Generic[HandleT]):
+    """What an operation gets to work with; it needs nothing else, and gets nothing else.
+
+    `handle` is the database's own (connection, session, …), inside the batch's transaction
+    where there is one. `size` is how many documents this batch should have. `label` names
+    run, operation and fence: it goes along to the server (comment, X-Opaque-Id) where that
+    helps a successor. `confirm` raises `LeaseLost` unless the lease is ours now: called
+    immediately before a command that no transaction protects. `warn` logs what a user
+    should know, with the operation's context.
+    """
+
+    handle: HandleT
+    cursor: Any
+    undo: JSON
+    size: int
+    label: str
+    confirm: Callable[[], None]
+    warn: Callable[[str], None] = field(default=lambda _message: None)
+
+
+class Journal(ABC, Generic[HandleT]):
+    """The storage of one database's journal. All writes are durable when a call returns."""
+
+    @abstractmethod
+    def survey(self) -> Survey:
+        """Read everything; write nothing. Works, and says `head=None`, before the first run."""
+
+    @abstractmethod
+    def begin(self, opening: Opening, expected: int) -> int:
+        """Open a run: make the journal if it is missing, raise the generation from `expected`.
+
+        Raises every open fence too, so that workers of another run cannot write any more.
+        Harmless when repeated for the same run. Returns the run's generation.
+
+        Raises:
+            FenceLost: the head's generation is neither `expected` nor this run's own.
+        """
+
+    @abstractmethod
+    def owner(self, key: Key) -> Owner | None:
+        """Who has the operation now, for `Database.free` and for nothing else."""
+
+    @abstractmethod
+    def take(self, assignment: Assignment, owner: Owner, *, counted: bool) -> Taken:
+        """Take the operation over in one atomic write: see the top of this file.
+
+        Makes the migration's and the operation's record on first use (a `rolled_back`
+        migration begins anew with the checksum given; a `failed` one goes on). `counted`
+        says whether this is a new attempt; a worker that goes on after a passing error does
+        not count. An operation that is done already is returned as it is, with the migration
+        brought to `applied` if that write had been lost.
+
+        Raises:
+            FenceLost: the head is at another generation, or an earlier operation of the
+                migration is not done.
+        """
+
+    @abstractmethod
+    def prepare(self, taken: Taken, prepared: Prepared) -> Taken:
+        """Write what the operation found before its first effect. Raises `FenceLost`."""
+
+    @abstractmethod
+    def step(self, taken: Taken, batch: Callable[[HandleT], Step], *, transactional: bool) -> Taken:
+        """Run one batch and write its checkpoint.
+
+        With `transactional`, both commit in one transaction, where the database has any;
+        without, the checkpoint is written after the batch. The last step of the last
+        operation applies the migration in the same write. Raises `FenceLost`, and whatever
+        the batch or the database raises.
+        """
+
+    @abstractmethod
+    def fail(self, taken: Taken, error: str, state: MigrationState) -> None:
+        """Write the lasting error and the migration's state. Raises `FenceLost`."""
+
+    @abstractmethod
+    def note(self, taken: Taken, error: str | None) -> None:
+        """Write a passing error, or with None an orderly stop: neither counts as an attempt.
+
+        Raises `FenceLost`.
+        """

@@ -1,0 +1,313 @@
+"""The migrations folder as checked `Migration`s, or every reason why not (Law 9).
+
+The flow: `folder` finds the files, this module reads each of them, `checker` looks at what
+must hold between them. Nothing is read after this: workers get what is loaded here (Law 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from dharma_tasks.checker import Entry, check
+from dharma_tasks.databases import NAMES
+from dharma_tasks.errors import Problem, Refused
+from dharma_tasks.explain import explain, suggestion
+from dharma_tasks.folder import MigrationFile, find
+from dharma_tasks.migration import JSON, Migration, Reference, Version, reference
+from dharma_tasks.operations import catalogue
+from dharma_tasks.operations.base import Catalogue
+from dharma_tasks.strict_json import line_of, parse, path_of, text_of
+
+__all__ = ["Loaded", "load"]
+
+_OPERATIONS = "operations"
+"""The key under which most databases keep their operations; see `Catalogue.keys`."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A folder that holds nothing wrong.
+
+    `migrations` are sorted by database and version. `rollbacks` holds, by the migration that
+    it undoes, what a `NNN_name_rollback.json` says. `warnings` do not keep it from running.
+    """
+
+    migrations: tuple[Migration, ...]
+    rollbacks: Mapping[Reference, Migration]
+    warnings: tuple[Problem, ...]
+
+
+def load(folder: Path) -> Loaded:
+    """Read and check every migration below `folder`.
+
+    Raises:
+        Refused: with everything that is wrong, not only the first, sorted by file.
+    """
+    try:
+        files, problems = find(folder)
+    except OSError as error:
+        what = f"the migrations folder {str(folder)!r} cannot be read: {error.strerror}"
+        todo = "Name the right one with --migrations DIR or in DHARMA_MIGRATIONS_DIR."
+        raise Refused([Problem("", "", what, todo)]) from error
+    readings = [_read(file) for file in files]
+    unread = {problem.file.partition("/")[0] for problem in problems}
+    problems += [problem for reading in readings for problem in reading.problems]
+    problems += _between(readings, unread)
+    texts = {reading.file.file: reading.text for reading in readings}
+    if problems:
+        located = [_with_line(problem, texts) for problem in problems]
+        raise Refused(sorted(located, key=lambda problem: problem.file))
+    warnings = [_with_line(w, texts) for reading in readings for w in reading.warnings]
+    if not files:
+        warnings.append(Problem("", "", f"there are no migrations in {str(folder)!r}", ""))
+    made = [(reading.file.undoes, reading.migration()) for reading in readings]
+    return Loaded(
+        migrations=tuple(sorted((m for undoes, m in made if not undoes), key=_order)),
+        rollbacks={m.reference: m for undoes, m in made if undoes},
+        warnings=tuple(warnings),
+    )
+
+
+def _order(migration: Migration) -> tuple[int, Version]:
+    return NAMES.index(migration.database), migration.order
+
+
+def _with_line(problem: Problem, texts: Mapping[str, str]) -> Problem:
+    """A JSON path is easier to find with its line."""
+    text = texts.get(problem.file)
+    if not text or not problem.place or problem.place.startswith("line "):
+        return problem
+    line = line_of(text, path_of(problem.place))
+    return replace(problem, place=f"line {line}, {problem.place}")
+
+
+# -- one file ------------------------------------------------------------------------------
+
+
+def _version(text: str) -> str:
+    try:
+        version = Version.parse(text)
+    except ValueError:
+        version = None
+    if version is None or version.prerelease or version.build:
+        msg = f"{text!r} is not a version: write MAJOR.MINOR.PATCH, for instance '1.2.0'"
+        raise ValueError(msg)
+    if text == "0.0.0":
+        msg = "'0.0.0' stands for nothing applied: begin with '0.0.1' or higher"
+        raise ValueError(msg)
+    return text
+
+
+def _name(text: str) -> str:
+    if not (text.strip() and text.isprintable()):
+        msg = "must be one line of printable characters, for lists and logs"
+        raise ValueError(msg)
+    return text
+
+
+class _RollbackKeys(BaseModel):
+    """The keys that every file has; a rollback's order and needs are its migration's."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    version: Annotated[str, AfterValidator(_version)]
+    name: Annotated[str, AfterValidator(_name)]
+    description: str = ""
+    database_type: Literal["mongodb", "postgresql", "elasticsearch"]
+    migration_type: Literal["schema", "data"]
+
+
+class _MigrationKeys(_RollbackKeys):
+    dependencies: list[str] = []
+
+
+@dataclass
+class _Reading:
+    """What one file says, as far as it could be read."""
+
+    file: MigrationFile
+    text: str = ""
+    keys: _RollbackKeys | None = None
+    version: str | None = None
+    dependencies: dict[int, Reference] = field(default_factory=dict)
+    operations: list[JSON] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+
+    def refuse(self, place: str, what: str, todo: str) -> None:
+        self.problems.append(Problem(self.file.file, place, what, todo))
+
+    def entry(self) -> Entry | None:
+        """What the checker needs; None where the file's version is not known."""
+        if not self.version:
+            return None
+        file = self.file
+        return Entry(file.database, self.version, file.number, file.file, self.dependencies)
+
+    def migration(self) -> Migration:
+        """The migration; only where there are no problems."""
+        if not self.keys:
+            raise Refused(self.problems)
+        return Migration(
+            database=self.file.database,
+            version=self.keys.version,
+            name=self.keys.name,
+            description=self.keys.description,
+            migration_type=self.keys.migration_type,
+            dependencies=tuple(dict.fromkeys(self.dependencies.values())),
+            operations=tuple(self.operations),
+            file=self.file.file,
+        ).with_checksum()
+
+
+def _read(file: MigrationFile) -> _Reading:
+    reading = _Reading(file)
+    try:
+        content, reading.text = parse(file.path.read_bytes())
+    except Refused as error:
+        reading.problems += [replace(problem, file=file.file) for problem in error.problems]
+    except OSError as error:
+        reading.refuse("", f"cannot be read: {error.strerror}", "Give yourself access to it.")
+    else:
+        operations = catalogue(file.database)
+        _read_keys(reading, content, operations)
+        _read_operations(reading, content, operations)
+    return reading
+
+
+def _read_keys(reading: _Reading, content: JSON, operations: Catalogue) -> None:
+    model = _RollbackKeys if reading.file.undoes else _MigrationKeys
+    common = {key: value for key, value in content.items() if key in model.model_fields}
+    for key in content:
+        if key not in common and key not in operations.keys:
+            todo = suggestion(key, {*model.model_fields, *operations.keys}, "keys")
+            reading.refuse(text_of((key,)), f"unknown key {key!r}", todo)
+    wrong: set[str | int] = set()
+    try:
+        reading.keys = model.model_validate(common)
+    except ValidationError as error:
+        for problem in explain(error, model, common):
+            reading.refuse(problem.place, problem.what, problem.todo)
+            wrong.add(path_of(problem.place)[0])
+    if "version" not in wrong:
+        reading.version = common["version"]
+    if "dependencies" not in wrong:
+        _read_dependencies(reading, common.get("dependencies", []))
+    database = reading.file.database
+    if "database_type" not in wrong and common["database_type"] != database:
+        what = f"says {common['database_type']!r}, but the file is in the folder of {database}"
+        reading.refuse("database_type", what, "Correct it, or move the file.")
+
+
+def _read_dependencies(reading: _Reading, texts: list[str]) -> None:
+    for index, text in enumerate(texts):
+        place = f"dependencies[{index}]"
+        database, _, version = text.rpartition(":")
+        if database and database not in NAMES:
+            todo = suggestion(database, NAMES, "databases")
+            reading.refuse(place, f"no such database: {database!r}", todo)
+            continue
+        try:
+            wanted = reference(database or reading.file.database, _version(version))
+        except ValueError as error:
+            reading.refuse(place, str(error), "Name a database where it is another one's.")
+            continue
+        if wanted in reading.dependencies.values():
+            what = f"{wanted} is named twice"
+            reading.warnings.append(Problem(reading.file.file, place, what, "Remove one."))
+        reading.dependencies[index] = wanted
+
+
+# -- its operations ------------------------------------------------------------------------
+
+
+def _read_operations(reading: _Reading, content: JSON, operations: Catalogue) -> None:
+    listed = _OPERATIONS in operations.keys
+    if operations.companion and not reading.file.companion:
+        return  # `folder` has said so
+    if listed and not _list_fits(reading, content):
+        return
+    reading.operations, problems = operations.read(content, reading.file.path)
+    reading.problems += [_placed(problem, reading.file, "") for problem in problems]
+    for index, operation in enumerate(reading.operations):
+        _check_operation(
+            reading, operation, operations, f"{_OPERATIONS}[{index}]" if listed else ""
+        )
+    if not reading.operations and not problems:
+        reading.refuse("", "there are no operations in it", "Write one, or remove the file.")
+
+
+def _list_fits(reading: _Reading, content: JSON) -> bool:
+    found = content.get(_OPERATIONS)
+    if _OPERATIONS not in content:
+        reading.refuse("", f"{_OPERATIONS!r} is missing", "Add the list of what to do.")
+    elif not isinstance(found, list) or not found:
+        reading.refuse(_OPERATIONS, "must be a list of at least one operation", "Correct it.")
+    else:
+        others = [i for i, operation in enumerate(found) if not isinstance(operation, dict)]
+        for index in others:
+            place = f"{_OPERATIONS}[{index}]"
+            reading.refuse(place, "must be an object", 'Write {"type": …, …}.')
+        return not others
+    return False
+
+
+def _check_operation(reading: _Reading, operation: JSON, operations: Catalogue, place: str) -> None:
+    kind = operation.get("type")
+    model = operations.operations.get(kind) if isinstance(kind, str) else None
+    if model is None:
+        todo = suggestion(str(kind or ""), operations.operations, "operations")
+        what = f"no such operation: {kind!r}" if "type" in operation else "'type' is missing"
+        problems = [Problem("", "type" if "type" in operation else "", what, todo)]
+        warnings = []
+    else:
+        try:
+            parsed = operations.parse(operation)
+            problems, warnings = parsed.problems(), parsed.warnings()
+        except ValidationError as error:
+            parameters = {key: value for key, value in operation.items() if key != "type"}
+            problems, warnings = explain(error, model, parameters), []
+    reading.problems += [_placed(problem, reading.file, place) for problem in problems]
+    reading.warnings += [_placed(warning, reading.file, place) for warning in warnings]
+
+
+def _placed(problem: Problem, file: MigrationFile, below: str) -> Problem:
+    """Complete what an operation says of itself with its file and where it is in that.
+
+    An operation that names a file names it without the database's folder; one that names only
+    a line means the file that its text came from.
+    """
+    place = problem.place
+    line = place.startswith("line ")
+    if problem.file:
+        name = f"{file.database}/{problem.file}"
+    elif line and file.companion:
+        name = f"{file.database}/{file.companion.name}"
+    else:
+        name = file.file
+    if below and not line and not problem.file:
+        joint = "." if place and not place.startswith("[") else ""
+        place = f"{below}{joint}{place}"
+    return replace(problem, file=name, place=place)
+
+
+# -- between files -------------------------------------------------------------------------
+
+
+def _between(readings: list[_Reading], unread: set[str]) -> list[Problem]:
+    migrations = {r.file.file: r for r in readings if not r.file.undoes}
+    entries = [entry for reading in migrations.values() if (entry := reading.entry())]
+    unread |= {r.file.database for r in migrations.values() if not r.version}
+    problems = check(entries, unread)
+    for reading in readings:
+        undone = migrations.get(reading.file.undoes or "")
+        if undone and undone.version and reading.version not in (None, undone.version):
+            what = f"has the version {reading.version}, but undoes {undone.version}"
+            todo = f"Give it the version of {undone.file.file}."
+            problems.append(Problem(reading.file.file, "version", what, todo))
+    return problems

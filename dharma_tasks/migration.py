@@ -1,0 +1,103 @@
+"""What a migration is: the same shape from the loader to the worker that carries it out.
+
+A migration travels as JSON in the run's record, because workers never read migration files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, NewType
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from semver import Version
+
+__all__ = ["JSON", "Key", "Migration", "Reference", "Version", "VersionText", "reference"]
+
+JSON = dict[str, Any]
+
+Reference = NewType("Reference", str)
+"""`database:version`, for instance `mongodb:1.2.0`: names one migration everywhere."""
+
+
+def reference(database: str, version: str) -> Reference:
+    """Name the migration `version` of `database`."""
+    return Reference(f"{database}:{version}")
+
+
+def _plain(text: str) -> str:
+    version = Version.parse(text)
+    if version.prerelease or version.build:
+        msg = f"{text!r} is not MAJOR.MINOR.PATCH"
+        raise ValueError(msg)
+    return text
+
+
+VersionText = Annotated[str, AfterValidator(_plain)]
+"""MAJOR.MINOR.PATCH, see semver.org; pre-release and build parts are not taken."""
+
+
+class Key(BaseModel):
+    """Names one operation of one migration; `number` counts from 1."""
+
+    model_config = ConfigDict(frozen=True)
+
+    database: str
+    version: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.database}:{self.version}#{self.number}"
+
+
+class Migration(BaseModel):
+    """One checked migration.
+
+    `operations` holds each operation as JSON, with its `type`; a database's own folder below
+    `dharma_tasks/operations/` knows what the rest means. `dependencies` are whole references
+    and name the migrations of *any* database that must be applied before.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    database: str
+    version: VersionText
+    name: str
+    description: str = ""
+    migration_type: Literal["schema", "data"]
+    dependencies: tuple[Reference, ...] = ()
+    operations: tuple[JSON, ...] = Field(min_length=1)
+    file: str
+    checksum: str = ""
+
+    @property
+    def reference(self) -> Reference:
+        """The name of this migration in dependencies, in the run's record and in messages."""
+        return reference(self.database, self.version)
+
+    @property
+    def order(self) -> Version:
+        """What migrations of one database are sorted by."""
+        return Version.parse(self.version)
+
+    def with_checksum(self) -> Migration:
+        """Return a copy that carries the checksum of its meaning.
+
+        White space, the order of the file's top-level keys and the description do not count;
+        the order of keys inside an operation does, because MongoDB compares embedded
+        documents with their order.
+        """
+        meaning = json.dumps(
+            [
+                self.database,
+                self.version,
+                self.name,
+                self.migration_type,
+                sorted(self.dependencies),
+                self.operations,
+            ],
+            ensure_ascii=False,
+            separators=(",", ":"),
+        )
+        digest = hashlib.sha256(meaning.encode()).hexdigest()
+        return self.model_copy(update={"checksum": digest})

@@ -1,0 +1,95 @@
+"""What every operation promises, and how a database's operations are found.
+
+An operation is one small file with the same few verbs:
+
+- its fields are its parameters; unknown ones are refused;
+- `problems`: what the schema cannot say, found before anything runs;
+- `prepare`: looks at what is there and returns what to record; changes nothing;
+- `step`: does one batch from a cursor. It is called again after a crash with the last cursor
+  that was committed, so what it did after that must be accepted, not done twice.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from dharma_tasks.errors import Problem
+from dharma_tasks.journal import Prepared, Step, Work
+from dharma_tasks.migration import JSON
+
+HandleT = TypeVar("HandleT")
+
+
+class Operation(BaseModel, ABC, Generic[HandleT]):
+    """One kind of operation. Subclasses set `kind` and declare their parameters as fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: ClassVar[str]
+    """The `type` in the migration file, and the end of the Celery task's name."""
+
+    @property
+    @abstractmethod
+    def summary(self) -> str:
+        """What it works on, in a few words, for logs and progress: `users(email)`."""
+
+    def problems(self) -> list[Problem]:
+        """What is wrong with the parameters beyond their types (`file` is left empty)."""
+        return []
+
+    def warnings(self) -> list[Problem]:
+        """What a user should know although it may run (`file` is left empty)."""
+        return []
+
+    def transactional(self, cursor: Any) -> bool:  # noqa: ANN401, ARG002 - a cursor is the operation's own
+        """Whether the step at `cursor` runs inside a transaction with its checkpoint."""
+        return True
+
+    def prepare(self, work: Work[HandleT]) -> Prepared | None:  # noqa: ARG002
+        """Look at what is there. None where there is nothing to record. Changes nothing.
+
+        Raises:
+            OperationFailed: the operation cannot work here (and nothing was changed).
+        """
+        return None
+
+    @abstractmethod
+    def step(self, work: Work[HandleT]) -> Step:
+        """Do one batch from `work.cursor` (None at the start).
+
+        Raises:
+            OperationFailed: a lasting error; the database's own exceptions pass through.
+        """
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The operations of one database, and how its migration files are read.
+
+    `read` turns the parsed JSON and the file's path into the list of operations: for most
+    databases the `operations` of the JSON itself, for PostgreSQL the .sql file beside it.
+    `keys` are the top-level keys that this database's JSON may have besides the common ones.
+    `companion` is the suffix of the file that belongs beside the JSON, if any.
+    """
+
+    database: str
+    operations: Mapping[str, type[Operation[Any]]]
+    keys: frozenset[str]
+    read: Callable[[JSON, Path], tuple[list[JSON], list[Problem]]]
+    companion: str | None = None
+
+    def parse(self, operation: JSON) -> Operation[Any]:
+        """Make the operation from its JSON (with `type`).
+
+        Raises:
+            KeyError: a type that this version does not know.
+            pydantic.ValidationError: parameters that do not fit.
+        """
+        kind = self.operations[operation["type"]]
+        return kind.model_validate({k: v for k, v in operation.items() if k != "type"})

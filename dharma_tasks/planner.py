@@ -1,0 +1,298 @@
+"""What a run is to do: from the migrations, what the journals say, and what was asked for.
+
+Pure functions. What is applied is a set, not a high-water mark: a version that arrives late
+is refused rather than skipped, and rather than run after what was built without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from pydantic import BaseModel, ConfigDict
+
+from dharma_tasks.databases import NAMES
+from dharma_tasks.errors import Problem, Refused
+from dharma_tasks.explain import suggestion
+from dharma_tasks.journal import MigrationRecord, MigrationState, Survey
+from dharma_tasks.migration import Migration, Reference, Version, reference
+
+__all__ = ["LATEST", "Plan", "Request", "plan", "required_databases"]
+
+LATEST = "latest"
+
+_BEGUN = (MigrationState.RUNNING, MigrationState.FAILED)
+
+
+class Request(BaseModel):
+    """What was asked for.
+
+    `target` is `latest` or the highest version to apply in each database; `databases` None
+    means every database that has migrations.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: str = LATEST
+    databases: tuple[str, ...] | None = None
+    allow_out_of_order: bool = False
+
+
+class Plan(BaseModel):
+    """What a run does.
+
+    `orders` has, for each database with something to do, the versions in their order; it is
+    empty when there is nothing to do. `dependencies` has every planned migration with those of
+    its dependencies that are in other databases: in this plan, or applied already.
+    `generations` is what the head of each database in `orders` said (0 without a head):
+    `Journal.begin` expects it. `checksum` covers the orders and the meaning of each migration.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    orders: dict[str, tuple[str, ...]]
+    dependencies: dict[Reference, tuple[Reference, ...]]
+    generations: dict[str, int]
+    checksum: str
+    warnings: list[str] = []
+
+
+def required_databases(migrations: Sequence[Migration], request: Request) -> set[str]:
+    """The databases whose surveys `plan` needs: the chosen ones, and those of dependencies.
+
+    Raises:
+        Refused: `request` names a database or a target that cannot be.
+    """
+    target = _target(request)
+    chosen = _chosen(migrations, request)
+    wanted = (
+        dependency
+        for migration in migrations
+        if migration.database in chosen and _within(migration, target)
+        for dependency in migration.dependencies
+    )
+    return {*chosen, *(dependency.partition(":")[0] for dependency in wanted)}
+
+
+def plan(migrations: Sequence[Migration], surveys: Mapping[str, Survey], request: Request) -> Plan:
+    """Decide what is to be done, and refuse what must not be.
+
+    `migrations` are a checked folder's, in any order. `surveys` has those of
+    `required_databases`; one of a database that only dependencies name may be absent.
+
+    Raises:
+        Refused: with every reason.
+        KeyError: the survey of a chosen database is absent.
+    """
+    target = _target(request)
+    chosen = _chosen(migrations, request)
+    sides = [_Side(surveys[database], _sorted(migrations, database), target) for database in chosen]
+    problems = [problem for side in sides for problem in side.problems(request)]
+    planned = {m.reference: m for side in sides for m in side.pending()}
+    problems += _unmet(planned, surveys, chosen)
+    if problems:
+        raise Refused(problems)
+    orders = {
+        side.database: tuple(m.version for m in pending)
+        for side in sides
+        if (pending := side.pending())
+    }
+    heads = {database: surveys[database].head for database in orders}
+    return Plan(
+        orders=orders,
+        dependencies={name: _elsewhere(m) for name, m in planned.items()},
+        generations={name: head.generation if head else 0 for name, head in heads.items()},
+        checksum=_checksum(orders, planned),
+        warnings=[
+            *_warnings(migrations, request, target),
+            *(warning for side in sides for warning in side.warnings()),
+        ],
+    )
+
+
+# -- what was asked for --------------------------------------------------------------------
+
+
+def _target(request: Request) -> Version | None:
+    """The highest version to apply; None for the latest."""
+    if request.target == LATEST:
+        return None
+    try:
+        version = Version.parse(request.target)
+    except ValueError:
+        version = None
+    if version is None or version.prerelease or version.build:
+        what = f"the target {request.target!r} is neither {LATEST!r} nor MAJOR.MINOR.PATCH"
+        raise Refused([Problem("", "", what, "Write for instance --target 1.2.0.")])
+    return version
+
+
+def _chosen(migrations: Sequence[Migration], request: Request) -> list[str]:
+    """The databases to work on, those without migrations left out."""
+    asked = NAMES if request.databases is None else request.databases
+    problems = [
+        Problem("", "", f"no such database: {name!r}", suggestion(name, NAMES, "databases"))
+        for name in asked
+        if name not in NAMES
+    ]
+    if problems:
+        raise Refused(problems)
+    present = {migration.database for migration in migrations}
+    return [name for name in NAMES if name in asked and name in present]
+
+
+def _within(migration: Migration, target: Version | None) -> bool:
+    return target is None or migration.order <= target
+
+
+def _warnings(
+    migrations: Sequence[Migration], request: Request, target: Version | None
+) -> Iterator[str]:
+    chosen = _chosen(migrations, request)
+    for name in sorted(set(request.databases or ()) - set(chosen)):
+        yield f"{name} has no migrations in the folder: there is nothing to do there"
+    versions = {m.version for m in migrations if m.database in chosen}
+    if target and versions and str(target) not in versions:
+        yield f"no migration has the version {target}; everything up to it is meant"
+
+
+# -- one database --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One chosen database: its migrations in order, and what its journal says of them."""
+
+    survey: Survey
+    migrations: list[Migration]
+    target: Version | None
+
+    @property
+    def database(self) -> str:
+        return self.survey.database
+
+    @cached_property
+    def records(self) -> dict[str, MigrationRecord]:
+        return self.survey.by_version()
+
+    def state(self, migration: Migration) -> MigrationState:
+        record = self.records.get(migration.version)
+        return record.state if record else MigrationState.PENDING
+
+    def pending(self) -> list[Migration]:
+        """What is to be applied, or gone on with, in order."""
+        return [
+            migration
+            for migration in self.migrations
+            if _within(migration, self.target) and self.state(migration) != MigrationState.APPLIED
+        ]
+
+    def problems(self, request: Request) -> Iterator[Problem]:
+        for migration in self.migrations:
+            record = self.records.get(migration.version)
+            if record and record.checksum != migration.checksum:
+                yield from _changed(migration, record)
+        for record in self._without_file(*_BEGUN):
+            what = f"{record.version} ({record.name}) is {record.state}, but has no file"
+            todo = "Put its files back as they were submitted, so that it can be gone on with."
+            yield Problem(self.database, "", what, todo)
+        if not request.allow_out_of_order:
+            yield from self._late()
+
+    def _late(self) -> Iterator[Problem]:
+        """What was begun and not finished counts as applied here: half of it is there."""
+        latest = max(self._with_state(MigrationState.APPLIED, *_BEGUN), key=_order, default=None)
+        for migration in self.pending() if latest else ():
+            if latest and migration.order < _order(latest) and self.state(migration) not in _BEGUN:
+                what = f"{migration.version} comes late: {latest.version} is {latest.state} already"
+                todo = (
+                    f"Give it a version (and a number) above {latest.version}, or submit with "
+                    "--allow-out-of-order if it may run after it."
+                )
+                yield Problem(migration.file, "version", what, todo)
+
+    def warnings(self) -> Iterator[str]:
+        for record in self._without_file(MigrationState.APPLIED):
+            name = f"{self.database}:{record.version} ({record.name})"
+            yield f"{name} is applied, but has no file in the folder"
+        if not self.target:
+            return
+        for record in self._with_state(MigrationState.APPLIED, *_BEGUN):
+            if _order(record) > self.target:
+                name = f"{self.database}:{record.version} ({record.name})"
+                yield f"{name} is {record.state} and above the target {self.target}: it stays so"
+
+    def _with_state(self, *states: MigrationState) -> list[MigrationRecord]:
+        found = (record for record in self.survey.migrations if record.state in states)
+        return sorted(found, key=_order)
+
+    def _without_file(self, *states: MigrationState) -> list[MigrationRecord]:
+        there = {migration.version for migration in self.migrations}
+        return [record for record in self._with_state(*states) if record.version not in there]
+
+
+def _changed(migration: Migration, record: MigrationRecord) -> Iterator[Problem]:
+    """Of one whose file is not what its record says: whether that may be."""
+    then, now = record.checksum[:12], migration.checksum[:12]
+    checksums = f"its checksum was {then} and is {now}"
+    if record.state == MigrationState.APPLIED:
+        what = f"{migration.version} is applied, and its file was changed since: {checksums}"
+        todo = "Put the file back as it was, and write the change as a new migration."
+        yield Problem(migration.file, "", what, todo)
+    elif record.state in _BEGUN:
+        what = f"{migration.version} is {record.state}, and its file was changed since: {checksums}"
+        todo = (
+            "Put the file back as it was submitted to go on where it stopped, or roll it back "
+            "first: a migration that was rolled back is taken as its file is then."
+        )
+        yield Problem(migration.file, "", what, todo)
+
+
+def _order(record: MigrationRecord) -> Version:
+    return Version.parse(record.version)
+
+
+def _sorted(migrations: Sequence[Migration], database: str) -> list[Migration]:
+    mine = (migration for migration in migrations if migration.database == database)
+    return sorted(mine, key=lambda migration: migration.order)
+
+
+# -- between databases ---------------------------------------------------------------------
+
+
+def _elsewhere(migration: Migration) -> tuple[Reference, ...]:
+    own = f"{migration.database}:"
+    return tuple(name for name in migration.dependencies if not name.startswith(own))
+
+
+def _unmet(
+    planned: Mapping[Reference, Migration],
+    surveys: Mapping[str, Survey],
+    chosen: Sequence[str],
+) -> Iterator[Problem]:
+    """Dependencies that are neither part of the plan nor applied."""
+    for migration in planned.values():
+        for wanted in migration.dependencies:
+            database, _, version = wanted.partition(":")
+            survey = surveys.get(database)
+            record = survey.by_version().get(version) if survey else None
+            state = record.state if record else MigrationState.PENDING
+            if wanted in planned or state == MigrationState.APPLIED:
+                continue
+            known = f"is {state}" if survey else f"was not asked for in {database}"
+            what = f"{migration.version} needs {wanted}, which {known} and is not part of this run"
+            todo = f"Submit with --target {version} or higher"
+            if database not in chosen:
+                todo = f"Add {database} to --databases"
+            yield Problem(migration.file, "dependencies", what, f"{todo}, or apply it first.")
+
+
+def _checksum(orders: Mapping[str, Sequence[str]], planned: Mapping[Reference, Migration]) -> str:
+    meaning = [
+        [database, [[version, planned[reference(database, version)].checksum] for version in order]]
+        for database, order in sorted(orders.items())
+    ]
+    return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()

@@ -1,0 +1,55 @@
+"""The environment, or a `.env` file, as one frozen object. Secrets are `SecretStr`."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Every setting; the environment variable is `DHARMA_` and the name in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DHARMA_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+    )
+
+    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    mongodb_url: SecretStr | None = None
+    postgresql_url: SecretStr | None = None
+    elasticsearch_url: SecretStr | None = None
+    migrations_dir: Path = Path("migrations")
+    namespace: str = Field(default="dharma", pattern=r"^[a-z][a-z0-9_]{0,30}$")
+    """Prefixes Redis keys, queues and the journal's names: two projects can share servers."""
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    lease_seconds: float = Field(default=10, ge=1, le=300)
+    """How long a lease lives without a sign of life from its holder."""
+    rescue_seconds: float = Field(default=2, ge=0.1, le=60)
+    """How often each worker looks for work that nobody does."""
+    max_attempts: int = Field(default=5, ge=1)
+    """How often an operation may be begun without its cursor moving: a worker killer stops."""
+    retry_seconds: float = Field(default=3600, ge=0)
+    """How long passing errors (a lost connection, a lock) are retried without progress."""
+    batch_seconds: float = Field(default=1, gt=0, le=60)
+    """How long one batch should take; the number of documents follows from it."""
+    lock_timeout_seconds: float = Field(default=5, gt=0)
+    """PostgreSQL's `lock_timeout`: a DDL that waits longer lets the traffic behind it pass."""
+
+    def url(self, database: str) -> SecretStr | None:
+        """The URL for `database`, or None where this process does not serve it."""
+        value: SecretStr | None = getattr(self, f"{database}_url")
+        return value
+
+
+@cache
+def settings() -> Settings:
+    """Read the environment once for this process."""
+    return Settings()

@@ -1,0 +1,69 @@
+"""The four real engines, started once a test run, and a clean corner of them for each test."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from elasticsearch import Elasticsearch
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from pydantic import SecretStr
+from pymongo import MongoClient
+from pymongo.uri_parser import parse_uri
+
+from dharma_tasks.local import LocalEngines
+from dharma_tasks.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngines]:
+    """The four engines. `DHARMA_TEST_ENGINES=DIR` uses (and leaves running) those of DIR."""
+    kept = os.environ.get("DHARMA_TEST_ENGINES")
+    local = LocalEngines(Path(kept) if kept else tmp_path_factory.mktemp("engines"))
+    try:
+        local.up()
+        yield local
+    finally:
+        if not kept:
+            local.delete()
+
+
+@pytest.fixture
+def unique() -> str:
+    """A name that no other test uses: database, namespace and prefix of index names."""
+    return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def settings(engines: LocalEngines, unique: str) -> Iterator[Settings]:
+    """Settings with a namespace, a MongoDB and a PostgreSQL database of the test's own.
+
+    Elasticsearch has no databases: tests name their indices with `unique` in front, and the
+    journal's are told apart by the namespace.
+    """
+    environment = engines.environment()
+    mongodb = environment["DHARMA_MONGODB_URL"].replace("/dharma", f"/{unique}", 1)
+    admin = environment["DHARMA_POSTGRESQL_URL"]
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(unique)))
+    yield Settings(
+        _env_file=None,
+        redis_url=SecretStr(environment["DHARMA_REDIS_URL"]),
+        mongodb_url=SecretStr(mongodb),
+        postgresql_url=SecretStr(make_conninfo(admin, dbname=unique)),
+        elasticsearch_url=SecretStr(environment["DHARMA_ELASTICSEARCH_URL"]),
+        namespace=unique,
+    )
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(unique)))
+    with Elasticsearch(environment["DHARMA_ELASTICSEARCH_URL"]) as search:
+        indices = list(search.indices.get(index=f"{unique}*", expand_wildcards="all"))
+        if indices:
+            search.indices.delete(index=indices)
+    with MongoClient[dict[str, object]](mongodb) as client:
+        client.drop_database(str(parse_uri(mongodb)["database"]))
