@@ -1,0 +1,208 @@
+"""How the server is reached: two clients, one session, transactions."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import pymongo
+from bson.codec_options import DatetimeConversion
+from pymongo import MongoClient, ReadPreference
+from pymongo.client_session import ClientSession
+from pymongo.database import Database
+from pymongo.errors import ConfigurationError, InvalidURI
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from dharma_tasks.errors import Problem, Refused
+from dharma_tasks.settings import Settings
+
+Document = dict[str, Any]
+ResultT = TypeVar("ResultT")
+
+SOCKET_SECONDS = 30
+"""How long one batch, or any short command, may leave its connection silent."""
+
+_SELECTION_SECONDS = 5
+_OLDEST = 9
+_COLLECTION_UUID = 17
+"""Wire versions: of MongoDB 4.4, which makes collections in transactions, and of 6.0."""
+_MAJORITY = WriteConcern("majority", wtimeout=20_000)
+_LOCAL = ReadConcern("local")
+"""The only one with which a transaction may make collections. A transaction sees one moment all
+the same, and what it saw is durable when it is committed to a majority, because it writes."""
+_COMMIT_MS = 20_000
+_JOURNAL_SECONDS = 10
+"""How long a write of the journal alone may take, its repetitions included."""
+
+
+@dataclass(frozen=True)
+class Handle:
+    """What an operation works with.
+
+    `session` is the batch's transaction, and None outside of one and where the server has
+    none (`transactions` is False). `patient` gives the same database without a socket timeout:
+    for a command that may take hours; what watches the statement gives the signs of life.
+    `newest` says whether commands take a `collectionUUID` (MongoDB 6.0 and newer).
+    """
+
+    database: Database[Document]
+    patient: Callable[[], Database[Document]]
+    session: ClientSession | None
+    transactions: bool
+    newest: bool
+
+    def command(self, command: Document, *, patient: bool = False) -> Document:
+        """Run a command of the database, in the batch's transaction if there is one."""
+        database = self.patient() if patient else self.database
+        return database.command(command, session=self.session, codec_options=database.codec_options)
+
+
+class Connection:
+    """The clients of one `MongodbDatabase`; they connect on first use."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Remember where the server is."""
+        self._settings = settings
+        self.application = f"dharma-{uuid.uuid4().hex[:12]}"
+        """Names our clients in `$currentOp`."""
+        self._session: ClientSession | None = None
+
+    @cached_property
+    def client(self) -> MongoClient[Document]:
+        """For everything that is short."""
+        return self._connect(socketTimeoutMS=SOCKET_SECONDS * 1000)
+
+    @cached_property
+    def patient(self) -> MongoClient[Document]:
+        """For commands of any length, and for the watcher's questions meanwhile.
+
+        A peer that is gone without a word is noticed by the driver's TCP keep-alive.
+        """
+        return self._connect(socketTimeoutMS=None)
+
+    @cached_property
+    def name(self) -> str:
+        """The database's name, from the URL."""
+        try:
+            return self.client.get_default_database().name
+        except ConfigurationError:
+            raise _refused(
+                "the URL does not name the database",
+                "Write its name after the host: mongodb://host:27017/NAME",
+            ) from None
+
+    @property
+    def database(self) -> Database[Document]:
+        """The database that is migrated; the journal is in it."""
+        return self.client[self.name]
+
+    @cached_property
+    def _hello(self) -> Document:
+        hello = self.client.admin.command("hello")
+        if hello["maxWireVersion"] < _OLDEST:
+            raise _refused("the server is older than MongoDB 4.4", "Upgrade it.")
+        return hello
+
+    @property
+    def transactions(self) -> bool:
+        """Whether the server has multi-document transactions: a standalone one has not."""
+        return "setName" in self._hello or self._hello.get("msg") == "isdbgrid"
+
+    @property
+    def session(self) -> ClientSession:
+        """The one session whose transactions change anything; its id is journalled (FAULTS 6)."""
+        if self._session is None:
+            self._session = self.client.start_session()
+        return self._session
+
+    def handle(self, session: ClientSession | None = None) -> Handle:
+        """The driver's objects for an operation."""
+        return Handle(
+            database=self.database,
+            patient=lambda: self.patient[self.name],
+            session=session,
+            transactions=self.transactions,
+            newest=self._hello["maxWireVersion"] >= _COLLECTION_UUID,
+        )
+
+    def once(self, work: Callable[[ClientSession | None], ResultT]) -> ResultT:
+        """Run `work` in one transaction and commit it to a majority; not repeated here.
+
+        Where the server has no transactions, `work` gets None.
+        """
+        if not self.transactions:
+            return work(None)
+        session = self.session
+        with session.start_transaction(
+            _LOCAL, _MAJORITY, ReadPreference.PRIMARY, max_commit_time_ms=_COMMIT_MS
+        ):
+            return work(session)
+
+    def atomically(self, work: Callable[[ClientSession | None], ResultT]) -> ResultT:
+        """As `once`, but repeated while others write the same records: for the journal alone."""
+        if not self.transactions:
+            return work(None)
+        with pymongo.timeout(_JOURNAL_SECONDS):
+            return self.session.with_transaction(work, _LOCAL, _MAJORITY, ReadPreference.PRIMARY)
+
+    def forget(self) -> None:
+        """Drop the session, whose state on the server is not known.
+
+        It is not given back to the driver's pool: a successor may still kill it by its id.
+        """
+        self._session = None
+
+    def close(self) -> None:
+        """Close both clients; used again, they connect again."""
+        self.forget()
+        for name in ("client", "patient"):
+            client = self.__dict__.pop(name, None)
+            if client is not None:
+                client.close()
+
+    def _connect(self, **timeouts: Any) -> MongoClient[Document]:
+        url = self._settings.mongodb_url
+        if url is None:
+            raise _refused("is not set", "Set it, with the database's name in it.")
+        try:
+            return MongoClient(
+                url.get_secret_value(),
+                appname=self.application,
+                # Ours win over the URL's: the journal is only as true as its writes are durable.
+                readPreference="primary",
+                readConcernLevel="majority",
+                w="majority",
+                wtimeoutMS=_MAJORITY.document["wtimeout"],
+                retryWrites=True,
+                serverSelectionTimeoutMS=_SELECTION_SECONDS * 1000,
+                connectTimeoutMS=_SELECTION_SECONDS * 1000,
+                uuidRepresentation="standard",
+                tz_aware=True,
+                # Dates outside of Python's years come as they are, and go back as they are.
+                datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+                **timeouts,
+            )
+        except (InvalidURI, ConfigurationError) as error:
+            raise _refused(str(error), "Correct it.") from None
+
+
+def operating(client: MongoClient[Document], matching: Document) -> bool:
+    """Whether `$currentOp` shows an operation, or an open transaction, that matches.
+
+    Everyone may see their own; it wants the read concern "local".
+    """
+    pipeline: list[Document] = [
+        {"$currentOp": {"allUsers": False, "idleSessions": True}},
+        {"$match": matching},
+        {"$limit": 1},
+    ]
+    admin = client.get_database("admin", read_concern=_LOCAL)
+    return bool(list(admin.aggregate(pipeline)))
+
+
+def _refused(what: str, todo: str) -> Refused:
+    return Refused([Problem("", "DHARMA_MONGODB_URL", what, todo)])

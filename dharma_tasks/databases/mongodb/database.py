@@ -1,0 +1,99 @@
+"""MongoDB, as one worker thread sees it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
+
+from bson import Binary
+
+from dharma_tasks.databases.base import Database, Fault
+from dharma_tasks.databases.mongodb import faults
+from dharma_tasks.databases.mongodb.connection import Connection, Handle, operating
+from dharma_tasks.databases.mongodb.journal import MongodbJournal
+from dharma_tasks.databases.mongodb.watch import Watcher
+from dharma_tasks.journal import Owner
+from dharma_tasks.migration import JSON
+from dharma_tasks.settings import Settings
+
+_FREE_SECONDS = 10
+"""How long a killed session may take to roll back and go."""
+
+
+class MongodbDatabase(Database[Handle]):
+    """One client and session for the work and its journal, and one client that is patient."""
+
+    name: ClassVar[str] = "mongodb"
+
+    def __init__(self, settings: Settings) -> None:
+        """Remember where the database is; connect on first use."""
+        self._connection = Connection(settings)
+        self._watcher = Watcher(self._connection)
+        self._journal = MongodbJournal(self._connection, settings.namespace, self.free)
+
+    @property
+    def journal(self) -> MongodbJournal:
+        """The journal in this database."""
+        return self._journal
+
+    @property
+    def handle(self) -> Handle:
+        """The database outside any transaction."""
+        return self._connection.handle()
+
+    def resources(self) -> JSON:
+        """The session in which this worker's transactions run."""
+        return {"session": self._session_id().as_uuid().hex}
+
+    def free(self, owner: Owner) -> None:
+        """Kill the former owner's session: its transaction and its locks go with it.
+
+        An index that it was building goes on being built, for its successor (see
+        `operations/mongodb/create_index.py`).
+        """
+        if "session" not in owner.resources:
+            return
+        theirs = Binary.from_uuid(uuid.UUID(owner.resources["session"]))
+        if theirs == self._session_id():
+            return
+        admin = self._connection.client.admin
+        admin.command({"killSessions": [{"id": theirs}]})
+        deadline = time.monotonic() + _FREE_SECONDS
+        pause = 0.002
+        while self._open(theirs):
+            if time.monotonic() > deadline:
+                msg = f"the session {theirs.as_uuid()} of {owner.worker} has not ended"
+                raise faults.StillOpen(msg)
+            time.sleep(pause)
+            pause = min(0.1, pause * 2)
+
+    def classify(self, error: BaseException) -> Fault:
+        """By the server's code and the driver's labels; a lost connection is passing."""
+        return faults.classify(error)
+
+    def describe(self, error: BaseException) -> str:
+        """The server's message with its code, and the document it is about."""
+        return faults.describe(error)
+
+    def watched(self, alive: Callable[[], None]) -> AbstractContextManager[Any]:
+        """Ask `$currentOp` about our statements once a second."""
+        return self._watcher.watching(alive)
+
+    def recover(self) -> None:
+        """Drop the session. What it left open is freed at the next take-over: it is journalled."""
+        self._connection.forget()
+
+    def close(self) -> None:
+        """Close both clients."""
+        self._watcher.close()
+        self._connection.close()
+
+    def _session_id(self) -> Binary:
+        found: Binary = Binary(self._connection.session.session_id["id"], 4)
+        return found
+
+    def _open(self, session: Binary) -> bool:
+        return operating(self._connection.client, {"lsid.id": session})

@@ -1,0 +1,325 @@
+"""The journal in MongoDB: see `dharma_tasks/journal.py` for what it promises.
+
+Every write is a multi-document transaction on the one session whose id is journalled, and is
+committed to a majority. A standalone server has no transactions: there each document is
+still written atomically under its condition, the fence's and the cursor's first.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+from pymongo import ReturnDocument
+from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
+from pymongo.errors import OperationFailure, PyMongoError
+
+from dharma_tasks.databases.mongodb import records
+from dharma_tasks.databases.mongodb.connection import Connection, Document, Handle
+from dharma_tasks.errors import FenceLost
+from dharma_tasks.journal import (
+    SCHEMA_VERSION,
+    Assignment,
+    Journal,
+    MigrationState,
+    Opening,
+    OperationState,
+    Owner,
+    Prepared,
+    Step,
+    Survey,
+    Taken,
+)
+from dharma_tasks.migration import Key
+
+Session = ClientSession | None
+
+_NAMESPACE_EXISTS = 48
+_OPEN = {"state": {"$ne": OperationState.DONE}}
+
+
+class MongodbJournal(Journal[Handle]):
+    """Four collections in the database that is migrated."""
+
+    def __init__(
+        self, connection: Connection, namespace: str, free: Callable[[Owner], None]
+    ) -> None:
+        """Remember where they are. `free` ends what an owner left open on the server."""
+        self._connection = connection
+        self._namespace = namespace
+        self._free = free
+
+    # -- reading -------------------------------------------------------------------------
+
+    def survey(self) -> Survey:
+        """Read the head first: planning is refused later if it has moved on since."""
+        head = self._head.find_one({"_id": records.HEAD})
+        found = records.migrations(self._migrations.find(), self._operations.find())
+        return Survey(
+            database="mongodb", head=records.head(head) if head else None, migrations=found
+        )
+
+    def owner(self, key: Key) -> Owner | None:
+        """Who has the operation now."""
+        running = {"_id": records.name(key), "state": OperationState.RUNNING}
+        found = self._operations.find_one(running, {"owner": True})
+        return Owner.model_validate(found["owner"]) if found else None
+
+    # -- a run ---------------------------------------------------------------------------
+
+    def begin(self, opening: Opening, expected: int) -> int:
+        """Compare and set the head; see `Journal.begin`."""
+        self._create()
+        head = self._head.find_one({"_id": records.HEAD}) or {}
+        if head.get("run") != opening.run and head.get("generation", 0) == expected:
+            self._free_all()
+
+        def write(session: Session) -> int:
+            return self._begin(opening, expected, session)
+
+        return self._connection.atomically(write)
+
+    def _create(self) -> None:
+        """Make the collections beforehand: older servers make none inside a transaction."""
+        database = self._connection.database
+        names = [f"{self._namespace}_{part}" for part in records.COLLECTIONS]
+        found = database.list_collection_names(filter={"name": {"$in": names}})
+        for name in names:
+            if name not in found:
+                self._create_one(name)
+
+    def _create_one(self, name: str) -> None:
+        try:
+            self._connection.database.create_collection(name, check_exists=False)
+        except OperationFailure as error:
+            if error.code != _NAMESPACE_EXISTS:  # that is: another worker made it just now
+                raise
+
+    def _free_all(self) -> None:
+        """End the transactions of the owners that lose their fence: they would block us."""
+        for found in self._operations.find({"state": OperationState.RUNNING}, {"owner": True}):
+            self._free(Owner.model_validate(found["owner"]))
+
+    def _begin(self, opening: Opening, expected: int, session: Session) -> int:
+        head = self._head.find_one({"_id": records.HEAD}, session=session)
+        if head and head["run"] == opening.run:
+            return int(head["generation"])
+        if (head["generation"] if head else 0) != expected:
+            msg = f"the journal is at generation {head and head['generation']}, not {expected}"
+            raise FenceLost(msg)
+        written = {
+            "run": opening.run,
+            "generation": expected + 1,
+            "direction": opening.direction,
+            "plan": opening.plan,
+            "schema_version": SCHEMA_VERSION,
+        }
+        if head is None:
+            identity = uuid.uuid4().hex
+            self._head.insert_one(
+                {"_id": records.HEAD, "identity": identity, **written}, session=session
+            )
+        else:
+            same = {"_id": records.HEAD, "generation": expected}
+            _matched(self._head.update_one(same, {"$set": written}, session=session).matched_count)
+        self._operations.update_many(_OPEN, {"$inc": {"fence": 1}}, session=session)
+        entry = {"at": records.now(), "event": "run", "by": opening.by, **written}
+        self._history.insert_one(entry, session=session)
+        return expected + 1
+
+    # -- an operation --------------------------------------------------------------------
+
+    def take(self, assignment: Assignment, owner: Owner, *, counted: bool) -> Taken:
+        """Raise the fence and read what it guards in one write; see `Journal.take`."""
+
+        def write(session: Session) -> Taken:
+            return self._take(assignment, owner, session, counted=counted)
+
+        return self._connection.atomically(write)
+
+    def _take(
+        self, assignment: Assignment, owner: Owner, session: Session, *, counted: bool
+    ) -> Taken:
+        self._confirm_run(assignment, session)
+        self._start_migration(assignment, session)
+        self._confirm_order(assignment, session)
+        name = records.name(assignment.key)
+        done = self._operations.find_one(
+            {"_id": name, "state": OperationState.DONE}, session=session
+        )
+        if done:
+            if assignment.last:
+                self._apply(assignment, session)
+            return replace(records.taken(assignment, done), former=None)
+        document: Document = self._operations.find_one_and_update(  # type: ignore[assignment]
+            {"_id": name},
+            records.taking(assignment, owner, counted=counted),
+            upsert=True,  # so there always is one
+            return_document=ReturnDocument.AFTER,
+            session=session,
+        )
+        self._tell(assignment, "taken", session, fence=document["fence"], worker=owner.worker)
+        return records.taken(assignment, document)
+
+    def _confirm_run(self, assignment: Assignment, session: Session) -> None:
+        """By a write: a read could be of a moment before the head moved on (Law 4)."""
+        result = self._head.update_one(
+            {"_id": records.HEAD, "generation": assignment.generation},
+            {"$inc": {"taken": 1}},
+            session=session,
+        )
+        if not result.matched_count:
+            msg = f"the journal is at another generation than {assignment.generation}"
+            raise FenceLost(msg)
+
+    def _start_migration(self, assignment: Assignment, session: Session) -> None:
+        version = assignment.key.version
+        found = self._migrations.find_one({"_id": version}, session=session)
+        if found is None or found["state"] == MigrationState.ROLLED_BACK:
+            if found:
+                self._operations.update_many(
+                    {"_id.version": version}, records.ANEW, session=session
+                )
+            record = records.started(assignment)
+            self._migrations.replace_one({"_id": version}, record, upsert=True, session=session)
+            self._tell(assignment, "started", session)
+        elif found["state"] != MigrationState.APPLIED:
+            again = records.resumed(assignment)
+            self._migrations.update_one({"_id": version}, {"$set": again}, session=session)
+
+    def _confirm_order(self, assignment: Assignment, session: Session) -> None:
+        key = assignment.key
+        before = [records.name(key.model_copy(update={"number": n})) for n in range(1, key.number)]
+        done = {"_id": {"$in": before}, "state": OperationState.DONE}
+        if self._operations.count_documents(done, session=session) < len(before):
+            msg = f"an operation before {key} is not done"
+            raise FenceLost(msg)
+
+    def prepare(self, taken: Taken, prepared: Prepared) -> Taken:
+        """Write what was found, under the fence."""
+        self._write(taken, {"undo": prepared.undo, "total": prepared.total}, None)
+        return taken.prepared(prepared)
+
+    def step(self, taken: Taken, batch: Callable[[Handle], Step], *, transactional: bool) -> Taken:
+        """Run a batch and write its checkpoint, in one transaction if it can; see `Journal.step`.
+
+        The checkpoint is written last: while it is not, a successor's take-over does not
+        have to wait for this transaction.
+        """
+
+        def both(session: Session) -> Step:
+            step = batch(self._connection.handle(session))
+            self._check_in(taken, step, session)
+            return step
+
+        try:
+            if transactional:
+                step = self._connection.once(both)
+            else:
+                step = batch(self._connection.handle())
+                self._connection.atomically(lambda session: self._check_in(taken, step, session))
+        except OperationFailure as error:
+            self._explain(taken, error)
+            raise
+        return taken.stepped(step)
+
+    def _check_in(self, taken: Taken, step: Step, session: Session) -> None:
+        self._write(taken, records.checkpoint(taken, step), session)
+        if step.finished:
+            done = taken.stepped(step).done
+            number = taken.assignment.key.number
+            self._tell(taken.assignment, "done", session, number=number, done=done)
+            if taken.assignment.last:
+                self._apply(taken.assignment, session)
+
+    def _explain(self, taken: Taken, error: OperationFailure) -> None:
+        """A transaction that met a successor's fence ends as a write conflict: say what it was."""
+        with suppress(PyMongoError):
+            if not self._operations.find_one(_ours(taken), {"_id": True}):
+                raise _lost(taken) from error
+
+    def fail(self, taken: Taken, error: str, state: MigrationState) -> None:
+        """Write the lasting error and how the migration ended, under the fence."""
+        version = {"_id": taken.assignment.key.version}
+
+        def write(session: Session) -> None:
+            failed = {"state": OperationState.FAILED, "error": error, "updated": records.now()}
+            self._write(taken, failed | records.LEFT, session)
+            record = self._migrations.find_one(version, session=session)
+            if record:
+                ended = {"$set": records.ended(record, state, error)}
+                self._migrations.update_one(version, ended, session=session)
+            number = taken.assignment.key.number
+            self._tell(taken.assignment, state.value, session, number=number, error=error)
+
+        self._connection.atomically(write)
+
+    def note(self, taken: Taken, error: str | None) -> None:
+        """Write a passing error or an orderly stop; the attempt is taken back."""
+        attempts = max(taken.attempts - 1, 0)
+        left = records.LEFT if error is None else {}
+        noted = {"error": error, "attempts": attempts, "updated": records.now(), **left}
+        self._write(taken, noted, None)
+
+    # -- the writes they share -----------------------------------------------------------
+
+    def _write(self, taken: Taken, fields: Document, session: Session) -> None:
+        result = self._operations.update_one(_ours(taken), {"$set": fields}, session=session)
+        if not result.matched_count:
+            raise _lost(taken)
+
+    def _apply(self, assignment: Assignment, session: Session) -> None:
+        """Bring the migration to its end, unless it is there already."""
+        running = {"_id": assignment.key.version, "state": {"$ne": MigrationState.APPLIED}}
+        record = self._migrations.find_one(running, session=session)
+        if record:
+            ended = records.ended(record, MigrationState.APPLIED)
+            self._migrations.update_one(running, {"$set": ended}, session=session)
+            self._tell(assignment, "applied", session, seconds=ended["seconds"])
+
+    def _tell(self, assignment: Assignment, what: str, session: Session, **more: object) -> None:
+        self._history.insert_one(records.event(assignment, what, **more), session=session)
+
+    # -- the collections -----------------------------------------------------------------
+
+    @property
+    def _head(self) -> Collection[Document]:
+        return self._collection("head")
+
+    @property
+    def _migrations(self) -> Collection[Document]:
+        return self._collection("migrations")
+
+    @property
+    def _operations(self) -> Collection[Document]:
+        return self._collection("operations")
+
+    @property
+    def _history(self) -> Collection[Document]:
+        return self._collection("history")
+
+    def _collection(self, part: str) -> Collection[Document]:
+        return self._connection.database[f"{self._namespace}_{part}"]
+
+
+def _ours(taken: Taken) -> Document:
+    """The operation as long as it is this worker's, and not ended."""
+    return {
+        "_id": records.name(taken.assignment.key),
+        "fence": taken.fence,
+        "state": OperationState.RUNNING,
+    }
+
+
+def _lost(taken: Taken) -> FenceLost:
+    msg = f"{taken.assignment.key}: the journal has a newer fence than {taken.fence}"
+    return FenceLost(msg)
+
+
+def _matched(count: int) -> None:
+    if not count:
+        msg = "the journal's generation was raised by another run"
+        raise FenceLost(msg)

@@ -1,0 +1,189 @@
+"""The journal's documents, and what the rest of the project reads in them.
+
+`{namespace}_head` holds one document, `_migrations` one for each migration with its version
+as `_id`, `_operations` one for each operation with `{version, number}`, `_history` one for
+each event. `cursor` and `undo` are BSON as the operation gave them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from dharma_tasks.databases.mongodb.connection import Document
+from dharma_tasks.journal import (
+    Assignment,
+    Head,
+    MigrationRecord,
+    MigrationState,
+    OperationRecord,
+    OperationState,
+    Owner,
+    Step,
+    Taken,
+)
+from dharma_tasks.migration import Key
+
+COLLECTIONS = ("head", "migrations", "operations", "history")
+HEAD = "head"
+
+
+def now() -> datetime:
+    """This moment, as MongoDB keeps it: in milliseconds."""
+    moment = datetime.now(UTC)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def name(key: Key) -> Document:
+    """The `_id` of an operation's document. The order of its fields is part of it."""
+    return {"version": key.version, "number": key.number}
+
+
+def taking(assignment: Assignment, owner: Owner, *, counted: bool) -> list[Document]:
+    """The one update that takes an operation over; `former` is who had it until now.
+
+    A failed operation goes on from its cursor, and its attempts begin again.
+    """
+    attempts = {"$cond": [{"$eq": ["$state", OperationState.FAILED]}, 0, _or("$attempts", 0)]}
+    return [
+        {
+            "$set": {
+                "type": assignment.type,
+                "run": assignment.run,
+                "former": _or("$owner", None),
+                "owner": {"$literal": owner.model_dump()},
+                "fence": {"$add": [_or("$fence", 0), 1]},
+                "attempts": {"$add": [attempts, 1]} if counted else {"$max": [attempts, 1]},
+                "state": OperationState.RUNNING,
+                "error": None,
+                "cursor": _or("$cursor", None),
+                "undo": _or("$undo", None),
+                "done": _or("$done", 0),
+                "total": _or("$total", None),
+                "updated": now(),
+            }
+        }
+    ]
+
+
+def _or(field: str, default: Any) -> Document:
+    return {"$ifNull": [field, default]}
+
+
+def taken(assignment: Assignment, document: Document) -> Taken:
+    """What `take` returns, from the document as that write left it."""
+    former = document.get("former")
+    return Taken(
+        assignment=assignment,
+        fence=document["fence"],
+        state=OperationState(document["state"]),
+        cursor=document["cursor"],
+        undo=document["undo"],
+        done=document["done"],
+        total=document["total"],
+        attempts=document["attempts"],
+        former=Owner.model_validate(former) if former else None,
+    )
+
+
+def checkpoint(before: Taken, step: Step) -> Document:
+    """What a batch writes: its cursor, and that no attempt was made from there yet."""
+    after = before.stepped(step)
+    written: Document = {
+        "cursor": after.cursor,
+        "done": after.done,
+        "total": after.total,
+        "state": after.state,
+        "attempts": 0,
+        "error": None,
+        "updated": now(),
+    }
+    return written | (LEFT if step.finished else {})
+
+
+ANEW: Document = {
+    "$set": {
+        "state": OperationState.PENDING,
+        "cursor": None,
+        "undo": None,
+        "done": 0,
+        "total": None,
+        "attempts": 0,
+        "error": None,
+    },
+    "$inc": {"fence": 1},
+}
+"""An operation of a migration that begins again. Its fence goes on rising: a worker that was
+frozen since the first time must not find its number there."""
+
+LEFT: Document = {"owner.resources": {}}
+"""An owner that left the operation in order holds nothing of it: its session serves others."""
+
+
+def started(assignment: Assignment) -> Document:
+    """A new record of a migration."""
+    made = {"name": assignment.name, "checksum": assignment.checksum, "started": now()}
+    return made | resumed(assignment)
+
+
+def resumed(assignment: Assignment) -> Document:
+    """What is written when a migration begins or goes on."""
+    return {
+        "state": MigrationState.RUNNING,
+        "run": assignment.run,
+        "by": assignment.by,
+        "finished": None,
+        "seconds": None,
+        "error": None,
+    }
+
+
+def ended(record: Document, state: MigrationState, error: str | None = None) -> Document:
+    """What the end of a migration writes."""
+    finished = now()
+    seconds = max(0.0, (finished - record["started"]).total_seconds())
+    return {"state": state, "finished": finished, "seconds": seconds, "error": error}
+
+
+def event(assignment: Assignment, what: str, **more: Any) -> Document:
+    """One entry of the audit trail."""
+    return {
+        "at": now(),
+        "event": what,
+        "run": assignment.run,
+        "by": assignment.by,
+        "version": assignment.key.version,
+        **more,
+    }
+
+
+def head(document: Document) -> Head:
+    """The head, from its document."""
+    return Head.model_validate({k: v for k, v in document.items() if k in Head.model_fields})
+
+
+def migrations(
+    documents: Iterable[Document], operations: Iterable[Document]
+) -> list[MigrationRecord]:
+    """Every migration with its operations, from their documents."""
+    below: dict[str, list[OperationRecord]] = {}
+    for document in sorted(operations, key=lambda each: each["_id"]["number"]):
+        if document["state"] != OperationState.PENDING:
+            below.setdefault(document["_id"]["version"], []).append(_operation(document))
+    fields = MigrationRecord.model_fields.keys()
+    return [
+        MigrationRecord.model_validate(
+            {k: v for k, v in document.items() if k in fields}
+            | {"version": document["_id"], "operations": below.get(document["_id"], [])}
+        )
+        for document in documents
+    ]
+
+
+def _operation(document: Document) -> OperationRecord:
+    fields = {k: v for k, v in document.items() if k in OperationRecord.model_fields}
+    owner = document.get("owner") or {}
+    return OperationRecord.model_validate(
+        fields | {"number": document["_id"]["number"], "worker": owner.get("worker")}
+    )

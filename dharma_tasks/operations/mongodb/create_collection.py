@@ -1,0 +1,112 @@
+"""`create_collection`: make a collection, or a view, with its options."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field as Default
+
+from dharma_tasks.databases.mongodb.connection import Document, Handle
+from dharma_tasks.databases.mongodb.faults import shown
+from dharma_tasks.errors import OperationFailed, Problem
+from dharma_tasks.explain import suggestion
+from dharma_tasks.journal import Prepared, Step, Work
+from dharma_tasks.operations.base import Operation
+from dharma_tasks.operations.mongodb.collections import find
+from dharma_tasks.operations.mongodb.values import CollectionName, ValueDocument
+from dharma_tasks.strict_json import text_of
+
+_OPTIONS = (
+    *("capped", "size", "max", "validator", "validationLevel", "validationAction"),
+    *("collation", "indexOptionDefaults", "storageEngine", "viewOn", "pipeline"),
+    *("timeseries", "clusteredIndex", "expireAfterSeconds", "changeStreamPreAndPostImages"),
+    "encryptedFields",
+)
+"""Of the command `create`, see https://www.mongodb.com/docs/manual/reference/command/create/."""
+
+_DEFAULTS: Document = {"validationLevel": "strict", "validationAction": "error", "capped": False}
+_SERVER_COMPLETES = ("collation", "timeseries", "clusteredIndex")
+_NO_TRANSACTION = ("viewOn", "timeseries")
+
+
+class CreateCollection(Operation[Handle]):
+    """Makes a collection. One that is there and equal is accepted with a warning."""
+
+    kind: ClassVar[str] = "create_collection"
+
+    collection: CollectionName
+    options: ValueDocument = Default(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """The collection's name."""
+        return self.collection
+
+    def problems(self) -> list[Problem]:
+        """Options that MongoDB does not know."""
+        return [
+            Problem(
+                "",
+                text_of(("options", name)),
+                f"unknown option {name!r}",
+                suggestion(name, _OPTIONS, "options"),
+            )
+            for name in self.options
+            if name not in _OPTIONS
+        ]
+
+    def transactional(self, cursor: Any) -> bool:  # noqa: ARG002
+        """MongoDB makes no views and no time series inside a transaction."""
+        return not any(name in self.options for name in _NO_TRANSACTION)
+
+    def prepare(self, work: Work[Handle]) -> Prepared:
+        """Record whether it was there before us.
+
+        Raises:
+            OperationFailed: it is there, and different.
+        """
+        return Prepared(undo={"existed": self._is_there(work)}, total=1)
+
+    def step(self, work: Work[Handle]) -> Step:
+        """Make it, unless it is there."""
+        if self._is_there(work):
+            if work.undo["existed"]:
+                work.warn(f"the collection {self.collection!r} exists already, as it should be")
+        else:
+            self._create(work)
+        return Step(cursor=None, done=1, finished=True, total=1)
+
+    def _create(self, work: Work[Handle]) -> None:
+        if work.handle.session is None:
+            work.confirm()
+        work.handle.command({"create": self.collection, **self.options, "comment": work.label})
+
+    def _is_there(self, work: Work[Handle]) -> bool:
+        found = find(work.handle, self.collection)
+        if found is None:
+            return False
+        if not same(self.options, found.options):
+            what = (
+                f"the collection {self.collection!r} exists with other options: "
+                f"{shown(found.options)}, wanted: {shown(self.options)}"
+            )
+            todo = "Change what the migration asks for, or the collection, then submit again"
+            raise OperationFailed(what, todo)
+        return True
+
+
+def same(wanted: Document, found: Document) -> bool:
+    """Whether a listed collection has the options that were asked for.
+
+    The server lists some completed with its defaults, and sizes rounded up to 256 bytes.
+    """
+    one, other = _DEFAULTS | wanted, _DEFAULTS | found
+    return one.keys() == other.keys() and all(_fits(k, one[k], other[k]) for k in one)
+
+
+def _fits(name: str, wanted: Any, found: Any) -> bool:
+    if name in _SERVER_COMPLETES and isinstance(wanted, dict) and isinstance(found, dict):
+        return all(key in found and found[key] == value for key, value in wanted.items())
+    if name == "size":
+        return bool(-(-wanted // 256) * 256 == found)
+    return bool(wanted == found)

@@ -1,0 +1,141 @@
+"""`create_index`: build an index, or accept an equal one."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field as Default
+from pymongo.errors import OperationFailure
+
+from dharma_tasks.databases.mongodb.connection import Document, Handle
+from dharma_tasks.errors import OperationFailed, Problem
+from dharma_tasks.explain import suggestion
+from dharma_tasks.journal import Prepared, Step, Work
+from dharma_tasks.operations.base import Operation
+from dharma_tasks.operations.mongodb import indexes
+from dharma_tasks.operations.mongodb.collections import aimed, find, hint, unchanged
+from dharma_tasks.operations.mongodb.values import CollectionName, IndexKeys, ValueDocument
+from dharma_tasks.strict_json import text_of
+
+_OPTIONS = (
+    *("name", "unique", "sparse", "hidden", "partialFilterExpression", "expireAfterSeconds"),
+    *("collation", "wildcardProjection", "weights", "default_language", "language_override"),
+    *("textIndexVersion", "2dsphereIndexVersion", "bits", "min", "max", "storageEngine"),
+    "columnstoreProjection",
+)
+"""See https://www.mongodb.com/docs/manual/reference/command/createIndexes/."""
+
+_OTHER_OPTIONS = 85
+_OTHER_KEYS = 86
+_BUILD = "build"
+
+
+class CreateIndex(Operation[Handle]):
+    """Builds one index.
+
+    A collection that does not exist yet is made with it, in one transaction with the journal.
+    MongoDB builds no index on an existing one inside a transaction: there a first step, which
+    changes nothing, sends the command into a second one. The build goes on in the server when
+    its worker dies; the command of a successor joins it.
+    """
+
+    kind: ClassVar[str] = "create_index"
+
+    collection: CollectionName
+    index: IndexKeys
+    options: ValueDocument = Default(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """The collection and the keys."""
+        return f"{self.collection}({indexes.text(self.index)})"
+
+    @property
+    def name(self) -> str:
+        """The index's name."""
+        return str(self.options.get("name") or indexes.default_name(self.index))
+
+    def problems(self) -> list[Problem]:
+        """Options that MongoDB does not know."""
+        return [
+            Problem(
+                "",
+                text_of(("options", name)),
+                f"unknown option {name!r}",
+                suggestion(name, _OPTIONS, "options"),
+            )
+            for name in self.options
+            if name not in _OPTIONS
+        ]
+
+    def transactional(self, cursor: Any) -> bool:
+        """All but the build on a collection that exists."""
+        return bool(cursor != _BUILD)
+
+    def prepare(self, work: Work[Handle]) -> Prepared:
+        """Record the collection's identity, and whether such an index was there before us."""
+        found = find(work.handle, self.collection)
+        undo = {
+            "identity": found and found.identity,
+            "existed": bool(self._rivals(work.handle)),
+        }
+        return Prepared(undo=undo, total=1)
+
+    def step(self, work: Work[Handle]) -> Step:
+        """Make index and collection together, or build the index on the collection."""
+        if work.cursor is None and work.handle.session is not None:
+            if find(work.handle, self.collection) is not None:
+                return Step(cursor=_BUILD)
+            self._warn_of_new_collection(work)
+            self._create(work, {})
+        else:
+            self._build(work)
+        return Step(cursor=work.cursor, done=1, finished=True, total=1)
+
+    def _warn_of_new_collection(self, work: Work[Handle]) -> None:
+        near = hint(work.handle, self.collection)
+        work.warn(f"the collection {self.collection!r} is made together with its index. {near}")
+
+    def _build(self, work: Work[Handle]) -> None:
+        identity = work.undo.get("identity")
+        if identity is not None:
+            unchanged(work.handle, self.collection, identity)
+        work.confirm()
+        answer = self._create(work, aimed(work.handle, identity))
+        if "note" in answer and work.undo.get("existed"):
+            work.warn(f"the index {self.name!r} exists already, as it should be")
+        if not any(self.name == each["name"] for each in self._rivals(work.handle)):
+            what = f"the index {self.name!r} was built, and then it was gone"
+            raise OperationFailed(what, "Look who dropped it or the collection, then submit again")
+
+    def _create(self, work: Work[Handle], aim: Document) -> Document:
+        wanted = {"key": dict(self.index), **self.options, "name": self.name}
+        command = {"createIndexes": self.collection, "indexes": [wanted], **aim}
+        command["comment"] = work.label
+        try:
+            # Outside of a transaction it may take hours: no socket timeout, and watched instead.
+            return work.handle.command(command, patient=work.handle.session is None)
+        except OperationFailure as error:
+            if error.code in (_OTHER_OPTIONS, _OTHER_KEYS):
+                raise self._different(work.handle, wanted, error) from error
+            raise
+
+    def _rivals(self, handle: Handle) -> list[Document]:
+        """Indexes of the same name or with the same keys."""
+        return [
+            index
+            for index in indexes.listed(handle, self.collection)
+            if index["name"] == self.name or indexes.same_keys(indexes.keys(index), self.index)
+        ]
+
+    def _different(
+        self, handle: Handle, wanted: Document, error: OperationFailure
+    ) -> OperationFailed:
+        message = (error.details or {}).get("errmsg", str(error))
+        what = (
+            f"an index like it exists on {self.collection!r}, but different: "
+            f"{indexes.show(self._rivals(handle))}, wanted: {indexes.show([wanted])}. "
+            f"MongoDB says: {message} (code {error.code})"
+        )
+        todo = "Give the new one another name, drop the old one first, or ask for an equal one"
+        return OperationFailed(what, todo)

@@ -1,0 +1,61 @@
+"""Indexes as the server lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pymongo.errors import OperationFailure
+
+from dharma_tasks.databases.mongodb.connection import Document, Handle
+from dharma_tasks.databases.mongodb.faults import shown
+
+NAMESPACE_NOT_FOUND = 26
+INDEX_NOT_FOUND = 27
+
+
+def listed(handle: Handle, collection: str) -> list[Document]:
+    """The full definitions of a collection's indexes; none where it does not exist."""
+    try:
+        return [dict(index) for index in handle.database[collection].list_indexes()]
+    except OperationFailure as error:
+        if error.code == NAMESPACE_NOT_FOUND:
+            return []
+        raise
+
+
+def keys(index: Document) -> list[tuple[str, Any]]:
+    """The keys of a listed index as a migration writes them: a text index lists its own way."""
+    found: list[tuple[str, Any]] = []
+    for name, how in index["key"].items():
+        if name == "_fts":
+            found += [(field, "text") for field in index["weights"]]
+        elif name != "_ftsx":
+            found.append((name, how))
+    return found
+
+
+def same_keys(one: Iterable[tuple[str, Any]], other: Iterable[tuple[str, Any]]) -> bool:
+    """Whether two indexes have the same keys; the order of text keys means nothing."""
+    return _parts(one) == _parts(other)
+
+
+def _parts(pairs: Iterable[tuple[str, Any]]) -> tuple[list[tuple[str, Any]], set[str]]:
+    pairs = list(pairs)
+    return [p for p in pairs if p[1] != "text"], {name for name, how in pairs if how == "text"}
+
+
+def text(pairs: Iterable[tuple[str, Any]]) -> str:
+    """Keys in a few words: `email, age desc`."""
+    words = {1: "", -1: " desc"}
+    return ", ".join(f"{name}{words.get(how, f' {how}')}" for name, how in pairs)
+
+
+def default_name(pairs: Iterable[tuple[str, Any]]) -> str:
+    """The name that MongoDB's own shells and drivers give."""
+    return "_".join(f"{name}_{int(how) if isinstance(how, float) else how}" for name, how in pairs)
+
+
+def show(indexes: Iterable[Document]) -> str:
+    """Definitions as people read them."""
+    return "; ".join(shown({k: v for k, v in index.items() if k != "v"}) for index in indexes)

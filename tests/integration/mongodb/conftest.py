@@ -1,0 +1,58 @@
+"""A database of MongoDB for each test, and workers on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from mongodb_hand import Hand
+from pydantic import SecretStr
+from pymongo import MongoClient
+from pymongo.database import Database
+
+from dharma_tasks.databases.mongodb import MongodbDatabase
+from dharma_tasks.local import LocalEngines
+from dharma_tasks.settings import Settings
+
+
+@pytest.fixture
+def settings(engines: LocalEngines, unique: str) -> Settings:
+    """Settings for MongoDB alone, with a database of the test's own."""
+    url = engines.environment()["DHARMA_MONGODB_URL"].replace("/dharma", f"/{unique}", 1)
+    return Settings(
+        _env_file=None,  # type: ignore[call-arg]
+        mongodb_url=SecretStr(url),
+        namespace=unique,
+    )
+
+
+@pytest.fixture
+def documents(settings: Settings, unique: str) -> Iterator[Database[Any]]:
+    """The database through a client of the test's own; dropped at the end."""
+    assert settings.mongodb_url is not None
+    url = settings.mongodb_url.get_secret_value()
+    with MongoClient[dict[str, Any]](url, uuidRepresentation="standard") as client:
+        yield client[unique]
+        client.drop_database(unique)
+
+
+@pytest.fixture
+def hands(settings: Settings, documents: Database[Any]) -> Iterator[Callable[..., Hand]]:
+    """Makes workers, each with a connection of its own, in a run that is open."""
+    made: list[Hand] = []
+
+    def make(name: str = "first") -> Hand:
+        made.append(Hand(MongodbDatabase(settings), name))
+        made[-1].begin()
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.database.close()
+
+
+@pytest.fixture
+def hand(hands: Callable[..., Hand]) -> Hand:
+    """One worker."""
+    return hands()

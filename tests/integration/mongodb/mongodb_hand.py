@@ -1,0 +1,112 @@
+"""A worker by hand: the runner's loop without lease, pauses and progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dharma_tasks.databases.mongodb import Handle, MongodbDatabase
+from dharma_tasks.journal import (
+    Assignment,
+    Direction,
+    Opening,
+    OperationState,
+    Owner,
+    Step,
+    Taken,
+    Work,
+)
+from dharma_tasks.migration import Key
+from dharma_tasks.operations.base import Operation
+from dharma_tasks.operations.mongodb import catalogue
+
+
+class Hand:
+    """Does operations one after the other, each as a migration of its own."""
+
+    def __init__(self, database: MongodbDatabase, worker: str) -> None:
+        self.database = database
+        self.worker = worker
+        self.warnings: list[str] = []
+        self.confirmed = 0
+        self.size = 10
+
+    def begin(self, run: str = "run", expected: int = 0) -> int:
+        """Open the run; harmless when another worker has done so."""
+        opening = Opening(run=run, direction=Direction.FORWARD, plan="plan", by="somebody")
+        return self.database.journal.begin(opening, expected)
+
+    def assignment(self, version: str, kind: str, generation: int = 1) -> Assignment:
+        """The one operation of the migration `version`."""
+        key = Key(database="mongodb", version=version, number=1)
+        return Assignment("run", generation, "somebody", key, "name", "sum", kind, 1)
+
+    def take(self, version: str, operation: Operation[Any], generation: int = 1) -> Taken:
+        """Free the former owner's session, take over, and prepare if nobody did."""
+        assignment = self.assignment(version, operation.kind, generation)
+        former = self.database.journal.owner(assignment.key)
+        if former:
+            self.database.free(former)
+        owner = Owner(
+            worker=self.worker,
+            node="node",
+            boot="boot",
+            pid=1,
+            started=1.0,
+            resources=self.database.resources(),
+        )
+        taken = self.database.journal.take(assignment, owner, counted=True)
+        if taken.undo is None:
+            prepared = operation.prepare(self.work(taken, self.database.handle))
+            assert prepared is not None
+            taken = self.database.journal.prepare(taken, prepared)
+        return taken
+
+    def work(self, taken: Taken, handle: Handle) -> Work[Handle]:
+        """What the runner gives to the operation."""
+        return Work(
+            handle=handle,
+            cursor=taken.cursor,
+            undo=taken.undo or {},
+            size=self.size,
+            label=f"run/{taken.assignment.key}/{taken.fence}",
+            confirm=self.confirm,
+            warn=self.warnings.append,
+        )
+
+    def confirm(self) -> None:
+        """Count instead of asking Redis."""
+        self.confirmed += 1
+
+    def step(
+        self,
+        taken: Taken,
+        operation: Operation[Any],
+        between: Callable[[], None] = lambda: None,
+    ) -> Taken:
+        """Do one batch; `between` is called after its effect, before its checkpoint."""
+
+        def batch(handle: Handle) -> Step:
+            step = operation.step(self.work(taken, handle))
+            between()
+            return step
+
+        transactional = operation.transactional(taken.cursor)
+        return self.database.journal.step(taken, batch, transactional=transactional)
+
+    def finish(self, taken: Taken, operation: Operation[Any]) -> Taken:
+        """Do batches until there are none left."""
+        while taken.state is not OperationState.DONE:
+            taken = self.step(taken, operation)
+        return taken
+
+    def run(self, operation: Operation[Any], version: str = "1.0.0") -> Taken:
+        """The whole operation."""
+        return self.finish(self.take(version, operation), operation)
+
+
+def op(kind: str, **parameters: Any) -> Operation[Any]:
+    """An operation from its JSON."""
+    operation = catalogue.parse({"type": kind, **parameters})
+    assert operation.problems() == []
+    return operation

