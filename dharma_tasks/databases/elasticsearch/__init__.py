@@ -1,0 +1,95 @@
+"""Elasticsearch, as one worker thread sees it. Nothing here depends on `GET /`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
+
+from elasticsearch import Elasticsearch
+
+from dharma_tasks.databases.base import Database, Fault
+from dharma_tasks.databases.elasticsearch import errors
+from dharma_tasks.databases.elasticsearch.client import connect
+from dharma_tasks.databases.elasticsearch.journal import ElasticsearchJournal
+from dharma_tasks.journal import Owner
+from dharma_tasks.migration import JSON
+from dharma_tasks.settings import Settings
+
+__all__ = ["ElasticsearchDatabase", "database"]
+
+_PART_OF_LEASE = 0.6
+"""How much of a lease one request may take: see `watched`."""
+
+
+class ElasticsearchDatabase(Database[Elasticsearch]):
+    """One HTTP client and the journal behind it. The client connects on first use."""
+
+    name: ClassVar[str] = "elasticsearch"
+
+    def __init__(self, settings: Settings) -> None:
+        """Remember where the server is.
+
+        Raises:
+            KeyError: the settings have no URL for Elasticsearch.
+            ValueError: the URL lacks its scheme, host or port.
+        """
+        url = settings.url(self.name)
+        if url is None:
+            raise KeyError(self.name)
+        self._client = connect(url, settings.lease_seconds * _PART_OF_LEASE)
+        self._journal = ElasticsearchJournal(self._client, settings.namespace)
+
+    @property
+    def journal(self) -> ElasticsearchJournal:
+        """The journal in this cluster."""
+        return self._journal
+
+    @property
+    def handle(self) -> Elasticsearch:
+        """The driver's client."""
+        return self._client
+
+    def resources(self) -> JSON:
+        """Return nothing: what goes on without us is found by the operation itself.
+
+        Only `reindex` starts tasks that outlive a worker. They carry an X-Opaque-Id whose first
+        part was journalled with the operation's undo data before the first of them was started,
+        so every owner, also one of a later run, finds them in each of its steps.
+        """
+        return {}
+
+    def free(self, owner: Owner) -> None:
+        """Do nothing: HTTP leaves neither session nor lock behind; see `resources`.
+
+        A reindex task of the former owner is good work that goes on; the next step adopts it,
+        or cancels it and waits until it is gone.
+        """
+
+    def classify(self, error: BaseException) -> Fault:
+        """Say what an exception of the driver means. Unknown ones are lasting."""
+        return errors.classify(error)
+
+    def describe(self, error: BaseException) -> str:
+        """The server's own message, whole, with its status and type."""
+        return errors.describe(error)
+
+    def watched(self, alive: Callable[[], None]) -> AbstractContextManager[Any]:  # noqa: ARG002
+        """Watch nothing: no request lasts as long as a lease.
+
+        Each one fails after a part of `lease_seconds`, and what takes longer runs as a task on
+        the server (`wait_for_completion=false`), which short steps ask for its progress.
+        """
+        return nullcontext()
+
+    def recover(self) -> None:
+        """Do nothing: a request is complete in itself, and the driver drops broken sockets."""
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+
+def database(settings: Settings) -> ElasticsearchDatabase:
+    """Make the database for this thread; it connects on first use."""
+    return ElasticsearchDatabase(settings)

@@ -1,0 +1,29 @@
+"""The driver's client, set up so that it never does anything twice."""
+
+from __future__ import annotations
+
+import warnings
+
+from elastic_transport import TransportWarning
+from elasticsearch import Elasticsearch
+from pydantic import SecretStr
+
+# The server's warnings are logged with the operation that they belong to (see `told` in
+# dharma_tasks/operations/elasticsearch/indices.py); the driver would print them to stderr too.
+warnings.filterwarnings("ignore", category=TransportWarning, module=r"dharma_tasks\.")
+
+
+def connect(url: SecretStr, seconds: float) -> Elasticsearch:
+    """Make a client; it opens connections on first use.
+
+    User and password in the URL become basic authentication, and `https` verifies the server's
+    certificate. Every request gets its answer, or fails, within `seconds`. The driver must not
+    retry: a request whose answer was lost may have had its effect, and only the caller can tell.
+    """
+    return Elasticsearch(
+        url.get_secret_value(),
+        request_timeout=seconds,
+        max_retries=0,
+        retry_on_timeout=False,
+        retry_on_status=(),
+    )

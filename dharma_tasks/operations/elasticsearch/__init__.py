@@ -1,0 +1,31 @@
+"""The operations of Elasticsearch, one file each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dharma_tasks.errors import Problem
+from dharma_tasks.migration import JSON
+from dharma_tasks.operations.base import Catalogue
+from dharma_tasks.operations.elasticsearch.create_alias import CreateAlias
+from dharma_tasks.operations.elasticsearch.create_index import CreateIndex
+from dharma_tasks.operations.elasticsearch.delete_index import DeleteIndex
+from dharma_tasks.operations.elasticsearch.reindex import Reindex
+from dharma_tasks.operations.elasticsearch.update_mapping import UpdateMapping
+
+__all__ = ["catalogue"]
+
+_OPERATIONS = (CreateIndex, DeleteIndex, UpdateMapping, CreateAlias, Reindex)
+
+
+def _read(migration: JSON, _path: Path) -> tuple[list[JSON], list[Problem]]:
+    """The operations stand in the JSON itself; the loader has checked that they are a list."""
+    return list(migration.get("operations", [])), []
+
+
+catalogue = Catalogue(
+    database="elasticsearch",
+    operations={operation.kind: operation for operation in _OPERATIONS},
+    keys=frozenset({"operations"}),
+    read=_read,
+)

@@ -1,0 +1,88 @@
+"""The server's own reindex tasks: found by header, judged by their stored result.
+
+A task's number proves nothing: after a restart of its node numbers begin again, under the same
+node id, and a stored result may be another task's (FAULTS 5). What tells a task is the
+X-Opaque-Id of the request that started it, which the server keeps with the task and its result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from elasticsearch import Elasticsearch, NotFoundError
+
+from dharma_tasks.databases.elasticsearch.errors import Interrupted, explain
+from dharma_tasks.migration import JSON
+
+_REINDEX = "indices:data/write/reindex"
+# The searches of a reindex task end with it; its writes might still be on their way.
+_WRITES = "indices:data/write/*"
+
+
+@dataclass
+class Running:
+    """What goes on under one X-Opaque-Id. `ids` are reindex tasks; writes have none."""
+
+    ids: list[str]
+    done: int = 0
+
+
+def running(client: Elasticsearch, tag: str) -> dict[str, Running]:
+    """List what goes on now under headers that begin with `tag`, by header.
+
+    Raises:
+        Interrupted: a node did not answer, so the list may lack something.
+    """
+    answer = client.tasks.list(actions=_WRITES, detailed=True)
+    silent = [*answer.get("node_failures", ()), *answer.get("task_failures", ())]
+    if silent:
+        raise Interrupted("; ".join(explain(each) for each in silent))
+    found: dict[str, Running] = {}
+    for node in answer["nodes"].values():
+        for number, task in node["tasks"].items():
+            header = _header(task)
+            if header.startswith(f"{tag}/"):
+                _add(found.setdefault(header, Running([])), number, task)
+    return found
+
+
+def _add(to: Running, number: str, task: JSON) -> None:
+    if task["action"] == _REINDEX:
+        to.ids.append(number)
+        to.done += worked_through(task["status"])
+
+
+def cancel(client: Elasticsearch, found: Running) -> None:
+    """Ask the server to end reindex tasks; they are gone when `running` lists them no more."""
+    for number in found.ids:
+        client.tasks.cancel(task_id=number)
+
+
+def result(client: Elasticsearch, number: str, header: str) -> JSON | None:
+    """Read the stored result of a task that is gone; None where there is none of this header.
+
+    The server stores the result before it takes the task off its list, so a task that is not
+    listed and has no result did not come to its end.
+    """
+    try:
+        found: JSON = client.tasks.get(task_id=number).body
+    except NotFoundError:
+        return None
+    return found if found["completed"] and _header(found["task"]) == header else None
+
+
+def is_complete(response: JSON) -> bool:
+    """Whether a result says that every document of the range was worked through."""
+    if response.get("canceled") or response["timed_out"] or response["failures"]:
+        return False
+    return worked_through(response) == int(response["total"])
+
+
+def worked_through(status: JSON) -> int:
+    """How many documents a task has dealt with, in one way or another."""
+    ways = ("created", "updated", "deleted", "noops", "version_conflicts")
+    return sum(int(status.get(way) or 0) for way in ways)
+
+
+def _header(task: JSON) -> str:
+    return str(task.get("headers", {}).get("X-Opaque-Id", ""))

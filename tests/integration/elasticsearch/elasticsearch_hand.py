@@ -1,0 +1,101 @@
+"""A hand that does with an operation what the runner does, one step at a time."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+
+from elasticsearch import Elasticsearch
+
+from dharma_tasks.databases.elasticsearch import ElasticsearchDatabase
+from dharma_tasks.journal import (
+    Assignment,
+    Direction,
+    Opening,
+    OperationState,
+    Owner,
+    Step,
+    Taken,
+    Work,
+)
+from dharma_tasks.migration import JSON, Key
+from dharma_tasks.operations.elasticsearch import catalogue
+
+
+@dataclass
+class Hand:
+    """Drives one operation step by step, as the runner does, under one worker's name."""
+
+    database: ElasticsearchDatabase
+    worker: str = "first"
+    version: str = "1.0.0"
+    run: str = "run1"
+    generation: int = 1
+    warnings: list[str] = field(default_factory=list)
+    confirmed: int = 0
+
+    def begin(self) -> None:
+        """Open the run."""
+        opening = Opening(self.run, Direction.FORWARD, plan="plan", by="tester")
+        self.generation = self.database.journal.begin(opening, self.generation - 1)
+
+    def assignment(
+        self, kind: str, version: str | None = None, number: int = 1, count: int = 1
+    ) -> Assignment:
+        """An operation of the run."""
+        key = Key(database="elasticsearch", version=version or self.version, number=number)
+        return Assignment(
+            self.run, self.generation, "tester", key, "a migration", "checksum", kind, count
+        )
+
+    def take(self, assignment: Assignment, *, counted: bool = True) -> Taken:
+        """Take it over."""
+        owner = Owner(worker=self.worker, node="node", boot="boot", pid=1, started=1)
+        return self.database.journal.take(assignment, owner, counted=counted)
+
+    def work(self, taken: Taken) -> Work[Elasticsearch]:
+        """What the operation gets."""
+
+        def confirm() -> None:
+            self.confirmed += 1
+
+        return Work(
+            handle=self.database.handle,
+            cursor=json.loads(json.dumps(taken.cursor)),
+            undo=taken.undo or {},
+            size=1000,
+            label=f"{self.run}/{taken.assignment.key}/{taken.fence}",
+            confirm=confirm,
+            warn=self.warnings.append,
+        )
+
+    def prepared(self, operation: JSON) -> Taken:
+        """Take the operation over, and prepare it where that was not done."""
+        taken = self.take(self.assignment(operation["type"]))
+        if taken.undo is not None:
+            return taken
+        prepared = catalogue.parse(operation).prepare(self.work(taken))
+        return self.database.journal.prepare(taken, prepared) if prepared else taken
+
+    def look(self, operation: JSON, taken: Taken) -> Step:
+        """Do a step and lose its journal write: a crash right after the effect."""
+        return catalogue.parse(operation).step(self.work(taken))
+
+    def step(self, operation: JSON, taken: Taken) -> Taken:
+        """Do a step and write it."""
+        return self.database.journal.step(
+            taken, lambda _: self.look(operation, taken), transactional=False
+        )
+
+    def finish(self, operation: JSON, taken: Taken) -> Taken:
+        """Step on to the end."""
+        until = time.monotonic() + 60
+        while taken.state is not OperationState.DONE:
+            assert time.monotonic() < until, taken
+            taken = self.step(operation, taken)
+        return taken
+
+    def do(self, operation: JSON) -> Taken:
+        """Take the operation over and bring it to its end."""
+        return self.finish(operation, self.prepared(operation))
