@@ -1,0 +1,90 @@
+"""PostgreSQL, as one worker thread sees it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
+
+from dharma_tasks.databases.base import Database, Fault
+from dharma_tasks.databases.postgresql import faults
+from dharma_tasks.databases.postgresql.journal import PostgresqlJournal
+from dharma_tasks.databases.postgresql.session import Session
+from dharma_tasks.databases.postgresql.watch import Watcher
+from dharma_tasks.journal import Owner
+from dharma_tasks.migration import JSON
+from dharma_tasks.settings import Settings
+
+_FREE_SECONDS = 10
+"""How long a terminated server process may take to roll back and go."""
+
+_SAME = """
+FROM pg_catalog.pg_stat_activity
+WHERE pid = %(pid)s AND extract(epoch FROM backend_start)::text = %(start)s
+    AND pid <> pg_catalog.pg_backend_pid()
+"""
+"""Pids are used again: only the start tells that it is the same process."""
+
+
+class PostgresqlDatabase(Database[Session]):
+    """One connection for the work and its journal, and one that watches it."""
+
+    name: ClassVar[str] = "postgresql"
+
+    def __init__(self, settings: Settings) -> None:
+        """Remember where the database is; connect on first use."""
+        self._session = Session(settings)
+        self._watcher = Watcher(settings)
+        self._journal = PostgresqlJournal(self._session, settings.namespace, self.free)
+
+    @property
+    def journal(self) -> PostgresqlJournal:
+        """The journal in this database."""
+        return self._journal
+
+    @property
+    def handle(self) -> Session:
+        """The session, outside any transaction."""
+        return self._session
+
+    def resources(self) -> JSON:
+        """The server process that works for this worker."""
+        return self._session.identity
+
+    def free(self, owner: Owner) -> None:
+        """End the former owner's server process: its transaction and its locks go with it."""
+        if "pid" not in owner.resources:
+            return
+        process = owner.resources
+        self._session.query(f"SELECT pg_catalog.pg_terminate_backend(pid) {_SAME}", **process)
+        deadline = time.monotonic() + _FREE_SECONDS
+        pause = 0.002
+        while self._session.query(f"SELECT 1 {_SAME}", **process):
+            if time.monotonic() > deadline:
+                whose = f"the server process {process['pid']} of {owner.worker}"
+                msg = f"{whose} has not ended in {_FREE_SECONDS} s"
+                raise faults.StillThere(msg)
+            time.sleep(pause)
+            pause = min(0.1, pause * 2)
+
+    def classify(self, error: BaseException) -> Fault:
+        """By SQLSTATE; a lost connection is passing."""
+        return faults.classify(error)
+
+    def describe(self, error: BaseException) -> str:
+        """The server's message with its code, detail, hint, context and the file's line."""
+        return faults.describe(error)
+
+    def watched(self, alive: Callable[[], None]) -> AbstractContextManager[Any]:
+        """Ask `pg_stat_activity` about our process once a second."""
+        return self._watcher.watching(self._session.identity, alive)
+
+    def recover(self) -> None:
+        """Drop the connection unless it is known to be alive and in no transaction."""
+        self._session.recover()
+
+    def close(self) -> None:
+        """Close both connections."""
+        self._watcher.close()
+        self._session.close()

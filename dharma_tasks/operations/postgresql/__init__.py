@@ -1,0 +1,19 @@
+"""PostgreSQL's operations. A migration is one .sql file, and the file is one operation."""
+
+from __future__ import annotations
+
+from dharma_tasks.operations.base import Catalogue
+from dharma_tasks.operations.postgresql.files import read
+from dharma_tasks.operations.postgresql.sql import Sql
+from dharma_tasks.operations.postgresql.sql_batch import SqlBatch
+from dharma_tasks.operations.postgresql.sql_statements import SqlStatements
+
+__all__ = ["catalogue"]
+
+catalogue = Catalogue(
+    database="postgresql",
+    operations={kind.kind: kind for kind in (Sql, SqlStatements, SqlBatch)},
+    keys=frozenset({"transactional", "batch"}),
+    read=read,
+    companion=".sql",
+)

@@ -1,0 +1,84 @@
+"""From NNN_name.json and the .sql beside it to one operation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from dharma_tasks.errors import Problem
+from dharma_tasks.explain import explain, suggestion
+from dharma_tasks.migration import JSON
+from dharma_tasks.operations.postgresql.sql import Sql
+from dharma_tasks.operations.postgresql.sql_batch import SqlBatch
+from dharma_tasks.operations.postgresql.sql_statements import SqlStatements
+
+_BATCH_KEYS = ("table", "key", "size")
+
+
+def read(content: JSON, path: Path) -> tuple[list[JSON], list[Problem]]:
+    """Read the .sql file beside the JSON at `path`: one operation, or what is wrong."""
+    text, problems = _text(path.with_suffix(".sql"))
+    transactional = content.get("transactional", True)
+    batch = content.get("batch")
+    if not isinstance(transactional, bool):
+        problems.append(Problem("", "transactional", "must be true or false", "Correct it."))
+    if "batch" in content:
+        problems += _batch_problems(batch)
+        if transactional is False:
+            what = 'each range runs in a transaction, so "transactional": false does not fit'
+            problems.append(Problem("", "transactional", what, "Remove one of the two."))
+    if problems:
+        return [], problems
+    if batch is not None:
+        return [{"type": SqlBatch.kind, "sql": text, **batch}], []
+    kind = Sql.kind if transactional else SqlStatements.kind
+    return [{"type": kind, "sql": text}], []
+
+
+def _text(file: Path) -> tuple[str, list[Problem]]:
+    """The file's own text, line ends and all."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        what, todo = f"cannot be read: {error.strerror}", "Write the SQL into this file."
+        return "", [Problem(file.name, "", what, todo)]
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        what = f"not UTF-8 (byte 0x{data[error.start]:02x})"
+        return "", [Problem(file.name, f"line {line}", what, "Save the file as UTF-8.")]
+    if text.startswith("\ufeff"):
+        what, todo = "begins with a byte order mark", "Save the file as UTF-8 without one."
+        return "", [Problem(file.name, "line 1", what, todo)]
+    if "\x00" in text:
+        line = text.count("\n", 0, text.index("\x00")) + 1
+        what = "holds a NUL character, which PostgreSQL cannot take"
+        return "", [Problem(file.name, f"line {line}", what, "Remove it.")]
+    return text, []
+
+
+def _batch_problems(batch: Any) -> list[Problem]:
+    if not isinstance(batch, dict):
+        todo = 'Write {"table": "name", "key": "id"}.'
+        return [Problem("", "batch", "must be an object", todo)]
+    problems = []
+    for name in batch:
+        if name not in _BATCH_KEYS:
+            todo = suggestion(name, _BATCH_KEYS, "keys")
+            problems.append(Problem("", f"batch.{name}", f"unknown key {name!r}", todo))
+    if isinstance(batch.get("key"), list):
+        what = "keys of several columns are not walked yet"
+        todo = "Name one indexed column; the others of the key need not be unique."
+        return [*problems, Problem("", "batch.key", what, todo)]
+    known = {name: value for name, value in batch.items() if name in _BATCH_KEYS}
+    try:
+        SqlBatch.model_validate({"sql": "", **known})
+    except ValidationError as error:
+        for found in explain(error, SqlBatch, known):
+            place = f"batch.{found.place}" if found.place in known else "batch"
+            problems.append(replace(found, place=place))
+    return problems

@@ -1,0 +1,401 @@
+"""What every database's journal promises, on the real ones: see `dharma_tasks/journal.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dharma_tasks.databases import NAMES, Database, connect
+from dharma_tasks.errors import FenceLost
+from dharma_tasks.journal import (
+    Assignment,
+    Direction,
+    Journal,
+    MigrationState,
+    Opening,
+    OperationState,
+    Owner,
+    Prepared,
+    Step,
+    Taken,
+)
+from dharma_tasks.migration import Key
+from dharma_tasks.settings import Settings
+
+pytestmark = pytest.mark.parametrize("name", NAMES)
+
+
+class Worker:
+    """A database as one worker has it, with the journal's calls made short."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name = name
+        self.database: Database[Any] = connect(name, settings)
+
+    @property
+    def journal(self) -> Journal[Any]:
+        return self.database.journal
+
+    def begin(self, run: str = "run-1", expected: int = 0) -> int:
+        opening = Opening(run=run, direction=Direction.FORWARD, plan="plan", by="somebody")
+        return self.journal.begin(opening, expected)
+
+    def assignment(self, generation: int, number: int = 1, count: int = 1) -> Assignment:
+        key = Key(database=self.name, version="1.0.0", number=number)
+        return Assignment("run-1", generation, "somebody", key, "first", "sum-1", "kind", count)
+
+    def owner(self) -> Owner:
+        resources = self.database.resources()
+        return Owner(worker="w", node="n", boot="b", pid=1, started=2.5, resources=resources)
+
+    def take(self, assignment: Assignment, *, counted: bool = True) -> Taken:
+        return self.journal.take(assignment, self.owner(), counted=counted)
+
+    def step(self, taken: Taken, cursor: Any, *, finished: bool = False, done: int = 10) -> Taken:
+        step = Step(cursor=cursor, done=done, finished=finished, total=100)
+        return self.journal.step(taken, lambda _handle: step, transactional=True)
+
+
+@pytest.fixture
+def new(name: str, settings: Settings) -> Iterator[Callable[[], Worker]]:
+    """Make workers; each has its own connections."""
+    made: list[Worker] = []
+
+    def make() -> Worker:
+        made.append(Worker(name, settings))
+        return made[-1]
+
+    yield make
+    for worker in made:
+        worker.database.close()
+
+
+@pytest.fixture
+def worker(new: Callable[[], Worker]) -> Worker:
+    """One worker."""
+    return new()
+
+
+def refused(worker: Worker, taken: Taken) -> None:
+    """Every write of `taken` is refused, and nothing of them is kept."""
+    with pytest.raises(FenceLost):
+        worker.step(taken, "late", finished=True)
+    with pytest.raises(FenceLost):
+        worker.journal.prepare(taken, Prepared(undo={"late": True}, total=1))
+    with pytest.raises(FenceLost):
+        worker.journal.note(taken, "late")
+    with pytest.raises(FenceLost):
+        worker.journal.fail(taken, "late", MigrationState.FAILED)
+
+
+# --- a run ---
+
+
+def test_survey_before_the_first_run(worker: Worker) -> None:
+    """A journal that does not exist yet is read as an empty one, and not made by reading."""
+    for _ in range(2):
+        survey = worker.journal.survey()
+        assert (survey.database, survey.head, survey.migrations) == (worker.name, None, [])
+
+
+def test_begin_opens_a_run(worker: Worker) -> None:
+    """The head says what was opened; its identity never changes."""
+    assert worker.begin("run-1", 0) == 1
+    first = worker.journal.survey().head
+    assert worker.begin("run-2", 1) == 2
+    second = worker.journal.survey().head
+    assert first is not None
+    assert second is not None
+    assert first.identity
+    assert second.identity == first.identity
+    assert (first.run, first.generation) == ("run-1", 1)
+    assert (second.run, second.generation, second.plan) == ("run-2", 2, "plan")
+    assert second.direction is Direction.FORWARD
+
+
+def test_begin_is_a_compare_and_set(worker: Worker) -> None:
+    """A plan made on an older head is refused and changes nothing."""
+    worker.begin("run-1", 0)
+    worker.begin("run-2", 1)
+    for expected in (0, 1, 3):
+        with pytest.raises(FenceLost):
+            worker.begin("run-3", expected)
+    head = worker.journal.survey().head
+    assert head is not None
+    assert (head.run, head.generation) == ("run-2", 2)
+
+
+def test_begin_again_for_the_same_run(worker: Worker) -> None:
+    """A repeated begin returns the run's generation, and leaves its workers their fences."""
+    generation = worker.begin()
+    taken = worker.take(worker.assignment(generation))
+    assert worker.begin() == generation
+    assert worker.step(taken, "on").cursor == "on"
+
+
+def test_two_begin_at_once(new: Callable[[], Worker]) -> None:
+    """Of runs that plan on the same head, even the very first one, exactly one begins."""
+    workers = [new() for _ in range(4)]
+
+    def begin(number: int) -> int | None:
+        try:
+            return workers[number].begin(f"run-{number}", 0)
+        except FenceLost:
+            return None
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(begin, range(4)))
+    assert sorted(results, key=str) == [1, None, None, None]
+    head = workers[0].journal.survey().head
+    assert head is not None
+    assert head.run == f"run-{results.index(1)}"
+
+
+def test_begin_fences_out_the_run_before(worker: Worker) -> None:
+    """Workers of a run that was overtaken cannot write, and cannot take over again (Law 2)."""
+    generation = worker.begin("run-1", 0)
+    taken = worker.step(worker.take(worker.assignment(generation)), "kept")
+    worker.begin("run-2", generation)
+    refused(worker, taken)
+    with pytest.raises(FenceLost):
+        worker.take(worker.assignment(generation))
+    again = worker.take(worker.assignment(generation + 1))
+    assert (again.cursor, again.done) == ("kept", 10)
+    assert again.fence > taken.fence
+
+
+# --- taking over ---
+
+
+def test_take_returns_everything_together(worker: Worker) -> None:
+    """Fence, cursor, counts, undo data and the former owner come with the write (Law 4)."""
+    assignment = worker.assignment(worker.begin())
+    assert worker.journal.owner(assignment.key) is None
+    first = worker.take(assignment)
+    assert (first.cursor, first.undo, first.done, first.total) == (None, None, 0, None)
+    assert (first.state, first.attempts, first.former) == (OperationState.RUNNING, 1, None)
+    first = worker.journal.prepare(first, Prepared(undo={"was": ["there"]}, total=50))
+    first = worker.step(first, {"at": 7})
+    owner = worker.journal.owner(assignment.key)
+    second = worker.take(assignment)
+    assert second.fence == first.fence + 1
+    assert (second.cursor, second.undo) == ({"at": 7}, {"was": ["there"]})
+    assert (second.done, second.total) == (10, 100)
+    assert owner is not None
+    assert owner.resources == worker.owner().resources
+    assert second.former == owner
+
+
+def test_the_second_taker_fences_out_the_first(new: Callable[[], Worker]) -> None:
+    """A worker that wakes up late commits no journal write."""
+    one, other = new(), new()
+    assignment = one.assignment(one.begin())
+    late = one.step(one.take(assignment), "kept")
+    newer = other.take(assignment)
+    refused(one, late)
+    assert other.step(newer, "on").cursor == "on"
+    (record,) = one.journal.survey().migrations
+    assert (record.state, record.error) == (MigrationState.RUNNING, None)
+    assert (record.operations[0].done, record.operations[0].error) == (20, None)
+
+
+def test_two_take_at_once(new: Callable[[], Worker]) -> None:
+    """Workers that take over at the same moment get different fences; the highest one writes."""
+    workers = [new() for _ in range(4)]
+    assignment = workers[0].assignment(workers[0].begin())
+    for worker in workers:
+        worker.journal.owner(assignment.key)
+
+    with ThreadPoolExecutor(4) as pool:
+        rounds = [list(pool.map(lambda w: _taken(w, assignment), workers)) for _ in range(3)]
+    fences = [taken.fence for each in rounds for taken in each if taken]
+    assert len(set(fences)) == len(fences)
+    assert all(any(each) for each in rounds)
+    written = [
+        taken.fence
+        for worker, taken in zip(workers, rounds[-1], strict=True)
+        if taken and _writes(worker, taken)
+    ]
+    assert written == [max(fences)]
+
+
+def _taken(worker: Worker, assignment: Assignment) -> Taken | None:
+    """Take over; a conflict that the runner would retry is one that did not take."""
+    try:
+        return worker.take(assignment)
+    except Exception as error:
+        if isinstance(error, FenceLost) or worker.database.classify(error).value == "lasting":
+            raise
+        worker.database.recover()
+        return None
+
+
+def _writes(worker: Worker, taken: Taken) -> bool:
+    try:
+        worker.step(taken, "mine")
+    except FenceLost:
+        return False
+    return True
+
+
+def test_a_stale_generation_takes_nothing(worker: Worker) -> None:
+    """An assignment of another generation is refused before anything is written."""
+    generation = worker.begin()
+    for wrong in (generation - 1, generation + 1):
+        with pytest.raises(FenceLost):
+            worker.take(worker.assignment(wrong))
+    assert worker.journal.survey().migrations == []
+
+
+def test_operations_go_in_their_order(worker: Worker) -> None:
+    """The second operation can't be taken before the first is done."""
+    generation = worker.begin()
+    first, second = (worker.assignment(generation, number, count=2) for number in (1, 2))
+    with pytest.raises(FenceLost):
+        worker.take(second)
+    taken = worker.take(first)
+    with pytest.raises(FenceLost):
+        worker.take(second)
+    worker.step(taken, None, finished=True)
+    assert worker.take(second).state is OperationState.RUNNING
+
+
+def test_an_operation_that_is_done_stays_done(worker: Worker) -> None:
+    """A duplicate delivery sees that it is done; nobody owns it, and it is not begun again."""
+    assignment = worker.assignment(worker.begin())
+    done = worker.step(worker.take(assignment), "end", finished=True)
+    assert done.state is OperationState.DONE
+    again = worker.take(assignment)
+    assert (again.state, again.done, again.cursor) == (OperationState.DONE, 10, "end")
+    assert worker.journal.owner(assignment.key) is None
+    (record,) = worker.journal.survey().migrations
+    assert record.state is MigrationState.APPLIED
+
+
+# --- attempts ---
+
+
+def test_attempts_count_what_ended_without_a_word(worker: Worker) -> None:
+    """Each taking counts, going on after a passing error does not, and a step begins anew."""
+    assignment = worker.assignment(worker.begin())
+    assert [worker.take(assignment).attempts for _ in range(3)] == [1, 2, 3]
+    taken = worker.take(assignment, counted=False)
+    assert taken.attempts == 3
+    assert worker.step(taken, "on").attempts == 1
+    assert worker.take(assignment).attempts <= 2
+
+
+def test_an_orderly_stop_is_no_attempt(worker: Worker) -> None:
+    """Ten deployments within one long operation stop nothing (FAULTS 23)."""
+    assignment = worker.assignment(worker.begin())
+    for _ in range(10):
+        taken = worker.take(assignment)
+        assert taken.attempts == 1
+        worker.journal.note(taken, None)
+    (record,) = worker.journal.survey().migrations
+    assert record.operations[0].error is None
+
+
+def test_a_passing_error_is_shown_and_is_no_attempt(worker: Worker) -> None:
+    """A database that refuses for a while does not use up the attempts."""
+    assignment = worker.assignment(worker.begin())
+    taken = worker.take(assignment)
+    for number in range(10):
+        worker.journal.note(taken, f"busy {number}")
+        (record,) = worker.journal.survey().migrations
+        assert record.operations[0].error == f"busy {number}"
+        assert record.operations[0].state is OperationState.RUNNING
+        taken = worker.take(assignment, counted=False)
+        assert taken.attempts <= 1
+
+
+# --- the end ---
+
+
+def test_the_last_step_applies_the_migration(worker: Worker) -> None:
+    """It is applied with its last operation, not before, and says how long it took."""
+    generation = worker.begin()
+    worker.step(worker.take(worker.assignment(generation, 1, 2)), None, finished=True)
+    (running,) = worker.journal.survey().migrations
+    assert (running.state, running.finished, running.seconds) == (
+        MigrationState.RUNNING,
+        None,
+        None,
+    )
+    taken = worker.step(worker.take(worker.assignment(generation, 2, 2)), 1)
+    (running,) = worker.journal.survey().migrations
+    assert running.state is MigrationState.RUNNING
+    worker.step(taken, 2, finished=True)
+    (applied,) = worker.journal.survey().migrations
+    assert applied.state is MigrationState.APPLIED
+    assert applied.finished is not None
+    assert applied.seconds is not None
+    assert applied.seconds >= 0
+    assert applied.finished >= applied.started
+    assert applied.started.tzinfo is not None
+
+
+def test_survey_tells_everything(worker: Worker) -> None:
+    """Each migration with its operations in their order, as `status` shows them."""
+    generation = worker.begin()
+    worker.step(worker.take(worker.assignment(generation, 1, 2)), None, finished=True)
+    worker.step(worker.take(worker.assignment(generation, 2, 2)), 5)
+    (record,) = worker.journal.survey().migrations
+    assert (record.version, record.name, record.checksum) == ("1.0.0", "first", "sum-1")
+    assert (record.run, record.by) == ("run-1", "somebody")
+    one, two = record.operations
+    assert (one.number, one.type, one.state) == (1, "kind", OperationState.DONE)
+    assert (two.number, two.type, two.state) == (2, "kind", OperationState.RUNNING)
+    assert (two.done, two.total, two.worker) == (10, 100, "w")
+    assert two.updated is not None
+    assert worker.journal.survey().by_version()["1.0.0"] == record
+
+
+def test_fail_keeps_the_databases_message(worker: Worker) -> None:
+    """A failed migration says why, nobody owns it, and the next run goes on where it was."""
+    generation = worker.begin()
+    assignment = worker.assignment(generation)
+    taken = worker.step(worker.take(assignment), "kept")
+    worker.journal.fail(taken, "it said: »no«\nand why", MigrationState.FAILED)
+    (record,) = worker.journal.survey().migrations
+    assert (record.state, record.error) == (MigrationState.FAILED, "it said: »no«\nand why")
+    assert record.operations[0].state is OperationState.FAILED
+    assert worker.journal.owner(assignment.key) is None
+    with pytest.raises(FenceLost):
+        worker.step(taken, "after the end")
+    generation = worker.begin("run-2", generation)
+    again = worker.take(worker.assignment(generation))
+    assert (again.cursor, again.state) == ("kept", OperationState.RUNNING)
+    assert again.fence > taken.fence
+    (record,) = worker.journal.survey().migrations
+    assert (record.state, record.error) == (MigrationState.RUNNING, None)
+
+
+def test_a_rolled_back_migration_begins_anew(worker: Worker) -> None:
+    """With the new checksum, from the first operation's start, under higher fences."""
+    generation = worker.begin()
+    first, second = (worker.assignment(generation, number, 2) for number in (1, 2))
+    one = worker.journal.prepare(worker.take(first), Prepared(undo={"old": 1}, total=10))
+    one = worker.step(one, "end", finished=True)
+    two = worker.step(worker.take(second), "middle")
+    worker.journal.fail(two, "no", MigrationState.ROLLED_BACK)
+    (record,) = worker.journal.survey().migrations
+    assert record.state is MigrationState.ROLLED_BACK
+    generation = worker.begin("run-2", generation)
+    with pytest.raises(FenceLost):
+        worker.take(replace(second, generation=generation, checksum="sum-2"))
+    again = worker.take(replace(first, generation=generation, checksum="sum-2"))
+    assert (again.state, again.cursor, again.undo) == (OperationState.RUNNING, None, None)
+    assert (again.done, again.attempts) == (0, 1)
+    assert again.fence > one.fence
+    (record,) = worker.journal.survey().migrations
+    assert (record.state, record.checksum) == (MigrationState.RUNNING, "sum-2")
+    assert (record.error, record.finished, record.seconds) == (None, None, None)
+    worker.step(again, "end", finished=True)
+    two_again = worker.take(replace(second, generation=generation, checksum="sum-2"))
+    assert (two_again.cursor, two_again.done) == (None, 0)
+    assert two_again.fence > two.fence
