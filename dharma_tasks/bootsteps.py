@@ -1,0 +1,96 @@
+"""What a Celery worker does besides tasks: rescue, announce itself, and end at a batch boundary."""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any
+
+import structlog
+from celery import bootsteps, signals
+from celery.exceptions import ImproperlyConfigured
+from redis.exceptions import RedisError
+
+from dharma_tasks.celery_app import app
+from dharma_tasks.databases import NAMES
+from dharma_tasks.dispatch import send
+from dharma_tasks.redis_client import connect_redis
+from dharma_tasks.rescue import Rescuer
+from dharma_tasks.settings import settings
+from dharma_tasks.workers import Worker, Workers
+
+log = structlog.get_logger()
+
+# One byte that the main process shares with the children it forks: a child gets no signal of
+# its own when the worker is told to end, and must see it between two batches (Law 8).
+_shutdown = mmap.mmap(-1, 1)
+
+_POOLS = ("prefork", "threads")
+"""The pools in which the timer fires while tasks run; `solo` stands still, and the drivers
+were not made for greenlets."""
+
+
+def shutting_down() -> bool:
+    """Whether this worker was told to end."""
+    return _shutdown[0] != 0
+
+
+@signals.worker_shutting_down.connect
+def _told_to_end(**_: Any) -> None:
+    _shutdown[0] = 1
+
+
+class Rescue(bootsteps.StartStopStep):
+    """The timer of Law 5. It lives with the consumer, so it begins anew when Redis is back."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        """Refuse a pool in which the timer could not fire."""
+        super().__init__(consumer, **options)
+        pool = consumer.controller.pool_cls.__module__.rpartition(".")[2]
+        if pool not in _POOLS:
+            msg = f"the pool {pool!r} stops the rescue timer: start the worker with --pool=prefork"
+            raise ImproperlyConfigured(msg)
+        self._timer: Any = None
+
+    def start(self, consumer: Any) -> None:
+        """Announce this worker, and look around from now on."""
+        config = settings()
+        redis = connect_redis(config)
+        prefix = f"{config.namespace}:"
+        queues = {queue.name for queue in consumer.task_consumer.queues}
+        served = [name for name in NAMES if name in queues]
+        self._workers = Workers(redis, config.namespace)
+        self._me = Worker(name=consumer.hostname, databases=tuple(served))
+        self._rescuer = Rescuer(
+            config, redis, served, queued=lambda database: int(redis.llen(prefix + database))
+        )
+        self._seconds = config.rescue_seconds
+        self._tick()
+        self._timer = consumer.timer.call_repeatedly(self._seconds, self._tick)
+
+    def stop(self, consumer: Any) -> None:  # noqa: ARG002
+        """End the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def shutdown(self, consumer: Any) -> None:
+        """Say goodbye, so that no submit counts on this worker."""
+        self.stop(consumer)
+        try:
+            self._workers.leave(self._me.name)
+        except RedisError as error:
+            log.warning("not_announced", error=str(error))
+
+    def _tick(self) -> None:
+        if shutting_down():
+            return
+        try:
+            self._workers.announce(self._me, seconds=3 * self._seconds + 4)
+            send(self._rescuer.look())
+        except (RedisError, OSError) as error:
+            log.warning("rescue_waits", error=str(error))
+
+
+app.steps["consumer"].add(Rescue)

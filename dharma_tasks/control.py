@@ -1,0 +1,91 @@
+"""The one question between batches, "go on?", and the one place that answers it (Law 8)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from redis.exceptions import RedisError
+
+from dharma_tasks.errors import Stopped
+from dharma_tasks.journal import Taken
+from dharma_tasks.lease import Lease
+from dharma_tasks.run import Progress, Runs
+
+_ASK_SECONDS = 0.5
+"""Redis is asked no more often than this; short batches need not pay for it."""
+
+
+@dataclass
+class OperationControl:
+    """Watches over one operation: its lease, its run, and this worker's own shutdown.
+
+    `progress` is what is shown at the start; `shutting_down` says whether this worker was
+    told to end.
+    """
+
+    lease: Lease
+    runs: Runs
+    run: str
+    database: str
+    progress: Progress
+    shutting_down: Callable[[], bool]
+    _asked: float = field(default_factory=time.monotonic)
+    _reported: float = 0.0
+    _began: bool = False
+
+    def check(self) -> None:
+        """Renew the lease, and stop where the run or this worker is to end.
+
+        Raises:
+            Stopped: the run is over or Redis has lost it, or this worker is shutting down.
+            LeaseLost: another worker has the lease.
+        """
+        if self.shutting_down():
+            msg = "this worker is shutting down"
+            raise Stopped(msg)
+        now = time.monotonic()
+        if now - self._asked < _ASK_SECONDS:
+            return
+        self._asked = now
+        self.lease.renew()
+        try:
+            state = self.runs.state(self.run)
+        except RedisError:
+            return
+        if state is None or state.over:
+            msg = f"run {self.run} is {state or 'not known to Redis any more'}"
+            raise Stopped(msg)
+
+    def alive(self) -> None:
+        """Give a sign of life from within a long statement."""
+        self.lease.renew()
+        self._show(self.progress.model_copy(update={"heartbeat": time.time()}))
+
+    def confirm(self) -> None:
+        """Raise `LeaseLost` unless the lease is ours at this moment."""
+        self.lease.confirm()
+
+    def waiting(self, reason: str) -> None:
+        """Show why there is no progress at this moment."""
+        self._show(self.progress.model_copy(update={"heartbeat": time.time(), "waiting": reason}))
+
+    def report(self, taken: Taken) -> None:
+        """Show progress, at most twice a second."""
+        now = time.time()
+        update = {"done": taken.done, "total": taken.total, "heartbeat": now}
+        if not self._began:
+            self._began = True
+            update |= {"since": now, "since_done": taken.done}
+        self.progress = self.progress.model_copy(update=update)
+        if now - self._reported >= _ASK_SECONDS:
+            self._show(self.progress)
+
+    def _show(self, progress: Progress) -> None:
+        """Progress only presents: without Redis the work itself goes on."""
+        self._reported = time.time()
+        try:
+            self.runs.report(self.run, self.database, progress)
+        except RedisError:
+            return

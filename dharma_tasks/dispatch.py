@@ -1,0 +1,39 @@
+"""Sending chains of messages through Celery."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from celery import chain
+from kombu.exceptions import OperationalError
+
+from dharma_tasks.celery_app import app
+from dharma_tasks.errors import Unreachable
+from dharma_tasks.flow import Chain, Message
+
+
+def send(chains: Iterable[Chain]) -> None:
+    """Send each chain: every message after the first goes when the one before it is done.
+
+    Raises:
+        Unreachable: the broker does not take them; what was claimed or noted before stays.
+    """
+    try:
+        for messages in chains:
+            chain(*(_signature(message) for message in messages)).apply_async()
+    except OperationalError as error:
+        msg = f"messages cannot be sent through Redis: {error}. Submit again when it is back"
+        raise Unreachable(msg) from error
+
+
+def _signature(message: Message) -> Any:
+    shown = ", ".join(f"{name} {value}" for name, value in message.arguments.items())
+    return app.signature(
+        f"dharma_tasks.{message.task}",
+        kwargs=message.arguments,
+        immutable=True,
+        queue=message.database,
+        argsrepr="()",
+        kwargsrepr=shown,
+    )

@@ -1,0 +1,351 @@
+"""What each task does, without Celery: survey -> plan -> begin -> operation -> what is ready.
+
+Every function returns the chains to send next; a chain is a list of messages of which each is
+sent when the one before it has done its part. `StepAside` means: do not send the rest.
+Messages are hints (Law 1): each function asks the run's record and the journal what is true.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from threading import local
+from typing import Any, TypeVar
+
+import structlog
+from redis import Redis
+from structlog.contextvars import bound_contextvars
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from dharma_tasks.control import OperationControl
+from dharma_tasks.databases import connect
+from dharma_tasks.databases.base import Database, Fault
+from dharma_tasks.errors import FenceLost, Problem, Refused, StepAside, Stopped
+from dharma_tasks.identity import owner
+from dharma_tasks.journal import Assignment, MigrationState, Opening, Survey
+from dharma_tasks.lease import Lease, Leases
+from dharma_tasks.migration import JSON, Key, Reference, reference
+from dharma_tasks.operations import catalogue
+from dharma_tasks.operations.base import Operation
+from dharma_tasks.planner import Request, plan
+from dharma_tasks.run import Event, Job, Next, Progress, Run, Runs, RunState
+from dharma_tasks.runner import MigrationFailed, Runner
+from dharma_tasks.settings import Settings
+
+log = structlog.get_logger()
+
+Answer = TypeVar("Answer")
+
+REACH_SECONDS = 10
+"""How long a survey tries to reach its database before the submit is told."""
+REPLY_SECONDS = 60
+"""How long the answer to a `status` waits to be fetched."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One task to send: its name without the package, its database (the queue), its arguments."""
+
+    task: str
+    database: str
+    arguments: JSON
+
+
+Chain = list[Message]
+
+
+def survey_message(run: str, database: str) -> Message:
+    """Ask `database` what its journal says."""
+    return Message("survey", database, {"run": run, "database": database})
+
+
+def read_message(database: str, reply: str) -> Message:
+    """Ask `database` for what its journal says, to be put into the list `reply`."""
+    return Message("read", database, {"database": database, "reply": reply})
+
+
+def begin_message(run: str, database: str) -> Message:
+    """Open the run in `database`."""
+    return Message("begin", database, {"run": run, "database": database})
+
+
+def operation_chain(runs: Runs, run: Run, upcoming: Next) -> Chain:
+    """The rest of a migration from one operation on, after what it waits for is confirmed."""
+    database, version, first = upcoming
+    kinds = runs.operations(run, database, version)
+    chain = [
+        Message(
+            f"{database}.{kind}",
+            database,
+            {"run": run.id, "version": version, "operation": number},
+        )
+        for number, kind in enumerate(kinds, start=1)
+        if number >= first
+    ]
+    if first > 1:
+        return chain
+    return [_confirm_message(run, ref) for ref in runs.waits(run, database, version)] + chain
+
+
+def _confirm_message(run: Run, ref: Reference) -> Message:
+    database, _, version = ref.partition(":")
+    return Message("confirm", database, {"run": run.id, "database": database, "version": version})
+
+
+class Flow:
+    """The flow as one worker process carries it out. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        redis: Redis,
+        *,
+        worker: str,
+        shutting_down: Callable[[], bool],
+    ) -> None:
+        """`worker` is the name shown to people; `shutting_down` is asked between batches."""
+        self.settings = settings
+        self.redis = redis
+        self.worker = worker
+        self.runs = Runs(redis, settings.namespace)
+        self.leases = Leases(redis, settings.namespace, settings.lease_seconds)
+        self._shutting_down = shutting_down
+        self._threads = local()
+
+    def database(self, name: str) -> Database[Any]:
+        """This thread's connection to `name`; sessions must not be shared between threads."""
+        open_ones: dict[str, Database[Any]] = self._threads.__dict__.setdefault("databases", {})
+        if name not in open_ones:
+            open_ones[name] = connect(name, self.settings)
+        return open_ones[name]
+
+    def close(self) -> None:
+        """Close this thread's databases."""
+        for database in self._threads.__dict__.pop("databases", {}).values():
+            database.close()
+
+    # -- survey, plan ---------------------------------------------------------------------
+
+    def look(self, database: str) -> Survey:
+        """Read a journal, trying for a while to reach it."""
+        found = self.database(database)
+        return self._trying(found, found.journal.survey)
+
+    def _trying(self, found: Database[Any], call: Callable[[], Answer]) -> Answer:
+        """Call until it works, over passing errors, for `REACH_SECONDS`."""
+
+        def passing(error: BaseException) -> bool:
+            if found.classify(error) is Fault.LASTING:
+                return False
+            found.recover()
+            return True
+
+        retrying = Retrying(
+            retry=retry_if_exception(passing),
+            stop=stop_after_delay(REACH_SECONDS),
+            wait=wait_random_exponential(multiplier=0.2, max=2),
+            reraise=True,
+        )
+        return retrying(call)
+
+    def survey(self, run: str, database: str) -> list[Chain]:
+        """Store what the journal says; whoever brings the last survey makes the plan."""
+        record = self._planning(run)
+        try:
+            found = self.look(database)
+        except Exception as error:
+            self.runs.end(record, RunState.UNREACHABLE, [self._unreachable(database, error)])
+            log.exception("unreachable", run=run, database=database)
+            return []
+        surveys = self.runs.put_survey(record, found)
+        if set(surveys) < set(record.surveyed):
+            return []
+        return self._plan(record, surveys)
+
+    def _planning(self, run: str) -> Run:
+        snapshot = self.runs.snapshot(run)
+        if snapshot is None or snapshot.state is not RunState.PLANNING:
+            msg = f"run {run} is {snapshot.state if snapshot else 'not known'}, not planning"
+            raise Stopped(msg)
+        return snapshot.run
+
+    def _unreachable(self, database: str, error: Exception) -> Problem:
+        what = f"{database} cannot be used: {self.database(database).describe(error)}"
+        setting = f"DHARMA_{database.upper()}_URL"
+        todo = f"Look at the server, and at {setting} of the worker {self.worker}."
+        return Problem(file="", place="", what=what, todo=todo)
+
+    def _plan(self, run: Run, surveys: dict[str, Survey]) -> list[Chain]:
+        request = Request(
+            target=run.target,
+            databases=run.databases,
+            allow_out_of_order=run.allow_out_of_order,
+        )
+        try:
+            made = plan(self.runs.migrations(run), surveys, request)
+        except Refused as refused:
+            self.runs.end(run, RunState.REFUSED, refused.problems)
+            return []
+        for warning in made.warnings:
+            self._tell(run, "warning", warning)
+        if not self.runs.start(run, made):
+            return []
+        log.info("planned", run=run.id, **{db: len(order) for db, order in made.orders.items()})
+        opened = [[begin_message(run.id, db)] for db, order in made.orders.items() if order]
+        return opened or self._chains(run, self.runs.advance(run))
+
+    def read(self, database: str, reply: str) -> list[Chain]:
+        """Put what the journal says, or why it cannot be read, into the list `reply`."""
+        try:
+            answer = self.look(database).model_dump_json()
+        except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told
+            answer = "error " + self._unreachable(database, error).what
+        with self.redis.pipeline() as pipe:
+            pipe.rpush(reply, answer)
+            pipe.expire(reply, REPLY_SECONDS)
+            pipe.execute()
+        return []
+
+    # -- begin ----------------------------------------------------------------------------
+
+    def begin(self, run: str, database: str) -> list[Chain]:
+        """Raise the journal's generation for this run; start what is ready."""
+        snapshot = self.runs.snapshot(run)
+        made = self.runs.plan(snapshot.run) if snapshot else None
+        if snapshot is None or made is None or snapshot.state.over:
+            msg = f"run {run} is {snapshot.state if snapshot else 'not known'}"
+            raise Stopped(msg)
+        record = snapshot.run
+        opening = Opening(record.id, record.direction, made.checksum, record.by)
+        found, expected = self.database(database), made.generations[database]
+        try:
+            generation = self._trying(found, lambda: found.journal.begin(opening, expected))
+        except FenceLost as error:
+            what = f"the journal of {database} has changed since this run was planned: {error}"
+            problem = Problem("", "", what, "Submit again: the new plan starts from what is there.")
+            self.runs.end(record, RunState.REFUSED, [problem])
+            return []
+        return self._chains(record, self.runs.begun(record, database, generation))
+
+    # -- confirm, operation ---------------------------------------------------------------
+
+    def confirm(self, run: str, database: str, version: str) -> list[Chain]:
+        """Let the database of a dependency say itself that it is applied (Law 7)."""
+        snapshot = self.runs.snapshot(run)
+        if snapshot is None or snapshot.state.over:
+            msg = f"run {run} is over"
+            raise Stopped(msg)
+        record = self.look(database).by_version().get(version)
+        if record is None or record.state is not MigrationState.APPLIED:
+            msg = f"{reference(database, version)} is not applied yet"
+            raise StepAside(msg)
+        self.runs.confirm(snapshot.run, reference(database, version))
+        return []
+
+    def operation(self, run: str, database: str, version: str, number: int) -> list[Chain]:
+        """Carry out one operation. Returns chains only where it was its migration's last one.
+
+        Raises:
+            StepAside: the rest of this chain must not be sent.
+            MigrationFailed: a lasting error; the journal and the run say so.
+        """
+        key = Key(database=database, version=version, number=number)
+        with bound_contextvars(run=run, database=database, version=version, operation=number):
+            job = self.runs.job(run, key)
+            operation = self._operation(job, key)
+            lease = self.leases.acquire(key, owner(self.worker, {}), run)
+            try:
+                return self._carry_out(job, key, operation, lease)
+            finally:
+                lease.release()
+
+    def _operation(self, job: Job, key: Key) -> Operation[Any]:
+        raw = job.migration.operations[key.number - 1]
+        try:
+            return catalogue(key.database).parse(raw)
+        except KeyError:
+            kind = raw["type"]
+            msg = f"this worker does not know the operation {kind!r}: it waits for a newer one"
+            self._tell(job.run, "waiting", f"{key}: {msg}")
+            raise StepAside(msg) from None
+
+    def _carry_out(
+        self, job: Job, key: Key, operation: Operation[Any], lease: Lease
+    ) -> list[Chain]:
+        begun = time.monotonic()
+        assignment = _assignment(job, key)
+        log.info("started", type=assignment.type, works_on=operation.summary)
+        runner = Runner(
+            operation=operation,
+            assignment=assignment,
+            database=self.database(key.database),
+            control=OperationControl(
+                lease=lease,
+                runs=self.runs,
+                run=job.run.id,
+                database=key.database,
+                progress=self._progress(assignment, operation),
+                shutting_down=self._shutting_down,
+            ),
+            settings=self.settings,
+            worker=self.worker,
+        )
+        try:
+            taken = runner.run()
+        except MigrationFailed as error:
+            self.runs.failed(job.run, key, self._event("failed", key, str(error), None))
+            raise
+        seconds = time.monotonic() - begun
+        log.info("finished", seconds=round(seconds, 3), done=taken.done)
+        event = self._event("applied", key, job.migration.name, time.time() - job.since)
+        return self._chains(
+            job.run, self.runs.moved(job.run, key, last=assignment.last, event=event)
+        )
+
+    def _progress(self, assignment: Assignment, operation: Operation[Any]) -> Progress:
+        now = time.time()
+        return Progress(
+            version=assignment.key.version,
+            name=assignment.name,
+            number=assignment.key.number,
+            count=assignment.count,
+            type=assignment.type,
+            summary=operation.summary,
+            worker=self.worker,
+            since=now,
+            heartbeat=now,
+        )
+
+    # -- what comes next ------------------------------------------------------------------
+
+    def _chains(self, run: Run, ready: list[Next]) -> list[Chain]:
+        return [operation_chain(self.runs, run, upcoming) for upcoming in ready]
+
+    def _event(self, kind: str, key: Key, text: str, seconds: float | None) -> Event:
+        return Event(
+            at=datetime.now(UTC),
+            kind=kind,
+            database=key.database,
+            version=key.version,
+            text=text,
+            seconds=seconds,
+        )
+
+    def _tell(self, run: Run, kind: str, text: str) -> None:
+        self.runs.add_event(run.id, Event(at=datetime.now(UTC), kind=kind, text=text))
+
+
+def _assignment(job: Job, key: Key) -> Assignment:
+    migration = job.migration
+    return Assignment(
+        run=job.run.id,
+        generation=job.generation,
+        by=job.run.by,
+        key=key,
+        name=migration.name,
+        checksum=migration.checksum,
+        type=migration.operations[key.number - 1]["type"],
+        count=len(migration.operations),
+    )

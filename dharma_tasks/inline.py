@@ -1,0 +1,47 @@
+"""`--inline`: the same flow in this process, without a worker; for a user's own tests."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from dharma_tasks.errors import StepAside
+from dharma_tasks.flow import Chain, Flow, Message
+from dharma_tasks.runner import MigrationFailed
+
+
+class Inline:
+    """Carries chains out one after the other, in the order in which they were sent."""
+
+    def __init__(self, flow: Flow) -> None:
+        """`flow` does the work; this class only does what a broker would."""
+        self._flow = flow
+        self._chains: deque[Chain] = deque()
+
+    def send(self, chains: Iterable[Chain]) -> None:
+        """Queue chains; `run` carries them out."""
+        self._chains.extend(chains)
+
+    def run(self) -> None:
+        """Carry out everything that is queued, and what follows from it."""
+        while self._chains:
+            first, *rest = self._chains.popleft()
+            try:
+                self.send(self._step(first)())
+            except (StepAside, MigrationFailed):
+                continue
+            if rest:
+                self._chains.append(rest)
+
+    def _step(self, message: Message) -> Callable[[], list[Chain]]:
+        arguments = message.arguments
+        match message.task:
+            case "survey":
+                return lambda: self._flow.survey(**arguments)
+            case "begin":
+                return lambda: self._flow.begin(**arguments)
+            case "confirm":
+                return lambda: self._flow.confirm(**arguments)
+        return lambda: self._flow.operation(
+            arguments["run"], message.database, arguments["version"], arguments["operation"]
+        )

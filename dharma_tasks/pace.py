@@ -1,0 +1,67 @@
+"""How large a batch is and how long to wait: the runner's two numbers that adapt."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from tenacity import wait_random_exponential
+from tenacity.wait import wait_base
+
+START = 2_000
+LARGEST = 50_000
+_FAST_GROWTH = 2.0
+_SLOW_GROWTH = 1.1
+
+
+class Pace:
+    """The size of batches, so that one takes about `seconds`; and the pauses after errors.
+
+    A conflict halves the size at once, down to one document, and from then on it grows
+    slowly: somebody else writes the same documents (FAULTS 9).
+    """
+
+    _pause: wait_base = wait_random_exponential(multiplier=0.2, max=10)
+
+    def __init__(self, seconds: float) -> None:
+        """Begin with a middling size."""
+        self._seconds = seconds
+        self._growth = _FAST_GROWTH
+        self._failures = 0
+        self._moved = time.monotonic()
+        self.size = START
+
+    @property
+    def stuck_for(self) -> float:
+        """Seconds since the last batch that went well."""
+        return time.monotonic() - self._moved
+
+    def went_well(self, seconds: float, *, moved: bool = True) -> None:
+        """A batch took `seconds`: bring the size towards the wanted time.
+
+        `moved` says whether it brought the operation any further; one that only asks a server
+        how far it is may go on doing so for ever.
+        """
+        if moved:
+            self._moved = time.monotonic()
+        factor = min(self._growth, max(0.5, self._seconds / max(seconds, 0.001)))
+        self.size = min(LARGEST, math.ceil(self.size * factor))
+        self._failures = 0
+
+    def conflicted(self) -> None:
+        """Others write the same documents: halve."""
+        self.size = max(1, self.size // 2)
+        self._growth = _SLOW_GROWTH
+
+    def pause(self) -> float:
+        """How many seconds to wait after this failure: longer each time, with jitter."""
+        self._failures += 1
+        state = _Attempt(self._failures)
+        return float(self._pause(state))  # type: ignore[arg-type]
+
+
+class _Attempt:
+    """The one thing that tenacity's waits read of a retry's state."""
+
+    def __init__(self, number: int) -> None:
+        self.attempt_number = number

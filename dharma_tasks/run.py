@@ -1,0 +1,548 @@
+"""The run's record in Redis: what was submitted, how it stands, and what comes next.
+
+All of it may be lost (Law 2): the journals know what is applied, and a new submit goes on
+from there. Its keys, below `NAMESPACE:`:
+
+    active                 database -> the run that has it
+    runs                   the runs that are not over
+    run:ID                 hash: `record` (the `Run`), `state`, and for each database
+                           `generation:DB`, `total:DB`, `done:DB` (migrations),
+                           `working:DB` ("VERSION NUMBER" of the operation that is next),
+                           `since:DB` (when that migration began, seconds since 1970)
+    run:ID:migrations      hash: reference -> the migration as JSON
+    run:ID:surveys         hash: database -> what its journal said
+    run:ID:order:DB        list: the versions to apply
+    run:ID:waits           hash: reference -> references in other databases it waits for
+    run:ID:applied         set: references applied in this run; a hint for the order
+    run:ID:confirmed       set: references that their own database confirmed
+    run:ID:events          list: what happened, for whoever watches
+    run:ID:progress        hash: database -> `Progress` as JSON
+
+Each change of the state is one script, so that workers that finish at once agree.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+from redis.exceptions import WatchError
+
+from dharma_tasks.errors import DharmaError, Problem, Stopped
+from dharma_tasks.journal import Direction, Survey
+from dharma_tasks.migration import Key, Migration, Reference, reference
+from dharma_tasks.planner import Plan
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+OPEN_SECONDS = 30 * 24 * 3600
+"""How long the record of a run is kept that never ends."""
+OVER_SECONDS = 7 * 24 * 3600
+"""How long the record of a run is kept that is over."""
+
+
+class RunState(StrEnum):
+    """How a run stands."""
+
+    PLANNING = "planning"
+    RUNNING = "running"
+    FAILING = "failing"
+    """An operation failed for good; migrations that are open in other databases finish."""
+    DONE = "done"
+    FAILED = "failed"
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+    CANCELLED = "cancelled"
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of the run will run any more."""
+        return self not in {RunState.PLANNING, RunState.RUNNING, RunState.FAILING}
+
+
+class Run(BaseModel):
+    """What was submitted; never changed afterwards."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    created: datetime
+    by: str
+    target: str
+    databases: tuple[str, ...]
+    """The databases it may change: it has them to itself."""
+    surveyed: tuple[str, ...]
+    """Those, and the ones that their migrations depend on."""
+    allow_out_of_order: bool = False
+    direction: Direction = Direction.FORWARD
+    fingerprint: str
+    """Equal for two submits that want the same."""
+
+
+class Next(NamedTuple):
+    """An operation whose chain is to be sent."""
+
+    database: str
+    version: str
+    number: int
+
+
+class Job(NamedTuple):
+    """What a worker needs to carry out one operation."""
+
+    run: Run
+    generation: int
+    migration: Migration
+    since: float
+    """When the migration began in this run, seconds since 1970."""
+
+
+class Progress(BaseModel):
+    """What a database does at this moment, for whoever watches. Times are seconds since 1970."""
+
+    version: str
+    name: str
+    number: int
+    count: int
+    type: str
+    summary: str
+    worker: str
+    done: int = 0
+    total: int | None = None
+    since: float
+    since_done: int = 0
+    """What was done at `since`: the rate is over this worker's own time."""
+    heartbeat: float
+    waiting: str | None = None
+    """Why it does not move: a passing error, a worker that is too old."""
+
+    @property
+    def rate(self) -> float:
+        """Documents, rows or statements a second, since this worker took the operation."""
+        elapsed = self.heartbeat - self.since
+        return (self.done - self.since_done) / elapsed if elapsed > 0 else 0.0
+
+
+class Event(BaseModel):
+    """Something that happened in a run. `kind` is one of the words used in `flow.py`."""
+
+    at: datetime
+    kind: str
+    database: str | None = None
+    version: str | None = None
+    text: str
+    seconds: float | None = None
+    """How long the migration took in this run."""
+
+
+class Snapshot(BaseModel):
+    """How a run stands, read at once. `total` and `done` count migrations by database."""
+
+    run: Run
+    state: RunState
+    total: dict[str, int]
+    done: dict[str, int]
+    working: dict[str, Next]
+    generations: dict[str, int]
+    problems: list[Problem]
+    progress: dict[str, Progress]
+
+
+# The scripts share KEYS: the run, `active`, `runs`; and ARGV: the run's id, how long to keep the
+# record while it is open and once it is over (seconds); then what each needs; then the databases.
+_SHARED = """
+local function keep(run, seconds, argv, first)
+  for i = first, #argv do redis.call('EXPIRE', run .. ':order:' .. argv[i], seconds) end
+  for _, part in ipairs({'', ':migrations', ':surveys', ':waits', ':applied', ':confirmed',
+                         ':events', ':progress'}) do
+    redis.call('EXPIRE', run .. part, seconds)
+  end
+end
+
+local function close(run, argv, first)
+  redis.call('SREM', KEYS[3], argv[1])
+  for i = first, #argv do
+    if redis.call('HGET', KEYS[2], argv[i]) == argv[1] then
+      redis.call('HDEL', KEYS[2], argv[i])
+    end
+  end
+  keep(run, argv[3], argv, first)
+end
+
+local function ready(run, db, version)
+  local waits = redis.call('HGET', run .. ':waits', db .. ':' .. version) or ''
+  for other in string.gmatch(waits, '%S+') do
+    if redis.call('SISMEMBER', run .. ':applied', other) == 0 then return false end
+  end
+  return true
+end
+
+local function now()
+  local time = redis.call('TIME')
+  return string.format('%d.%06d', time[1], time[2])
+end
+
+-- Starts what has become ready, and ends the run when nothing is open or left.
+local function advance(run, argv, first)
+  local state = redis.call('HGET', run, 'state')
+  if state ~= 'running' and state ~= 'failing' then return {} end
+  keep(run, argv[2], argv, first)
+  local started, open, left = {}, false, false
+  for i = first, #argv do
+    local db = argv[i]
+    local total = tonumber(redis.call('HGET', run, 'total:' .. db) or 0)
+    local done = tonumber(redis.call('HGET', run, 'done:' .. db) or 0)
+    if redis.call('HEXISTS', run, 'working:' .. db) == 1 then
+      open = true
+    elseif done < total then
+      left = true
+      if state == 'running' and redis.call('HEXISTS', run, 'generation:' .. db) == 1 then
+        local version = redis.call('LINDEX', run .. ':order:' .. db, done)
+        if ready(run, db, version) then
+          redis.call('HSET', run, 'working:' .. db, version .. ' 1',
+                     'since:' .. db, now())
+          table.insert(started, db .. ' ' .. version .. ' 1')
+          open = true
+        end
+      end
+    end
+  end
+  if not open and (state == 'failing' or not left) then
+    redis.call('HSET', run, 'state', state == 'failing' and 'failed' or 'done')
+    close(run, argv, first)
+  end
+  return started
+end
+"""
+_ADVANCE = _SHARED + "return advance(KEYS[1], ARGV, 4)"
+# Only the first delivery that ends an operation moves on; a duplicate gets false (Law 6).
+_MOVE = (
+    _SHARED
+    + """
+local database, version, number, last = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+if redis.call('HGET', KEYS[1], 'working:' .. database) ~= version .. ' ' .. number then
+  return false
+end
+if last == '0' then
+  redis.call('HSET', KEYS[1], 'working:' .. database, version .. ' ' .. (number + 1))
+  return {}
+end
+redis.call('HDEL', KEYS[1], 'working:' .. database)
+redis.call('HDEL', KEYS[1] .. ':progress', database)
+redis.call('HINCRBY', KEYS[1], 'done:' .. database, 1)
+redis.call('SADD', KEYS[1] .. ':applied', database .. ':' .. version)
+redis.call('RPUSH', KEYS[1] .. ':events', ARGV[8])
+return advance(KEYS[1], ARGV, 9)
+"""
+)
+_FAIL = (
+    _SHARED
+    + """
+local database, version, number = ARGV[4], ARGV[5], ARGV[6]
+if redis.call('HGET', KEYS[1], 'working:' .. database) ~= version .. ' ' .. number then
+  return 0
+end
+redis.call('HDEL', KEYS[1], 'working:' .. database)
+redis.call('HSET', KEYS[1], 'state', 'failing')
+redis.call('RPUSH', KEYS[1] .. ':events', ARGV[7])
+advance(KEYS[1], ARGV, 8)
+return 1
+"""
+)
+_END = (
+    _SHARED
+    + """
+local state = redis.call('HGET', KEYS[1], 'state')
+if state ~= 'planning' and state ~= 'running' and state ~= 'failing' then return 0 end
+redis.call('HSET', KEYS[1], 'state', ARGV[4], 'problems', ARGV[5])
+close(KEYS[1], ARGV, 6)
+return 1
+"""
+)
+_PROBLEMS = TypeAdapter(list[Problem])
+_OF_A_DATABASE = ("generation", "working", "since")
+
+
+class Busy(DharmaError):
+    """Another run has a database that this one wants; `other` is its id."""
+
+    def __init__(self, other: str, database: str) -> None:
+        self.other = other
+        super().__init__(f"run {other} is active on {database}")
+
+
+def new_run_id(now: datetime) -> str:
+    """Make an id that sorts by time and that people can say aloud."""
+    return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+class Runs:
+    """The runs of one namespace. `redis` answers with text (`decode_responses=True`)."""
+
+    def __init__(self, redis: Redis, namespace: str) -> None:
+        """Make the scripts; nothing is sent yet."""
+        # redis-py's annotations say "bytes or str" whatever was asked for.
+        self._redis: Any = redis
+        self._namespace = namespace
+        self._active = f"{namespace}:active"
+        self._open = f"{namespace}:runs"
+        self._script = {
+            name: redis.register_script(text)
+            for name, text in {
+                "advance": _ADVANCE,
+                "move": _MOVE,
+                "fail": _FAIL,
+                "end": _END,
+            }.items()
+        }
+
+    def _key(self, run: str) -> str:
+        return f"{self._namespace}:run:{run}"
+
+    def _call(self, name: str, run: Run, *arguments: str | int) -> Any:
+        return self._script[name](
+            keys=[self._key(run.id), self._active, self._open],
+            args=[run.id, OPEN_SECONDS, OVER_SECONDS, *arguments, *run.databases],
+        )
+
+    # -- submit ---------------------------------------------------------------------------
+
+    def submit(self, run: Run, migrations: Iterable[Migration]) -> Run:
+        """Claim the run's databases and store the record, or find the equal run to join.
+
+        Raises:
+            Busy: another run has one of the databases.
+        """
+        key = self._key(run.id)
+        definitions = {m.reference: m.model_dump_json() for m in migrations}
+        while True:
+            with self._redis.pipeline() as pipe:
+                pipe.watch(self._active)
+                found = self._occupant(pipe.hmget(self._active, run.databases), run)
+                if found is not None:
+                    return found
+                pipe.multi()
+                pipe.hset(self._active, mapping=dict.fromkeys(run.databases, run.id))
+                pipe.sadd(self._open, run.id)
+                pipe.hset(key, mapping={"record": run.model_dump_json(), "state": "planning"})
+                pipe.hset(f"{key}:migrations", mapping=definitions)
+                pipe.expire(key, OPEN_SECONDS)
+                pipe.expire(f"{key}:migrations", OPEN_SECONDS)
+                try:
+                    pipe.execute()
+                except WatchError:
+                    continue
+                return run
+
+    def _occupant(self, active: list[str | None], run: Run) -> Run | None:
+        for database, other in zip(run.databases, active, strict=True):
+            snapshot = self.snapshot(other) if other else None
+            if other and snapshot and not snapshot.state.over:
+                if snapshot.run.fingerprint == run.fingerprint:
+                    return snapshot.run
+                raise Busy(other, database)
+        return None
+
+    # -- planning -------------------------------------------------------------------------
+
+    def put_survey(self, run: Run, survey: Survey) -> dict[str, Survey]:
+        """Store what one database's journal said; return all that are there by now."""
+        key = f"{self._key(run.id)}:surveys"
+        with self._redis.pipeline() as pipe:
+            pipe.hset(key, survey.database, survey.model_dump_json())
+            pipe.expire(key, OPEN_SECONDS)
+            pipe.hgetall(key)
+            found: dict[str, str] = pipe.execute()[-1]
+        return {name: Survey.model_validate_json(text) for name, text in found.items()}
+
+    def surveyed(self, run: Run) -> set[str]:
+        """The databases whose survey is there."""
+        return set(self._redis.hkeys(f"{self._key(run.id)}:surveys"))
+
+    def migrations(self, run: Run) -> list[Migration]:
+        """Every migration that was submitted."""
+        found = self._redis.hvals(f"{self._key(run.id)}:migrations")
+        return [Migration.model_validate_json(text) for text in found]
+
+    def start(self, run: Run, plan: Plan) -> bool:
+        """Store the plan and let the run begin. False when another worker did, or it is over."""
+        key = self._key(run.id)
+        planned = {ref for db, order in plan.orders.items() for ref in _references(db, order)}
+        waits = {
+            ref: " ".join(other for other in needs if other in planned)
+            for ref, needs in plan.dependencies.items()
+        }
+        with self._redis.pipeline() as pipe:
+            pipe.watch(key)
+            if pipe.hget(key, "state") != RunState.PLANNING:
+                return False
+            pipe.multi()
+            pipe.hset(
+                key,
+                mapping={
+                    "state": RunState.RUNNING,
+                    "plan": plan.model_dump_json(),
+                    **{f"total:{db}": len(order) for db, order in plan.orders.items()},
+                },
+            )
+            for database, order in plan.orders.items():
+                if order:
+                    pipe.rpush(f"{key}:order:{database}", *order)
+            if waits:
+                pipe.hset(f"{key}:waits", mapping=waits)
+            try:
+                pipe.execute()
+            except WatchError:
+                return False
+        return True
+
+    def plan(self, run: Run) -> Plan | None:
+        """The plan, once there is one."""
+        text = self._redis.hget(self._key(run.id), "plan")
+        return Plan.model_validate_json(text) if text else None
+
+    def begun(self, run: Run, database: str, generation: int) -> list[Next]:
+        """Note that the journal of `database` is at this run's generation; start what is ready."""
+        self._redis.hset(self._key(run.id), f"generation:{database}", generation)
+        return self.advance(run)
+
+    # -- working --------------------------------------------------------------------------
+
+    def job(self, run: str, key: Key) -> Job:
+        """What is needed to carry out one operation.
+
+        Raises:
+            Stopped: the run is over or gone, or this operation is not its next one.
+        """
+        name = self._key(run)
+        ref = reference(key.database, key.version)
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hmget(name, ["record", "state", *(f"{f}:{key.database}" for f in _OF_A_DATABASE)])
+            pipe.hget(f"{name}:migrations", ref)
+            pipe.hget(f"{name}:waits", ref)
+            (record, state, generation, working, since), migration, waits = pipe.execute()
+        if record is None or RunState(state).over:
+            msg = f"run {run} is {state or 'not known (any more)'}"
+            raise Stopped(msg)
+        if working != f"{key.version} {key.number}":
+            msg = f"run {run} is at {working or 'no operation'} in {key.database}"
+            raise Stopped(msg)
+        if waits and not all(self._redis.smismember(f"{name}:confirmed", waits.split())):
+            msg = f"{ref} waits until {waits} is confirmed"
+            raise Stopped(msg)
+        return Job(
+            Run.model_validate_json(record),
+            int(generation),
+            Migration.model_validate_json(migration),
+            float(since),
+        )
+
+    def waits(self, run: Run, database: str, version: str) -> list[Reference]:
+        """What `version` waits for in other databases, within this run's plan."""
+        text = self._redis.hget(f"{self._key(run.id)}:waits", reference(database, version))
+        return [Reference(ref) for ref in (text or "").split()]
+
+    def operations(self, run: Run, database: str, version: str) -> list[str]:
+        """The types of the operations of one migration, in order."""
+        ref = reference(database, version)
+        text = self._redis.hget(f"{self._key(run.id)}:migrations", ref)
+        if text is None:
+            return []
+        return [op["type"] for op in Migration.model_validate_json(text).operations]
+
+    def confirm(self, run: Run, ref: Reference) -> None:
+        """Note that the database of `ref` itself says that it is applied (Law 7)."""
+        self._redis.sadd(f"{self._key(run.id)}:confirmed", ref)
+
+    def moved(self, run: Run, key: Key, *, last: bool, event: Event) -> list[Next]:
+        """End an operation: the run goes on to the next, or with `last` to what is ready.
+
+        Raises:
+            Stopped: another delivery did that already; the caller must not go on.
+        """
+        answer = self._call(
+            "move", run, key.database, key.version, key.number, int(last), event.model_dump_json()
+        )
+        if answer is None:
+            msg = f"{key} was finished by another delivery"
+            raise Stopped(msg)
+        return _nexts(answer)
+
+    def failed(self, run: Run, key: Key, event: Event) -> None:
+        """End an operation, and with it the run: nothing new begins in any database."""
+        self._call("fail", run, key.database, key.version, key.number, event.model_dump_json())
+
+    def advance(self, run: Run) -> list[Next]:
+        """Start what is ready."""
+        return _nexts(self._call("advance", run))
+
+    def end(self, run: Run, state: RunState, problems: list[Problem]) -> None:
+        """End the run before its time. Harmless when it is over."""
+        self._call("end", run, state, _PROBLEMS.dump_json(problems).decode())
+
+    # -- watching -------------------------------------------------------------------------
+
+    def state(self, run: str) -> RunState | None:
+        """The state, or None where Redis does not know the run (any more)."""
+        text = self._redis.hget(self._key(run), "state")
+        return RunState(text) if text else None
+
+    def open(self) -> list[Snapshot]:
+        """Every run that is not over."""
+        found = [self.snapshot(run) for run in sorted(self._redis.smembers(self._open))]
+        return [snapshot for snapshot in found if snapshot]
+
+    def snapshot(self, run: str) -> Snapshot | None:
+        """How the run stands, or None where Redis does not know it (any more)."""
+        key = self._key(run)
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(key)
+            pipe.hgetall(f"{key}:progress")
+            fields, progress = pipe.execute()
+        if "record" not in fields:
+            return None
+        return Snapshot(
+            run=Run.model_validate_json(fields["record"]),
+            state=RunState(fields["state"]),
+            total={db: int(n) for db, n in _below(fields, "total:")},
+            done={db: int(n) for db, n in _below(fields, "done:")},
+            working={db: _next(f"{db} {text}") for db, text in _below(fields, "working:")},
+            generations={db: int(n) for db, n in _below(fields, "generation:")},
+            problems=_PROBLEMS.validate_json(fields.get("problems", "[]")),
+            progress={db: Progress.model_validate_json(text) for db, text in progress.items()},
+        )
+
+    def report(self, run: str, database: str, progress: Progress) -> None:
+        """Show how far an operation is."""
+        self._redis.hset(f"{self._key(run)}:progress", database, progress.model_dump_json())
+
+    def add_event(self, run: str, event: Event) -> None:
+        """Tell whoever watches."""
+        self._redis.rpush(f"{self._key(run)}:events", event.model_dump_json())
+
+    def events(self, run: str, start: int = 0) -> list[Event]:
+        """What happened, from the `start`-th event on."""
+        found = self._redis.lrange(f"{self._key(run)}:events", start, -1)
+        return [Event.model_validate_json(text) for text in found]
+
+
+def _references(database: str, versions: Iterable[str]) -> list[Reference]:
+    return [reference(database, version) for version in versions]
+
+
+def _below(fields: Mapping[str, str], prefix: str) -> Iterator[tuple[str, str]]:
+    return ((k.removeprefix(prefix), v) for k, v in fields.items() if k.startswith(prefix))
+
+
+def _next(text: str) -> Next:
+    database, version, number = text.split()
+    return Next(database, version, int(number))
+
+
+def _nexts(answer: Iterable[str]) -> list[Next]:
+    return [_next(text) for text in answer]

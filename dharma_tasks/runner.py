@@ -1,0 +1,192 @@
+"""READ THIS FIRST: the one loop in which every operation of every database is carried out.
+
+    take over -> prepare -> (stop? -> batch with its checkpoint -> sign of life -> progress)*
+
+`Runner.run` is that loop. Whatever it knows, it was told by the journal in the write that
+took the operation over, or in the write of the last batch; after an error it asks again.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from dharma_tasks.databases.base import Database, Fault
+from dharma_tasks.errors import DharmaError, OperationFailed, StepAside, Stopped
+from dharma_tasks.identity import owner
+from dharma_tasks.journal import Assignment, MigrationState, OperationState, Step, Taken, Work
+from dharma_tasks.operations.base import Operation
+from dharma_tasks.pace import Pace
+from dharma_tasks.settings import Settings
+
+log = structlog.get_logger()
+
+
+class Control(Protocol):
+    """What the loop asks between batches, and whom it tells."""
+
+    def check(self) -> None:
+        """Raise `StepAside` when this worker must stop at this batch boundary; else renew."""
+
+    def alive(self) -> None:
+        """Give a sign of life from within a long statement. Called from another thread."""
+
+    def confirm(self) -> None:
+        """Raise `LeaseLost` unless the lease is ours at this moment."""
+
+    def report(self, taken: Taken) -> None:
+        """Show progress."""
+
+    def waiting(self, reason: str) -> None:
+        """Show why there is no progress at this moment."""
+
+
+class MigrationFailed(DharmaError):
+    """An operation failed for good, and its journal says so; `state` is the migration's."""
+
+    def __init__(self, text: str, state: MigrationState) -> None:
+        self.state = state
+        super().__init__(text)
+
+
+@dataclass
+class Runner:
+    """Carries out one operation in one database. `worker` is the name shown to people."""
+
+    operation: Operation[Any]
+    assignment: Assignment
+    database: Database[Any]
+    control: Control
+    settings: Settings
+    worker: str
+
+    def run(self) -> Taken:
+        """Bring the operation to its end, from wherever the journal says it is.
+
+        Raises:
+            StepAside: another worker has it, or this one must stop; nothing is lost.
+            MigrationFailed: a lasting error, already written to the journal.
+        """
+        pace = Pace(self.settings.batch_seconds)
+        taken: Taken | None = None
+        prepared = counted = False
+        while taken is None or taken.state is not OperationState.DONE:
+            try:
+                self.control.check()
+                if taken is None:
+                    taken = self._take_over(counted=not counted)
+                    counted, prepared = True, taken.undo is not None
+                    self._check_attempts(taken)
+                elif not prepared:
+                    taken, prepared = self._prepare(taken, pace), True
+                else:
+                    taken = self._batch(taken, pace)
+                self.control.report(taken)
+            except Stopped:
+                self._leave(taken)
+                raise
+            except StepAside:
+                raise
+            except Exception as error:  # noqa: BLE001 - the database says what it means
+                self._after(error, taken, pace)
+                taken = None
+        return taken
+
+    def _take_over(self, *, counted: bool) -> Taken:
+        """Free what the former owner left open, then become the owner in one write (Law 4)."""
+        former = self.database.journal.owner(self.assignment.key)
+        if former is not None:
+            self.database.free(former)
+        me = owner(self.worker, self.database.resources())
+        return self.database.journal.take(self.assignment, me, counted=counted)
+
+    def _check_attempts(self, taken: Taken) -> None:
+        """An operation that kills its worker each time is stopped (Law 10)."""
+        if taken.attempts > self.settings.max_attempts:
+            msg = (
+                f"begun {taken.attempts - 1} times without any progress: each time the worker "
+                "was gone before a checkpoint"
+            )
+            todo = "Look at the workers' logs and memory at those times, then submit again"
+            raise OperationFailed(msg, todo)
+
+    def _prepare(self, taken: Taken, pace: Pace) -> Taken:
+        prepared = self.operation.prepare(self._work(taken, self.database.handle, pace))
+        return self.database.journal.prepare(taken, prepared) if prepared else taken
+
+    def _batch(self, taken: Taken, pace: Pace) -> Taken:
+        """One batch and its checkpoint, in one transaction where the operation can (Law 3)."""
+        begun = time.monotonic()
+
+        def batch(handle: object) -> Step:
+            return self.operation.step(self._work(taken, handle, pace))
+
+        with self.database.watched(self.control.alive):
+            after = self.database.journal.step(
+                taken, batch, transactional=self.operation.transactional(taken.cursor)
+            )
+        moved = (after.cursor, after.done) != (taken.cursor, taken.done)
+        pace.went_well(time.monotonic() - begun, moved=moved)
+        return after
+
+    def _work(self, taken: Taken, handle: Any, pace: Pace) -> Work[Any]:
+        return Work(
+            handle=handle,
+            cursor=taken.cursor,
+            undo=taken.undo or {},
+            size=pace.size,
+            label=f"{self.assignment.run}/{self.assignment.key}/{taken.fence}",
+            confirm=self.control.confirm,
+            warn=lambda message: log.warning("warning", message=message),
+        )
+
+    def _after(self, error: Exception, taken: Taken | None, pace: Pace) -> None:
+        """Return, after a pause, where the operation is to be taken over anew; else raise."""
+        fault = self._fault(error, pace)
+        message = self.database.describe(error)
+        if fault is Fault.LASTING:
+            raise self._failed(error, message, taken) from error
+        if fault is Fault.CONFLICT:
+            pace.conflicted()
+        log.warning("retry", fault=fault.value, error=message, batch_size=pace.size)
+        self.database.recover()
+        self.control.waiting(message)
+        self._wait(pace.pause())
+
+    def _fault(self, error: Exception, pace: Pace) -> Fault:
+        if isinstance(error, DharmaError):
+            return Fault.LASTING
+        if pace.stuck_for > self.settings.retry_seconds:
+            return Fault.LASTING
+        return self.database.classify(error)
+
+    def _wait(self, seconds: float) -> None:
+        """Pause, but answer a stop within half a second; a live pause is a sign of life."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.control.check()
+            time.sleep(min(left, 0.5))
+
+    def _failed(self, error: Exception, message: str, taken: Taken | None) -> MigrationFailed:
+        """Write the lasting error to the journal. `taken` is None when the taking itself failed."""
+        text = f"{self.assignment.key} {self.assignment.type} {self.operation.summary}: {message}"
+        log.error("failed", error=message, exc_info=error)
+        nothing_kept = self.assignment.key.number == 1 and (
+            taken is not None and taken.cursor is None and self.operation.transactional(None)
+        )
+        state = MigrationState.ROLLED_BACK if nothing_kept else MigrationState.FAILED
+        if taken is not None:
+            self.database.journal.fail(taken, message, state)
+        return MigrationFailed(text, state)
+
+    def _leave(self, taken: Taken | None) -> None:
+        """An orderly stop is not an attempt that failed (Law 10)."""
+        if taken is None:
+            return
+        try:
+            self.database.journal.note(taken, None)
+        except Exception as error:  # noqa: BLE001 - the stop itself matters more
+            log.warning("not_noted", error=self.database.describe(error))

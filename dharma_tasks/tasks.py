@@ -1,0 +1,104 @@
+"""The Celery tasks: one for each kind of operation, and those that lead from submit to there.
+
+Only this file, `celery_app`, `dispatch` and `bootsteps` know Celery. A task calls the flow and
+sends on what it returns; it decides nothing itself.
+"""
+
+from __future__ import annotations
+
+import os
+from threading import Lock
+from typing import Any
+
+import structlog
+from celery import Task
+from celery.exceptions import Ignore, Reject
+
+from dharma_tasks.bootsteps import shutting_down
+from dharma_tasks.celery_app import app
+from dharma_tasks.databases import NAMES
+from dharma_tasks.dispatch import send
+from dharma_tasks.errors import StepAside, Stopped
+from dharma_tasks.flow import Flow
+from dharma_tasks.operations import catalogue
+from dharma_tasks.redis_client import connect_redis
+from dharma_tasks.runner import MigrationFailed
+from dharma_tasks.settings import settings
+
+log = structlog.get_logger()
+
+_flows: dict[int, Flow] = {}
+_lock = Lock()
+
+
+def flow(worker: str) -> Flow:
+    """The flow of this process: a child of the pool must not use its parent's connections."""
+    with _lock:
+        pid = os.getpid()
+        if pid not in _flows:
+            _flows.clear()
+            _flows[pid] = Flow(
+                settings(), connect_redis(settings()), worker=worker, shutting_down=shutting_down
+            )
+        return _flows[pid]
+
+
+class FlowTask(Task):  # type: ignore[type-arg]  # not generic when it runs
+    """A task that sends on what the flow returns, or steps aside with the rest of its chain."""
+
+    abstract = True
+    # The runner has logged it already, with the database's message and the stack.
+    throws = (MigrationFailed,)
+
+    def on_flow(self, step: Any, *arguments: object) -> None:
+        """Run one step of the flow; a duplicate must not fire the chain's next link (Law 6)."""
+        try:
+            chains = step(*arguments)
+        except Stopped as reason:
+            log.info("stopped", task=self.name, reason=str(reason))
+            # A worker that is told to end hands its work on at once: the message, with the
+            # rest of its chain, goes back to the queue.
+            raise (Reject(reason, requeue=True) if shutting_down() else Ignore()) from reason
+        except StepAside as reason:
+            log.info("stepped_aside", task=self.name, reason=str(reason))
+            raise Ignore from reason
+        send(chains)
+
+
+def _flow_of(task: FlowTask) -> Flow:
+    return flow(task.request.hostname or "worker")
+
+
+@app.task(bind=True, base=FlowTask, name="dharma_tasks.survey")
+def survey(self: FlowTask, run: str, database: str) -> None:
+    """Read the journal of `database` for planning."""
+    self.on_flow(_flow_of(self).survey, run, database)
+
+
+@app.task(bind=True, base=FlowTask, name="dharma_tasks.begin")
+def begin(self: FlowTask, run: str, database: str) -> None:
+    """Open the run in the journal of `database`."""
+    self.on_flow(_flow_of(self).begin, run, database)
+
+
+@app.task(bind=True, base=FlowTask, name="dharma_tasks.confirm")
+def confirm(self: FlowTask, run: str, database: str, version: str) -> None:
+    """Confirm that a dependency is applied."""
+    self.on_flow(_flow_of(self).confirm, run, database, version)
+
+
+@app.task(bind=True, base=FlowTask, name="dharma_tasks.read")
+def read(self: FlowTask, database: str, reply: str) -> None:
+    """Read the journal of `database` for a `status` that has no URL for it."""
+    self.on_flow(_flow_of(self).read, database, reply)
+
+
+def _register(database: str, kind: str) -> None:
+    @app.task(bind=True, base=FlowTask, name=f"dharma_tasks.{database}.{kind}")
+    def operation(self: FlowTask, run: str, version: str, operation: int) -> None:
+        self.on_flow(_flow_of(self).operation, run, database, version, operation)
+
+
+for _database in NAMES:
+    for _kind in catalogue(_database).operations:
+        _register(_database, _kind)

@@ -1,0 +1,215 @@
+"""A database in memory with a journal, to drive the runner to every point without an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from dharma_tasks.databases.base import Database, Fault
+from dharma_tasks.errors import FenceLost, OperationFailed
+from dharma_tasks.journal import (
+    Assignment,
+    Journal,
+    MigrationState,
+    Opening,
+    OperationState,
+    Owner,
+    Prepared,
+    Step,
+    Survey,
+    Taken,
+    Work,
+)
+from dharma_tasks.migration import JSON, Key
+from dharma_tasks.operations.base import Operation
+
+
+class Crash(BaseException):
+    """The worker dies here: nothing of it runs any more."""
+
+
+class Passing(Exception):
+    """A passing error of the model."""
+
+
+class Conflict(Exception):
+    """A write conflict of the model."""
+
+
+@dataclass
+class Server:
+    """What survives a crash: the documents, and the journal's one operation record."""
+
+    documents: dict[int, int]
+    fence: int = 0
+    state: OperationState = OperationState.PENDING
+    migration: MigrationState = MigrationState.PENDING
+    cursor: int | None = None
+    undo: JSON | None = None
+    done: int = 0
+    attempts: int = 0
+    error: str | None = None
+    prepared: int = 0
+
+
+@dataclass
+class Faults:
+    """At which points, counted over the whole life of the test, what goes wrong."""
+
+    plan: dict[int, type[BaseException]] = field(default_factory=dict)
+    points: int = 0
+
+    def point(self) -> None:
+        """Pass one point; raise what was planned for it."""
+        self.points += 1
+        if self.points in self.plan:
+            raise self.plan.pop(self.points)
+
+
+class ModelJournal(Journal[dict[int, int]]):
+    """The promises of `Journal`, kept in memory: a transaction is a copy that is put back."""
+
+    def __init__(self, server: Server, faults: Faults) -> None:
+        self.server = server
+        self.faults = faults
+
+    def survey(self) -> Survey:
+        return Survey(database="model")
+
+    def begin(self, opening: Opening, expected: int) -> int:
+        return expected + 1
+
+    def owner(self, key: Key) -> Owner | None:
+        self.faults.point()
+        return None
+
+    def take(self, assignment: Assignment, owner: Owner, *, counted: bool) -> Taken:
+        self.faults.point()
+        server = self.server
+        if server.state is not OperationState.DONE:
+            server.state = OperationState.RUNNING
+            server.migration = MigrationState.RUNNING
+            server.fence += 1
+            server.attempts += counted
+        taken = Taken(
+            assignment,
+            server.fence,
+            server.state,
+            cursor=server.cursor,
+            undo=server.undo,
+            done=server.done,
+            attempts=server.attempts,
+        )
+        self.faults.point()
+        return taken
+
+    def _fenced(self, taken: Taken) -> None:
+        self.faults.point()
+        if self.server.fence != taken.fence:
+            msg = "the fence is higher"
+            raise FenceLost(msg)
+
+    def prepare(self, taken: Taken, prepared: Prepared) -> Taken:
+        self._fenced(taken)
+        self.server.undo = prepared.undo
+        self.server.prepared += 1
+        self.faults.point()
+        return taken.prepared(prepared)
+
+    def step(
+        self, taken: Taken, batch: Callable[[dict[int, int]], Step], *, transactional: bool
+    ) -> Taken:
+        copy = deepcopy(self.server.documents)
+        step = batch(copy)
+        self._fenced(taken)
+        after = taken.stepped(step)
+        self.server.documents = copy
+        self.server.cursor = after.cursor
+        self.server.done = after.done
+        self.server.state = after.state
+        self.server.attempts = 0
+        if after.state is OperationState.DONE:
+            self.server.migration = MigrationState.APPLIED
+        self.faults.point()
+        return after
+
+    def fail(self, taken: Taken, error: str, state: MigrationState) -> None:
+        self._fenced(taken)
+        self.server.state = OperationState.FAILED
+        self.server.migration = state
+        self.server.error = error
+
+    def note(self, taken: Taken, error: str | None) -> None:
+        self._fenced(taken)
+        self.server.attempts -= 1
+
+
+class ModelDatabase(Database[dict[int, int]]):
+    """A connection to the model's server."""
+
+    name: ClassVar[str] = "model"
+
+    def __init__(self, server: Server, faults: Faults) -> None:
+        self._journal = ModelJournal(server, faults)
+        self.recovered = 0
+
+    @property
+    def journal(self) -> ModelJournal:
+        return self._journal
+
+    @property
+    def handle(self) -> dict[int, int]:
+        return self._journal.server.documents
+
+    def resources(self) -> JSON:
+        return {}
+
+    def free(self, owner: Owner) -> None:
+        raise NotImplementedError
+
+    def classify(self, error: BaseException) -> Fault:
+        if isinstance(error, Conflict):
+            return Fault.CONFLICT
+        return Fault.PASSING if isinstance(error, Passing) else Fault.LASTING
+
+    def describe(self, error: BaseException) -> str:
+        return f"model: {error}"
+
+    def watched(self, alive: Callable[[], None]) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def recover(self) -> None:
+        self.recovered += 1
+
+    def close(self) -> None:
+        pass
+
+
+class Increment(Operation[dict[int, int]]):
+    """Adds one to each document, `size` at a time: wrong whenever anything runs twice."""
+
+    kind: ClassVar[str] = "increment"
+    size: int = 3
+    fails_at: int | None = None
+
+    @property
+    def summary(self) -> str:
+        return "documents"
+
+    def prepare(self, work: Work[dict[int, int]]) -> Prepared:
+        return Prepared(undo={"last": max(work.handle, default=0)}, total=len(work.handle))
+
+    def step(self, work: Work[dict[int, int]]) -> Step:
+        after = -1 if work.cursor is None else work.cursor
+        keys = [k for k in sorted(work.handle) if after < k <= work.undo["last"]]
+        batch = keys[: min(self.size, work.size)]
+        for key in batch:
+            if key == self.fails_at:
+                msg = f"document {key} is bad"
+                raise OperationFailed(msg)
+            work.handle[key] += 1
+        finished = len(batch) == len(keys)
+        return Step(batch[-1] if batch else after, done=len(batch), finished=finished)

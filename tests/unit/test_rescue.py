@@ -1,0 +1,159 @@
+"""Law 5: work that nobody does is sent again, once an interval over all workers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import fakeredis
+import pytest
+from redis import Redis
+
+from dharma_tasks.flow import Message
+from dharma_tasks.identity import owner
+from dharma_tasks.journal import Survey
+from dharma_tasks.lease import Leases
+from dharma_tasks.migration import Key, Migration
+from dharma_tasks.planner import Request, plan
+from dharma_tasks.rescue import Rescuer
+from dharma_tasks.run import Event, Run, Runs, RunState
+from dharma_tasks.settings import Settings
+
+KEY = Key(database="mongodb", version="1.0.0", number=1)
+
+
+@pytest.fixture
+def redis() -> Redis:
+    """A Redis of the test's own."""
+    return fakeredis.FakeRedis(decode_responses=True)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """Settings with an interval that a test need not wait for."""
+    return Settings(_env_file=None, rescue_seconds=0.1)
+
+
+@pytest.fixture
+def runs(redis: Redis) -> Runs:
+    """The runs of the default namespace."""
+    return Runs(redis, "dharma")
+
+
+def make_migration() -> Migration:
+    """Return a migration of two operations."""
+    return Migration(
+        database="mongodb",
+        version="1.0.0",
+        name="n",
+        migration_type="data",
+        operations=({"type": "a"}, {"type": "b"}),
+        file="mongodb/001_n.json",
+    ).with_checksum()
+
+
+@pytest.fixture
+def run(runs: Runs) -> Run:
+    """A run that was just submitted: nothing was sent."""
+    made = Run(
+        id="r1",
+        created=datetime.now(UTC),
+        by="me",
+        target="latest",
+        databases=("mongodb",),
+        surveyed=("mongodb",),
+        fingerprint="f",
+    )
+    return runs.submit(made, [make_migration()])
+
+
+def rescuer(redis: Redis, settings: Settings, queued: int = 0) -> Rescuer:
+    """Return a worker's rescuer, as it is after its start."""
+    return Rescuer(settings, redis, ["mongodb"], queued=lambda database: queued)
+
+
+def begin(runs: Runs, run: Run) -> None:
+    """Bring the run to where its first operation is next."""
+    survey = Survey(database="mongodb")
+    made = plan([make_migration()], {"mongodb": survey}, Request(target="latest"))
+    assert runs.start(run, made)
+    assert runs.begun(run, "mongodb", 1) == [("mongodb", "1.0.0", 1)]
+
+
+def names(chains: list[list[Message]]) -> list[list[str]]:
+    """Return the tasks of each chain."""
+    return [[message.task for message in chain] for chain in chains]
+
+
+def test_a_submit_that_died_before_it_sent(
+    redis: Redis, settings: Settings, runs: Runs, run: Run
+) -> None:
+    """A run without its survey is surveyed; without its beginning, begun."""
+    assert names(rescuer(redis, settings).look()) == [["survey"]]
+    survey = Survey(database="mongodb")
+    runs.start(run, plan([make_migration()], {"mongodb": survey}, Request(target="latest")))
+    assert names(rescuer(redis, settings).look()) == [["begin"]]
+
+
+def test_the_rest_of_the_chain(redis: Redis, settings: Settings, runs: Runs, run: Run) -> None:
+    """What is sent again begins with the operation that is next, not with the first."""
+    begin(runs, run)
+    assert names(rescuer(redis, settings).look()) == [["mongodb.a", "mongodb.b"]]
+    event = Event(at=datetime.now(UTC), kind="applied", text="")
+    runs.moved(run, KEY, last=False, event=event)
+    assert names(rescuer(redis, settings).look()) == [["mongodb.b"]]
+
+
+def test_a_live_lease_is_left_alone(redis: Redis, settings: Settings, runs: Runs, run: Run) -> None:
+    """Somebody works on it; a dead neighbour's lease does not count."""
+    begin(runs, run)
+    leases = Leases(redis, "dharma", 10)
+    lease = leases.acquire(KEY, owner("w", {}), run.id)
+    assert rescuer(redis, settings).look() == []
+    lease.release()
+    dead = owner("w", {})
+    leases.acquire(KEY, dead.model_copy(update={"started": dead.started - 1}), run.id)
+    assert names(rescuer(redis, settings).look()) == [["mongodb.a", "mongodb.b"]]
+
+
+def test_what_is_queued_is_left_alone(
+    redis: Redis, settings: Settings, runs: Runs, run: Run
+) -> None:
+    """Messages that wait for a busy worker are not multiplied."""
+    begin(runs, run)
+    assert rescuer(redis, settings, queued=1).look() == []
+
+
+def test_once_an_interval_over_all_workers(
+    redis: Redis, settings: Settings, runs: Runs, run: Run
+) -> None:
+    """FAULTS 26: of many rescuers that see the same orphan one sends it."""
+    begin(runs, run)
+    sent = [rescuer(redis, settings).look() for _ in range(5)]
+    assert [len(chains) for chains in sent] == [1, 0, 0, 0, 0]
+    first = redis.pttl(f"dharma:rescue:r1:{KEY}")
+    redis.delete(f"dharma:rescue:r1:{KEY}")
+    assert rescuer(redis, settings).look()
+    assert redis.pttl(f"dharma:rescue:r1:{KEY}") > first
+
+
+def test_the_gap_between_two_operations_is_not_an_orphan(
+    redis: Redis, settings: Settings, runs: Runs, run: Run
+) -> None:
+    """A worker that has looked before waits for a second look that says the same."""
+    begin(runs, run)
+    leases = Leases(redis, "dharma", 10)
+    lease = leases.acquire(KEY, owner("w", {}), run.id)
+    looking = rescuer(redis, settings)
+    assert looking.look() == []
+    lease.release()
+    assert looking.look() == []
+    assert names(looking.look()) == [["mongodb.a", "mongodb.b"]]
+
+
+def test_a_run_that_is_over_is_left_alone(
+    redis: Redis, settings: Settings, runs: Runs, run: Run
+) -> None:
+    """Nothing of it is sent any more."""
+    begin(runs, run)
+    runs.end(run, RunState.CANCELLED, [])
+    assert rescuer(redis, settings).look() == []

@@ -1,0 +1,204 @@
+"""The one loop, driven to every point with a model of a database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from model import Conflict, Crash, Faults, Increment, ModelDatabase, Passing, Server
+
+from dharma_tasks.errors import FenceLost, Stopped
+from dharma_tasks.journal import Assignment, MigrationState, OperationState, Step, Taken, Work
+from dharma_tasks.migration import Key
+from dharma_tasks.runner import MigrationFailed, Runner
+from dharma_tasks.settings import Settings
+
+DOCUMENTS = 11
+
+
+@dataclass
+class FakeControl:
+    """Says "go on" until `stop_after` questions were asked."""
+
+    stop_after: int | None = None
+    asked: int = 0
+    reports: list[int] = field(default_factory=list)
+
+    def check(self) -> None:
+        self.asked += 1
+        if self.stop_after is not None and self.asked > self.stop_after:
+            msg = "told to"
+            raise Stopped(msg)
+
+    def alive(self) -> None:
+        pass
+
+    def confirm(self) -> None:
+        pass
+
+    def report(self, taken: Taken) -> None:
+        self.reports.append(taken.done)
+
+    def waiting(self, reason: str) -> None:
+        pass
+
+
+def make_server() -> Server:
+    """Return a server with documents that are all zero."""
+    return Server(dict.fromkeys(range(DOCUMENTS), 0))
+
+
+def make_runner(
+    server: Server,
+    faults: Faults,
+    control: FakeControl | None = None,
+    operation: Increment | None = None,
+) -> Runner:
+    """Return a new worker on the model."""
+    assignment = Assignment(
+        run="r",
+        generation=1,
+        by="me",
+        key=Key(database="model", version="1.0.0", number=1),
+        name="n",
+        checksum="c",
+        type="increment",
+        count=1,
+    )
+    return Runner(
+        operation=operation or Increment(),
+        assignment=assignment,
+        database=ModelDatabase(server, faults),
+        control=control or FakeControl(),
+        settings=Settings(_env_file=None),
+        worker="w",
+    )
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dharma_tasks.pace.Pace.pause", lambda self: 0.0)
+
+
+def assert_applied_once(server: Server) -> None:
+    """Every document is exactly one higher, and the journal says so."""
+    assert set(server.documents.values()) == {1}
+    assert server.state is OperationState.DONE
+    assert server.migration is MigrationState.APPLIED
+    assert server.done == DOCUMENTS
+
+
+def test_undisturbed() -> None:
+    """Without faults the loop prepares once, does every batch and reports each."""
+    server, control = make_server(), FakeControl()
+    make_runner(server, Faults(), control).run()
+    assert_applied_once(server)
+    assert server.prepared == 1
+    assert control.reports == [0, 0, 3, 6, 9, 11]
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.sampled_from([Crash, Passing, Conflict]))))
+def test_every_fault_at_every_point(plan: list[tuple[int, type[BaseException]]]) -> None:
+    """Whatever fails wherever, and however often: each document is exactly one higher."""
+    server, faults = make_server(), Faults(dict(plan))
+    server_attempts_allowed = 1_000
+    while server.state is not OperationState.DONE:
+        runner = make_runner(server, faults)
+        runner.settings = Settings(_env_file=None, max_attempts=server_attempts_allowed)
+        try:
+            runner.run()
+        except Crash:
+            continue
+    assert_applied_once(server)
+    assert server.prepared >= 1
+
+
+@given(st.integers(0, 12))
+def test_stop_at_every_boundary(stop_after: int) -> None:
+    """A stop leaves what is done, counts no attempt, and the next worker goes on from there."""
+    server = make_server()
+    try:
+        make_runner(server, Faults(), FakeControl(stop_after)).run()
+    except Stopped:
+        assert server.attempts <= 0
+    make_runner(server, Faults()).run()
+    assert_applied_once(server)
+
+
+def test_a_worker_that_was_overtaken_commits_nothing() -> None:
+    """Law 4: the first worker's batch is thrown away once a second one has taken over."""
+    server, control = make_server(), FakeControl()
+    first = make_runner(server, Faults(), control)
+
+    def overtake() -> None:
+        if control.asked == 4:
+            server.fence += 1
+
+    control_check = control.check
+    control.check = lambda: (control_check(), overtake())  # type: ignore[method-assign]
+    with pytest.raises(FenceLost):
+        first.run()
+    done = server.done
+    assert sum(server.documents.values()) == done
+    make_runner(server, Faults()).run()
+    assert_applied_once(server)
+
+
+def test_a_killer_is_stopped() -> None:
+    """Law 10: an operation that kills its worker each time fails with that reason."""
+    server = make_server()
+    for _ in range(5):
+        runner = make_runner(server, Faults())
+        runner.operation = _Killer()
+        with pytest.raises(Crash):
+            runner.run()
+    runner = make_runner(server, Faults())
+    runner.operation = _Killer()
+    with pytest.raises(MigrationFailed, match="begun 5 times without any progress"):
+        runner.run()
+    assert server.migration is MigrationState.ROLLED_BACK
+    assert set(server.documents.values()) == {0}
+
+
+class _Killer(Increment):
+    def step(self, work: object) -> object:  # type: ignore[override]
+        raise Crash
+
+
+def test_passing_errors_count_no_attempt() -> None:
+    """A database that is away for long does not look like an operation that kills its worker."""
+    server = make_server()
+    faults = Faults(dict.fromkeys(range(6, 26), Passing))
+    make_runner(server, faults).run()
+    assert_applied_once(server)
+
+
+def test_a_lasting_error_fails_the_migration() -> None:
+    """The database's own words are kept; what earlier batches did is not hidden."""
+    server = make_server()
+    with pytest.raises(MigrationFailed, match="document 7 is bad"):
+        make_runner(server, Faults(), operation=Increment(fails_at=7)).run()
+    assert server.migration is MigrationState.FAILED
+    assert server.error == "model: document 7 is bad"
+    assert server.done == 6
+
+
+def test_a_conflict_halves_the_batch() -> None:
+    """FAULTS 9: down to one document if need be."""
+    server = make_server()
+    plan = dict.fromkeys(range(8, 80), Conflict)
+    runner = make_runner(server, Faults(plan))
+    sizes: list[int] = []
+    step = Increment.step
+
+    class Watching(Increment):
+        def step(self, work: Work[dict[int, int]]) -> Step:
+            sizes.append(work.size)
+            return step(self, work)
+
+    runner.operation = Watching()
+    runner.run()
+    assert_applied_once(server)
+    assert min(sizes) == 1

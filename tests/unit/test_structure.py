@@ -1,0 +1,57 @@
+"""Who may import what: the rules of CONTRIBUTING.md, read from the code."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import dharma_tasks
+
+PACKAGE = Path(dharma_tasks.__file__).parent
+
+CELERY = {"celery_app.py", "tasks.py", "dispatch.py", "bootsteps.py"}
+REDIS = {
+    "redis_client.py",
+    "lease.py",
+    "run.py",
+    "workers.py",
+    # They are given a client, and hand it on; or they live with its being away.
+    *{"control.py", "flow.py", "rescue.py", "submit.py", "bootsteps.py"},
+    *{"status.py", "report.py"},
+}
+DRIVERS = {"pymongo": "mongodb", "bson": "mongodb", "psycopg": "postgresql",
+           "postgast": "postgresql", "elasticsearch": "elasticsearch",
+           "elastic_transport": "elasticsearch"}  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    """Return the top-level packages that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def files() -> list[Path]:
+    """Return every module but those of the local engines, which know all of them."""
+    return [p for p in sorted(PACKAGE.rglob("*.py")) if p.parent.name != "local"]
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports(path: Path) -> None:
+    """Celery, Redis and each driver are known where they belong, and nowhere else."""
+    found = imports(path)
+    inside = path.relative_to(PACKAGE)
+    if found & {"celery", "kombu"}:
+        assert inside.name in CELERY
+    if "redis" in found:
+        assert inside.name in REDIS or inside.parts[0] == "cli"
+    for driver, database in DRIVERS.items():
+        if driver in found:
+            assert inside.parts[0] in {"databases", "operations"}
+            assert inside.parts[1] == database
