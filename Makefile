@@ -1,0 +1,50 @@
+# `make` alone lists what there is to do.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down test lint bench clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/installed ## The virtual environment .venv with everything in it
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Dharma Tasks needs Python 3.11 or newer: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	  echo "$(PYTHON) has no venv: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "Installing into .venv; about a minute"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[local,flower,dev,bench]'
+	@touch $@
+
+demo: setup ## Engines, data, a worker, Flower, every migration; then all is ended
+	@$(BIN)/python -m dharma_tasks.local.demo
+
+up: setup ## The same, and it goes on running for you to look at
+	@$(BIN)/python -m dharma_tasks.local.demo up
+
+down: setup ## End what `make up` started; the data stays in .local
+	@$(BIN)/python -m dharma_tasks.local.demo down
+
+test: setup ## All tests, on four real engines; ARGS="-k name" for some
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## Format, rules and types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: setup ## Dharma Tasks against a bare loop and other tools
+	@$(BIN)/python -m benchmarks
+
+clean: ## Remove .venv, .local and every cache
+	@if [ -d .local ] && [ -x $(BIN)/python ]; then \
+	  $(BIN)/python -m dharma_tasks.local.demo down && \
+	  $(BIN)/python -m dharma_tasks.local down --delete; fi
+	@rm -rf .venv .local dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,59 @@
+"""The command line. A command is imported when it is called, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+
+import click
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "submit": "Bring the databases to a version, and show how it goes.",
+    "status": "Show what is applied, what is pending and what runs.",
+}
+
+
+class _OnDemand(click.Group):
+    """A group that knows its commands by name: one file each in this folder."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        found: click.Command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:  # noqa: FBT001
+    if not wanted:
+        return
+    try:
+        version = metadata.version("dharma-tasks")
+    except metadata.PackageNotFoundError:
+        version = "(not installed: run from its source)"
+    click.echo(f"dharma {version}")
+    ctx.exit()
+
+
+@click.group(cls=_OnDemand)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version.",
+)
+def main() -> None:
+    """Migrations for MongoDB, PostgreSQL and Elasticsearch, carried out by Celery workers.
+
+    Settings come from DHARMA_… in the environment or a .env file. Migrations run where a
+    worker runs: celery -A dharma_tasks worker
+    """

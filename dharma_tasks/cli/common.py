@@ -1,0 +1,73 @@
+"""What every command does at its start, and how it says what went wrong."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable
+
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+
+from dharma_tasks.errors import Problem, Refused, Unreachable
+from dharma_tasks.flow import Chain
+from dharma_tasks.logs import configure_logs
+from dharma_tasks.settings import Settings
+from dharma_tasks.settings import settings as read
+
+BROKEN = 1
+REFUSED = 2
+UNREACHABLE = 4
+
+
+def settings() -> Settings:
+    """Read the settings, and keep the log quiet unless a level was asked for.
+
+    Raises:
+        Refused: a variable that cannot be; the message never shows its value.
+    """
+    try:
+        found = read()
+    except ValidationError as error:
+        problems = [
+            Problem(
+                "",
+                "",
+                f"DHARMA_{'_'.join(str(part) for part in detail['loc']).upper()}: {detail['msg']}",
+                "Correct it in the environment or in .env.",
+            )
+            for detail in error.errors(include_input=False, include_url=False)
+        ]
+        raise Refused(problems) from None
+    asked = "log_level" in found.model_fields_set
+    configure_logs(found if asked else found.model_copy(update={"log_level": "CRITICAL"}))
+    return found
+
+
+def send(chains: Iterable[Chain]) -> None:
+    """Send through Celery, which is imported only here: most commands end without it."""
+    from dharma_tasks import dispatch  # noqa: PLC0415
+
+    dispatch.send(chains)
+
+
+def status_of(error: Exception) -> int:
+    """The exit status for an error that ended a command."""
+    if isinstance(error, Refused):
+        return REFUSED
+    if isinstance(error, Unreachable | RedisError):
+        return UNREACHABLE
+    return BROKEN
+
+
+def message_of(error: Exception, settings: Settings | None) -> str:
+    """What to tell about it; the whole trace only for those who look for faults."""
+    if isinstance(error, Refused):
+        return ""
+    if isinstance(error, Unreachable):
+        return str(error)
+    if isinstance(error, RedisError):
+        return f"Redis cannot be used any more: {error}. Submit again when it is back."
+    if settings is not None and settings.log_level == "DEBUG":
+        return "".join(traceback.format_exception(error)).rstrip()
+    name = type(error).__name__
+    return f"{name}: {error}\n(DHARMA_LOG_LEVEL=DEBUG shows where this comes from)"

@@ -1,0 +1,182 @@
+"""How a submit ended: for a person in a few lines, for a program as one JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from dharma_tasks import words
+from dharma_tasks.cli.screen import Indented
+from dharma_tasks.errors import Problem
+from dharma_tasks.migration import JSON, Migration, Reference, reference
+from dharma_tasks.planner import Plan
+from dharma_tasks.run import Event, Run, RunState, Snapshot
+
+_FEW = 4
+"""So many versions are named one by one."""
+_AGAIN = (
+    "Correct the cause and submit again. What is applied stays. A failed migration goes on where "
+    "it stopped, with its file as it is; one that was rolled back may be changed first. "
+    "`dharma status` shows which it is."
+)
+
+
+@dataclass
+class Outcome:
+    """Everything that is known at the end of a submit; filled in as it goes along.
+
+    `state` is the run's, or `error` where the command itself broke. `message` says why it
+    ended where no run says so. `seconds` is how long this command took.
+    """
+
+    status: int = 0
+    state: str = ""
+    message: str = ""
+    run: Run | None = None
+    snapshot: Snapshot | None = None
+    plan: Plan | None = None
+    migrations: dict[Reference, Migration] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    seconds: float = 0
+
+    def orders(self) -> Iterator[tuple[str, Sequence[str], int]]:
+        """Each database with something to do: its versions in order, and how many are applied."""
+        for database, order in (self.plan.orders if self.plan else {}).items():
+            done = self.snapshot.done.get(database, 0) if self.snapshot else 0
+            yield database, order, done
+
+    def failures(self) -> list[Event]:
+        """What failed; two databases can fail in one run."""
+        return [event for event in self.events if event.kind == "failed"]
+
+    # -- for a program --------------------------------------------------------------------
+
+    def document(self) -> JSON:
+        """The document that `--json` prints."""
+        return {
+            "run": self.run.id if self.run else None,
+            "state": self.state,
+            "exit_status": self.status,
+            "message": self.message or None,
+            "seconds": round(self.seconds, 3),
+            "databases": self._databases(),
+            "failures": [
+                {"database": e.database, "version": e.version, "error": e.text}
+                for e in self.failures()
+            ],
+            "problems": [asdict(problem) for problem in self.problems],
+            "warnings": self.warnings,
+        }
+
+    def _databases(self) -> JSON:
+        nothing = {"done": 0, "total": 0, "versions": [], "not_run": []}
+        found: JSON = dict.fromkeys(self.run.databases if self.run else (), nothing)
+        failed = {event.database: event.version for event in self.failures()}
+        for database, order, done in self.orders():
+            rest = [version for version in order[done:] if version != failed.get(database)]
+            found[database] = {
+                "done": done,
+                "total": len(order),
+                "versions": list(order[:done]),
+                "not_run": rest,
+            }
+        return found
+
+    # -- for a person ---------------------------------------------------------------------
+
+    def show(self, out: Console, err: Console) -> None:
+        """Print the summary: what went well to `out`, what did not to `err`."""
+        if self.problems:
+            err.print(_problems(self.state, self.problems))
+        if self.state == RunState.FAILED:
+            err.print(self._failed())
+        elif self.state == RunState.DONE:
+            out.print(Text(self.message, "bold green") if self.message else self._done())
+        elif self.state == RunState.CANCELLED:
+            err.print(Group(Text("\nCancelled.", "bold"), self._so_far()))
+        elif self.message:
+            err.print(Text(self.message, "bold red" if self.status in {1, 4} else "bold"))
+
+    def _done(self) -> RenderableType:
+        lines = [line for order in self.orders() for line in self._applied(*order)]
+        if not lines:
+            where = ", ".join(self.run.databases) if self.run else ""
+            return Text(f"Nothing to do: {where} {_at(self.run)}.", "bold green")
+        end = Text(f"Done in {words.duration(self.seconds)}.", "bold green")
+        return Group(Text(), *lines, end)
+
+    def _applied(self, database: str, order: Sequence[str], done: int) -> list[Text]:
+        if not done:
+            return []
+        took = sum(
+            event.seconds or 0
+            for event in self.events
+            if event.kind == "applied" and event.database == database
+        )
+        count = f"{words.several(done, 'migration')} in {words.duration(took)}"
+        return [Text.assemble((f"  {database:<14}", "bold"), f"{count}: {_versions(order[:done])}")]
+
+    def _failed(self) -> RenderableType:
+        parts: list[RenderableType] = []
+        for event in self.failures():
+            name = self._name(f"{event.database}", f"{event.version}")
+            parts.append(Text(f"\nFailed: {event.database} {name}", "bold red"))
+            parts.append(Indented(event.text, 4))
+        return Group(*parts, self._so_far(), Text(f"\n{_AGAIN}"))
+
+    def _so_far(self) -> RenderableType:
+        """What ran, and what did not, by name."""
+        ran = [line for order in self.orders() for line in self._applied(*order)]
+        failed = {(event.database, event.version) for event in self.failures()}
+        rest = [
+            Text.assemble((f"  {database:<14}", "bold"), self._name(database, version))
+            for database, order, done in self.orders()
+            for version in order[done:]
+            if (database, version) not in failed
+        ]
+        return Group(
+            Text("\nApplied:" if ran else "\nNothing was applied."),
+            *ran,
+            Text("Not run:" if rest else ""),
+            *rest,
+        )
+
+    def _name(self, database: str, version: str) -> str:
+        found = self.migrations.get(reference(database, version))
+        return f"{version} {found.name}" if found else version
+
+
+def _versions(versions: Sequence[str]) -> str:
+    if len(versions) <= _FEW:
+        return ", ".join(versions)
+    return f"{versions[0]} … {versions[-1]}"
+
+
+def _at(run: Run | None) -> str:
+    if run is None:
+        return ""
+    verb = "is" if len(run.databases) == 1 else "are"
+    target = "the latest version" if run.target == "latest" else f"the target {run.target}"
+    return f"{verb} at {target}"
+
+
+def _problems(state: str, problems: Sequence[Problem]) -> RenderableType:
+    """Every problem: where, what, and what to do next."""
+    if state == RunState.UNREACHABLE:
+        title = "Cannot go on"
+    else:
+        title = f"Refused for {words.several(len(problems), 'reason')}; nothing was changed"
+    parts: list[RenderableType] = [Text(f"{title}:", "bold red")]
+    for problem in problems:
+        where = ", ".join(part for part in (problem.file, problem.place) if part)
+        indent = 2
+        if where:
+            parts.append(Indented(where, indent, "bold"))
+            indent = 4
+        parts.append(Indented(f"{problem.what}. {problem.todo}", indent))
+    return Group(*parts)

@@ -1,0 +1,207 @@
+"""`dharma status`, and `python -m dharma_tasks status`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from dharma_tasks import words
+from dharma_tasks.cli import common
+from dharma_tasks.cli.screen import Indented, console
+from dharma_tasks.errors import Problem, Refused
+from dharma_tasks.journal import MigrationState, OperationState
+from dharma_tasks.loader import load
+from dharma_tasks.migration import JSON, Migration
+from dharma_tasks.settings import Settings
+from dharma_tasks.status import Alive, DatabaseStatus, MigrationStatus, Status, gather
+
+_NAME = 24
+"""Longer names are cut, so that a line has 80 columns."""
+_STYLES = {
+    MigrationState.PENDING: "dim",
+    MigrationState.RUNNING: "bold cyan",
+    MigrationState.APPLIED: "green",
+    MigrationState.FAILED: "bold red",
+    MigrationState.ROLLED_BACK: "yellow",
+}
+_TODO = {
+    MigrationState.FAILED: "Correct the cause and submit again: it goes on where it stopped. Its "
+    "file must stay as it is.",
+    MigrationState.ROLLED_BACK: "Nothing of it was kept. Correct the cause, or its file, and "
+    "submit again.",
+}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option(
+    "--migrations",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The folder that says what is pending.  [default: DHARMA_MIGRATIONS_DIR, or migrations, "
+    "where there is one]",
+)
+def status(*, as_json: bool, migrations: Path | None) -> None:
+    """Show what is applied, what is pending and what runs.
+
+    A database is read directly where its URL is set, and through a worker where it is not.
+
+    Exit status: 0, or 4 when a database cannot be reached.
+    """
+    settings: Settings | None = None
+    try:
+        settings = common.settings()
+        found, problems = _folder(settings, migrations)
+        result = gather(settings, found, common.send)
+    except Exception as error:  # noqa: BLE001 - told in one place
+        problems = error.problems if isinstance(error, Refused) else []
+        err = console(sys.stderr)
+        for line in [*map(str, problems), common.message_of(error, settings)]:
+            err.print(Text(line, "bold red"))
+        sys.exit(common.status_of(error))
+    if as_json:
+        click.echo(json.dumps(_document(result, problems), indent=2))
+    else:
+        _Report(result, problems).show(console(sys.stdout))
+    sys.exit(common.UNREACHABLE if result.unreachable else 0)
+
+
+def _folder(settings: Settings, named: Path | None) -> tuple[tuple[Migration, ...], list[Problem]]:
+    """The folder's migrations; a folder that submit would refuse only warns here."""
+    folder = named or settings.migrations_dir
+    if not folder.is_dir():
+        return (), []
+    try:
+        return load(folder).migrations, []
+    except Refused as refused:
+        return (), refused.problems
+
+
+def _document(result: Status, problems: list[Problem]) -> JSON:
+    return {
+        **result.model_dump(mode="json"),
+        "problems": [str(problem) for problem in problems],
+    }
+
+
+class _Report:
+    """The status for a person: a table for each database, and what to do below it."""
+
+    def __init__(self, result: Status, problems: list[Problem]) -> None:
+        self._result = result
+        self._problems = problems
+
+    def show(self, out: Console) -> None:
+        """Print all of it."""
+        for part in self._parts():
+            out.print(part)
+
+    def _parts(self) -> Iterator[RenderableType]:
+        databases = self._result.databases
+        names = [len(m.name) for found in databases.values() for m in found.migrations]
+        width = min(max(names, default=0), _NAME)
+        for name, found in databases.items():
+            yield from _database(name, found, width)
+        if self._result.redis:
+            yield _note(
+                f"{self._result.redis}. Without it nothing that runs now can be seen.", "yellow"
+            )
+        elif not self._result.workers:
+            yield _note("No worker is alive (start one: celery -A dharma_tasks worker).", "yellow")
+        if self._problems:
+            count = words.several(len(self._problems), "problem")
+            yield _note(
+                f"The folder has {count}, so what is pending is not known; submit would refuse:",
+                "yellow",
+            )
+            for problem in self._problems:
+                yield Indented(str(problem), 2)
+
+
+def _note(text: str, style: str = "") -> RenderableType:
+    return Text(text, style)
+
+
+def _database(name: str, found: DatabaseStatus, width: int) -> Iterator[RenderableType]:
+    """One database; `width` is that of the names, so that the tables look alike."""
+    yield Text.assemble((name, "bold"), f"  {_standing(found)}")
+    if found.error:
+        yield Indented(found.error, 2, "bold red")
+    if found.migrations:
+        yield Padding.indent(_table(found.migrations, width), 2)
+    if found.progress:
+        yield Indented(_alive(found.progress), 2, "cyan")
+    for migration in found.migrations:
+        yield from _below(found, migration)
+    yield Text()
+
+
+def _standing(found: DatabaseStatus) -> str:
+    if found.error:
+        return "not known"
+    if not found.known:
+        return "not known: no URL is set, and no live worker serves it"
+    at = f"at {found.current}" if found.current else "nothing applied"
+    total = len(found.migrations)
+    parts = [at, f"{found.applied} of {words.several(total, 'migration')}"] if total else [at]
+    if found.run:
+        parts.append(f"run {found.run}")
+    return ", ".join(parts)
+
+
+def _table(migrations: list[MigrationStatus], width: int) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("version", no_wrap=True, min_width=7)
+    table.add_column("name", overflow="ellipsis", no_wrap=True, width=width)
+    table.add_column("state", no_wrap=True, min_width=11)
+    table.add_column("done", no_wrap=True, justify="right")
+    table.add_column("began (UTC)", no_wrap=True, min_width=16)
+    table.add_column("took", no_wrap=True, justify="right", min_width=6)
+    for found in migrations:
+        done = sum(op.state is OperationState.DONE for op in found.operations)
+        style = _STYLES[found.state]
+        table.add_row(
+            found.version,
+            found.name,
+            Text(found.state + (" *" if found.changed else ""), style),
+            f"{done}/{len(found.operations)}",
+            f"{found.started:%Y-%m-%d %H:%M}" if found.started else "",
+            "" if found.seconds is None else words.duration(found.seconds),
+        )
+    return table
+
+
+def _alive(alive: Alive) -> str:
+    moved = ", ".join(words.progress(alive.done, alive.total, alive.rate))
+    of = f"{alive.operation}/{alive.operations} " if alive.operations > 1 else ""
+    holder = f"held by {alive.holder}" if alive.holder else "no lease: a worker will take it over"
+    lines = [
+        f"{alive.version} {of}{alive.type} {alive.summary}",
+        *([f"  {moved}"] if moved else []),
+        f"  heartbeat {words.duration(alive.age)} ago, {holder}",
+    ]
+    if alive.waiting:
+        lines.append(f"  waits: {words.first_line(alive.waiting)}")
+    return "\n".join(lines)
+
+
+def _below(found: DatabaseStatus, migration: MigrationStatus) -> Iterator[RenderableType]:
+    """What needs a word: a failure with its message, a changed file, work that nobody does."""
+    if migration.error and migration.state in _TODO:
+        yield Indented(f"{migration.version} {migration.state}:", 2, "bold red")
+        yield Indented(migration.error.strip(), 4)
+        yield Indented(_TODO[migration.state], 2)
+    if migration.changed and migration.state is not MigrationState.ROLLED_BACK:
+        text = f"* the file of {migration.version} was changed after it had been {migration.state}"
+        yield Indented(f"{text}: put it back as it was.", 2, "yellow")
+    if migration.state is MigrationState.RUNNING and found.run is None:
+        text = f"{migration.version} was begun, and no run that Redis knows goes on with it"
+        yield Indented(f"{text}: submit again.", 2, "yellow")

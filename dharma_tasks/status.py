@@ -1,0 +1,333 @@
+"""What is applied, pending and running: the journals, the folder and Redis, read side by side.
+
+The journals are the truth (Law 1). A database whose URL is set is read directly, another one
+through a worker that serves it. Redis only adds what is alive; without it the journals still
+show everything that was committed.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from pydantic import BaseModel
+from redis import Redis
+from redis.exceptions import RedisError
+
+from dharma_tasks.databases import NAMES, connect
+from dharma_tasks.errors import Unreachable
+from dharma_tasks.flow import Chain, read_message
+from dharma_tasks.journal import MigrationRecord, MigrationState, OperationState, Survey
+from dharma_tasks.lease import Leases
+from dharma_tasks.migration import Key, Migration, Version
+from dharma_tasks.redis_client import require_redis
+from dharma_tasks.run import Runs, Snapshot
+from dharma_tasks.settings import Settings
+from dharma_tasks.workers import Workers
+
+__all__ = ["Alive", "DatabaseStatus", "MigrationStatus", "OperationStatus", "Status", "gather"]
+
+ANSWER_SECONDS = 10
+"""How long a worker may take to answer for a database that has no URL here."""
+
+Send = Callable[[Iterable[Chain]], None]
+
+
+class OperationStatus(BaseModel):
+    """One operation of a migration."""
+
+    type: str
+    state: OperationState
+    done: int = 0
+    total: int | None = None
+
+
+class MigrationStatus(BaseModel):
+    """One migration; `changed` says that its file is not what was applied any more."""
+
+    version: str
+    name: str
+    state: MigrationState
+    operations: list[OperationStatus] = []
+    started: datetime | None = None
+    finished: datetime | None = None
+    seconds: float | None = None
+    by: str | None = None
+    error: str | None = None
+    changed: bool = False
+
+
+class Alive(BaseModel):
+    """What a database does now. `age` is that of the last heartbeat, in seconds."""
+
+    run: str
+    version: str
+    name: str
+    operation: int
+    operations: int
+    type: str
+    summary: str
+    done: int
+    total: int | None
+    rate: float
+    age: float
+    holder: str | None
+    waiting: str | None
+
+
+class DatabaseStatus(BaseModel):
+    """One database. `current` is the highest applied version; `error` why nothing is known.
+
+    `known` is False where there is no URL and no live worker serves it.
+    """
+
+    current: str | None = None
+    migrations: list[MigrationStatus] = []
+    known: bool = True
+    error: str | None = None
+    run: str | None = None
+    progress: Alive | None = None
+
+    @property
+    def applied(self) -> int:
+        """How many migrations are applied."""
+        return sum(found.state is MigrationState.APPLIED for found in self.migrations)
+
+
+class Status(BaseModel):
+    """Everything. `redis` says why Redis cannot be read, None where it can."""
+
+    databases: dict[str, DatabaseStatus]
+    redis: str | None = None
+    runs: list[str] = []
+    workers: list[str] = []
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether a database did not answer, or none is known at all."""
+        states = self.databases.values()
+        return any(found.error for found in states) or not any(found.known for found in states)
+
+
+@dataclass(frozen=True)
+class _Pulse:
+    """What Redis says; empty where it does not answer."""
+
+    redis: Redis | None = None
+    error: str | None = None
+    snapshots: Sequence[Snapshot] = ()
+    workers: tuple[str, ...] = ()
+    served: frozenset[str] = frozenset()
+    leases: Leases | None = None
+
+    def snapshot(self, database: str) -> Snapshot | None:
+        """The open run that has this database."""
+        return next((found for found in self.snapshots if database in found.run.databases), None)
+
+
+@dataclass
+class _Answers:
+    surveys: dict[str, Survey] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+
+
+def gather(settings: Settings, migrations: Sequence[Migration], send: Send) -> Status:
+    """Read everything there is, at once; change nothing.
+
+    `migrations` are the folder's (none where there is no folder), `send` asks workers. What
+    cannot be read is said in the result; nothing is raised.
+    """
+    pulse = _pulse(settings)
+    direct = [name for name in NAMES if settings.url(name)]
+    asked = [name for name in NAMES if name not in direct and name in pulse.served]
+    answers = _Answers()
+    with ThreadPoolExecutor(max_workers=len(NAMES) + 1) as pool:
+        asking = pool.submit(_ask, settings, pulse, asked, send)
+        for name, found in zip(direct, pool.map(lambda n: _read(n, settings), direct), strict=True):
+            _keep(answers, name, found)
+        for name, found in asking.result().items():
+            _keep(answers, name, found)
+    return Status(
+        databases={name: _database(name, answers, migrations, pulse) for name in NAMES},
+        redis=pulse.error,
+        runs=[found.run.id for found in pulse.snapshots],
+        workers=list(pulse.workers),
+    )
+
+
+def _keep(answers: _Answers, name: str, found: Survey | str) -> None:
+    if isinstance(found, Survey):
+        answers.surveys[name] = found
+    else:
+        answers.errors[name] = found
+
+
+# -- the three sources ---------------------------------------------------------------------
+
+
+def _pulse(settings: Settings) -> _Pulse:
+    try:
+        redis = require_redis(settings)
+        workers = Workers(redis, settings.namespace).alive()
+        return _Pulse(
+            redis=redis,
+            snapshots=Runs(redis, settings.namespace).open(),
+            workers=tuple(worker.name for worker in workers),
+            served=frozenset(name for worker in workers for name in worker.databases),
+            leases=Leases(redis, settings.namespace, settings.lease_seconds),
+        )
+    except (Unreachable, RedisError) as error:
+        return _Pulse(error=str(error))
+
+
+def _read(name: str, settings: Settings) -> Survey | str:
+    """The journal, read directly; or why not."""
+    todo = f"Look at the server, and at DHARMA_{name.upper()}_URL"
+    try:
+        database = connect(name, settings)
+    except Exception as error:  # noqa: BLE001 - a URL that a driver does not take
+        return f"{name} cannot be read: {type(error).__name__}. {todo}"
+    try:
+        return database.journal.survey()
+    except Exception as error:  # noqa: BLE001 - the database says what it means
+        return f"{name} cannot be read: {database.describe(error)}. {todo}"
+    finally:
+        database.close()
+
+
+def _ask(
+    settings: Settings, pulse: _Pulse, names: Sequence[str], send: Send
+) -> dict[str, Survey | str]:
+    """The journals as workers read them; or why not."""
+    redis = pulse.redis
+    if redis is None or not names:
+        return {}
+    replies = {name: f"{settings.namespace}:reply:{uuid.uuid4().hex}" for name in names}
+    try:
+        send([read_message(name, reply)] for name, reply in replies.items())
+        until = time.monotonic() + ANSWER_SECONDS
+        return {name: _answer(redis, name, reply, until) for name, reply in replies.items()}
+    except Exception as error:  # noqa: BLE001 - Redis, or Celery's way to it
+        return dict.fromkeys(names, f"no worker could be asked: {error}")
+
+
+def _answer(redis: Redis, name: str, reply: str, until: float) -> Survey | str:
+    while time.monotonic() < until:
+        found = redis.blpop([reply], timeout=1)
+        if found is None:
+            continue
+        text = str(found[1])
+        if text.startswith("error "):
+            return text.removeprefix("error ")
+        return Survey.model_validate_json(text)
+    return (
+        f"no worker has answered for {name} within {ANSWER_SECONDS} s: all of them may be busy "
+        f"with long operations. Set DHARMA_{name.upper()}_URL here to read it directly"
+    )
+
+
+# -- put together --------------------------------------------------------------------------
+
+
+def _database(
+    name: str, answers: _Answers, migrations: Sequence[Migration], pulse: _Pulse
+) -> DatabaseStatus:
+    survey = answers.surveys.get(name)
+    error = answers.errors.get(name)
+    known = survey is not None or error is not None
+    snapshot = pulse.snapshot(name)
+    alive = _alive(name, snapshot, pulse.leases)
+    records = survey.by_version() if survey else {}
+    files = {m.version: m for m in migrations if m.database == name} if survey or not known else {}
+    versions = sorted({*records, *files}, key=Version.parse)
+    found = [_migration(records.get(version), files.get(version), alive) for version in versions]
+    applied = [m.version for m in found if m.state is MigrationState.APPLIED]
+    return DatabaseStatus(
+        current=applied[-1] if applied else None,
+        migrations=found,
+        known=known,
+        error=error,
+        run=snapshot.run.id if snapshot else None,
+        progress=alive,
+    )
+
+
+def _alive(name: str, snapshot: Snapshot | None, leases: Leases | None) -> Alive | None:
+    """What an open run says of this database, as far as it is about its next operation."""
+    if snapshot is None or leases is None:
+        return None
+    at, progress = snapshot.working.get(name), snapshot.progress.get(name)
+    if not at or not progress or at[1:] != (progress.version, progress.number):
+        return None
+    holder = _holder(leases, Key(database=name, version=at.version, number=at.number))
+    return Alive(
+        run=snapshot.run.id,
+        version=progress.version,
+        name=progress.name,
+        operation=progress.number,
+        operations=progress.count,
+        type=progress.type,
+        summary=progress.summary,
+        done=progress.done,
+        total=progress.total,
+        rate=round(progress.rate, 1),
+        age=round(max(time.time() - progress.heartbeat, 0), 1),
+        holder=holder,
+        waiting=progress.waiting,
+    )
+
+
+def _holder(leases: Leases, key: Key) -> str | None:
+    try:
+        owner = leases.holder(key)
+    except RedisError:
+        return None
+    return f"{owner.worker} (pid {owner.pid})" if owner else None
+
+
+def _migration(
+    record: MigrationRecord | None, file: Migration | None, alive: Alive | None
+) -> MigrationStatus:
+    types = [str(operation["type"]) for operation in file.operations] if file else []
+    if record is None:
+        if file is None:
+            raise ValueError
+        pending = [OperationStatus(type=kind, state=OperationState.PENDING) for kind in types]
+        return MigrationStatus(
+            version=file.version, name=file.name, state=MigrationState.PENDING, operations=pending
+        )
+    return MigrationStatus(
+        version=record.version,
+        name=record.name,
+        state=record.state,
+        operations=list(_operations(record, types, alive)),
+        started=record.started,
+        finished=record.finished,
+        seconds=record.seconds,
+        by=record.by,
+        error=record.error,
+        changed=file is not None and file.checksum != record.checksum,
+    )
+
+
+def _operations(
+    record: MigrationRecord, types: Sequence[str], alive: Alive | None
+) -> Iterator[OperationStatus]:
+    """Those that the journal knows, the live one with its newest numbers, and those to come."""
+    known = {operation.number: operation for operation in record.operations}
+    for number in range(1, max([len(types), *known]) + 1):
+        operation = known.get(number)
+        if operation is None:
+            yield OperationStatus(type=types[number - 1], state=OperationState.PENDING)
+        else:
+            live = alive and (alive.version, alive.operation) == (record.version, number)
+            yield OperationStatus(
+                type=operation.type,
+                state=operation.state,
+                done=max(operation.done, alive.done) if alive and live else operation.done,
+                total=alive.total if alive and live else operation.total,
+            )

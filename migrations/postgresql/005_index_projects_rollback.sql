@@ -1,0 +1,2 @@
+DROP INDEX CONCURRENTLY IF EXISTS projects_public_idx;
+DROP INDEX CONCURRENTLY IF EXISTS projects_slug_key;

@@ -1,0 +1,2 @@
+ALTER TABLE projects DROP COLUMN search_text;
+ALTER TABLE projects ALTER COLUMN slug SET NOT NULL;

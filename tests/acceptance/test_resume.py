@@ -1,0 +1,136 @@
+"""Workers are killed, frozen or told to end while they work: the work goes on, each row once.
+
+The issue on faults has the full set; these are the ones that the spine stands on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+import psutil
+import psycopg
+import pytest
+from conftest import Place, wait_for
+
+from dharma_tasks.migration import Key
+
+ROWS = 20_000
+SIZE = 200
+KEY = Key(database="postgresql", version="1.0.0", number=1)
+
+
+def url(place: Place) -> str:
+    """The test's PostgreSQL database."""
+    assert place.settings.postgresql_url is not None
+    return place.settings.postgresql_url.get_secret_value()
+
+
+@pytest.fixture
+def bulk(place: Place) -> Place:
+    """A batched update that takes seconds, and so can be disturbed in the middle."""
+    with psycopg.connect(url(place)) as connection:
+        connection.execute("CREATE TABLE counters (id int PRIMARY KEY, n int NOT NULL DEFAULT 0)")
+        connection.execute("INSERT INTO counters SELECT i, 0 FROM generate_series(1, %s) i", [ROWS])
+    place.settings = place.settings.model_copy(update={"lease_seconds": 3.0})
+    place.write(
+        "postgresql",
+        "001_count",
+        {"version": "1.0.0", "batch": {"table": "counters", "key": "id", "size": SIZE}},
+        "UPDATE counters SET n = n + 1 FROM (SELECT pg_sleep(0.05)) AS slow\n"
+        "WHERE id BETWEEN :batch_start AND :batch_end\n",
+    )
+    return place
+
+
+def done(place: Place) -> int:
+    """How many rows the journal says are done."""
+    with psycopg.connect(url(place)) as connection:
+        table = f"public.{place.settings.namespace}_operations"
+        if connection.execute("SELECT to_regclass(%s)", [table]).fetchone() == (None,):
+            return 0
+        row = connection.execute(f"SELECT done FROM {table}").fetchone()
+        return int(row[0]) if row else 0
+
+
+def holder(place: Place) -> int | None:
+    """The pid of the process that has the lease, once it is well into its work."""
+    from dharma_tasks.lease import Leases
+    from dharma_tasks.redis_client import connect_redis
+
+    leases = Leases(connect_redis(place.settings), place.settings.namespace, 3)
+    owner = leases.holder(KEY)
+    return owner.pid if owner else None
+
+
+def middle(place: Place) -> int:
+    """Wait until some rows are done, and return the pid of the process that does them."""
+    wait_for(lambda: 3 * SIZE <= done(place) < ROWS, "some batches")
+    return int(wait_for(lambda: holder(place), "the lease's holder"))
+
+
+def assert_each_row_once(place: Place, submitted: subprocess.Popen[str]) -> None:
+    """The submit ends well, and every row is exactly one higher."""
+    out, err = submitted.communicate(timeout=90)
+    assert submitted.returncode == 0, f"{out}\n{err}\n{place.logs_text()}"
+    with psycopg.connect(url(place)) as connection:
+        counts = connection.execute("SELECT n, count(*) FROM counters GROUP BY n").fetchall()
+    assert counts == [(1, ROWS)]
+    (migration,) = place.status()["postgresql"]["migrations"]
+    assert migration["state"] == "applied"
+    assert holder(place) is None
+
+
+def test_pool_child_killed(bulk: Place) -> None:
+    """Kill -9 of the child that works: its neighbour goes on within two seconds."""
+    bulk.start_worker()
+    submitted = bulk.start_submit()
+    os.kill(middle(bulk), signal.SIGKILL)
+    before, begun = done(bulk), time.monotonic()
+    wait_for(lambda: done(bulk) > before, "progress after the kill")
+    assert time.monotonic() - begun < bulk.settings.lease_seconds
+    assert_each_row_once(bulk, submitted)
+
+
+def test_whole_worker_killed_and_started_again(bulk: Place) -> None:
+    """Kill -9 of the worker's whole process group; a new worker on the node goes on by itself."""
+    worker = bulk.start_worker()
+    submitted = bulk.start_submit()
+    middle(bulk)
+    os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()
+    assert done(bulk) < ROWS
+    bulk.start_worker()
+    assert_each_row_once(bulk, submitted)
+
+
+def test_told_to_end(bulk: Place) -> None:
+    """SIGTERM, as in a deployment: the batch ends, the rest is handed on, exit status 0."""
+    first = bulk.start_worker()
+    submitted = bulk.start_submit()
+    middle(bulk)
+    first.terminate()
+    assert first.wait(timeout=15) == 0
+    assert done(bulk) < ROWS
+    bulk.start_worker()
+    assert_each_row_once(bulk, submitted)
+
+
+def test_frozen_worker_commits_nothing_after_it_wakes(bulk: Place) -> None:
+    """SIGSTOP for longer than the lease; another worker takes over; SIGCONT changes nothing."""
+    first = bulk.start_worker("-Q", "postgresql")
+    submitted = bulk.start_submit()
+    frozen = psutil.Process(middle(bulk))
+    family = [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]
+    for process in family:
+        process.suspend()
+    bulk.start_worker()
+    wait_for(lambda: holder(bulk) not in {None, frozen.pid}, "the second worker's lease")
+    taken_at = done(bulk)
+    wait_for(lambda: done(bulk) > taken_at, "the second worker's progress")
+    for process in family:
+        process.resume()
+    assert_each_row_once(bulk, submitted)
+    wait_for(lambda: "stepped_aside" in bulk.log(0), "the first worker's reason in its log")

@@ -1,0 +1,118 @@
+"""A run in a fake Redis, driven step by step as workers would."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+from redis import Redis
+
+from dharma_tasks.journal import Survey
+from dharma_tasks.loader import Loaded
+from dharma_tasks.migration import Key, Migration
+from dharma_tasks.planner import Plan, Request, plan
+from dharma_tasks.run import Event, Next, Progress, Run, Runs
+from dharma_tasks.submit import make_run
+
+NAMESPACE = "t"
+
+
+def migration(
+    database: str, version: str, *needs: str, operations: int = 1, name: str = "change"
+) -> Migration:
+    """A migration of so many operations that depends on `needs`."""
+    return Migration(
+        database=database,
+        version=version,
+        name=name,
+        migration_type="schema",
+        dependencies=needs,
+        operations=tuple({"type": f"kind_{n}"} for n in range(1, operations + 1)),
+        file=f"{database}/{version}.json",
+    ).with_checksum()
+
+
+def loaded(*migrations: Migration) -> Loaded:
+    """A folder of these migrations."""
+    return Loaded(migrations, {}, ())
+
+
+def key(upcoming: Next) -> Key:
+    """The key of an operation that is next."""
+    return Key(database=upcoming.database, version=upcoming.version, number=upcoming.number)
+
+
+def applied(upcoming: Next, seconds: float = 1.3) -> Event:
+    """What a worker tells when a migration is applied."""
+    return Event(
+        at=datetime.now(UTC),
+        kind="applied",
+        database=upcoming.database,
+        version=upcoming.version,
+        text="change",
+        seconds=seconds,
+    )
+
+
+def failed(upcoming: Next, text: str) -> Event:
+    """What a worker tells when an operation failed for good."""
+    return Event(
+        at=datetime.now(UTC),
+        kind="failed",
+        database=upcoming.database,
+        version=upcoming.version,
+        text=text,
+    )
+
+
+def progress(upcoming: Next, **changes: object) -> Progress:
+    """An operation that a worker has begun ten seconds ago."""
+    now = time.time()
+    shown = Progress(
+        version=upcoming.version,
+        name="change",
+        number=upcoming.number,
+        count=1,
+        type="update_documents",
+        summary="users",
+        worker="celery@host",
+        done=61_000,
+        total=100_000,
+        since=now - 10,
+        heartbeat=now,
+    )
+    return shown.model_copy(update=changes)
+
+
+class Driver:
+    """Submits and works through a run by hand."""
+
+    def __init__(self, redis: Redis, *migrations: Migration) -> None:
+        self.redis = redis
+        self.runs = Runs(redis, NAMESPACE)
+        self.migrations = migrations
+
+    def submit(self, *, by: str = "me@here", **request: object) -> Run:
+        """Submit these migrations; return the run that does them."""
+        wanted = Request.model_validate(request)
+        run = make_run(loaded(*self.migrations), wanted, by)
+        return self.runs.submit(run, self.migrations)
+
+    def plan(self, run: Run) -> Plan:
+        """Plan from empty journals."""
+        surveys = {name: Survey(database=name) for name in run.surveyed}
+        return plan(self.migrations, surveys, Request(databases=run.databases))
+
+    def start(self, run: Run) -> list[Next]:
+        """Plan, open every journal, and return what has become ready."""
+        made = self.plan(run)
+        assert self.runs.start(run, made)
+        return [n for name in made.orders for n in self.runs.begun(run, name, 1)]
+
+    def move(self, run: Run, upcoming: Next, *, last: bool = True) -> list[Next]:
+        """End an operation."""
+        return self.runs.moved(run, key(upcoming), last=last, event=applied(upcoming))
+
+    def fail(self, run: Run, upcoming: Next, text: str = "E11000 duplicate key") -> None:
+        """End an operation for good."""
+        self.runs.failed(run, key(upcoming), failed(upcoming, text))

@@ -1,0 +1,157 @@
+"""`submit --inline`: the whole flow in this process, interrupted and gone on with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+from click.testing import CliRunner, Result
+from fake_run import NAMESPACE, migration
+from fakeredis import FakeRedis
+from model import Faults, Increment, ModelDatabase, ModelJournal, Server
+from pydantic import SecretStr
+
+from dharma_tasks import flow
+from dharma_tasks import submit as submitting
+from dharma_tasks.cli import common, main
+from dharma_tasks.cli import submit as command
+from dharma_tasks.journal import MigrationState, Step, Survey, Work
+from dharma_tasks.loader import Loaded
+from dharma_tasks.run import Runs
+from dharma_tasks.settings import Settings
+
+
+class Slow(Increment):
+    """One document at a time, slowly enough to be interrupted."""
+
+    kind: ClassVar[str] = "kind_1"
+    size: int = 1
+
+    def step(self, work: Work[dict[int, int]]) -> Step:
+        """Take a millisecond."""
+        time.sleep(0.001)
+        return super().step(work)
+
+
+class Journal(ModelJournal):
+    """A model's journal that belongs to a database which exists."""
+
+    def survey(self) -> Survey:
+        """Nothing is applied."""
+        if self.server.error == "unreadable":
+            msg = "the journal cannot be read"
+            raise OSError(msg)
+        return Survey(database="mongodb")
+
+
+class Stage:
+    """One database in memory, and a command line that works on it itself."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.redis = FakeRedis(decode_responses=True)
+        self.server = Server(dict.fromkeys(range(300), 0))
+        self.operation = Slow()
+        self._patch = monkeypatch
+        settings = Settings(
+            _env_file=None,  # type: ignore[call-arg]
+            namespace=NAMESPACE,
+            mongodb_url=SecretStr("model://"),
+        )
+        folder = Loaded((migration("mongodb", "1.0.0"),), {}, ())
+        monkeypatch.setattr(common, "read", lambda: settings)
+        monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
+        monkeypatch.setattr(command, "require_redis", lambda _settings: self.redis)
+        monkeypatch.setattr(command, "load", lambda _folder: folder)
+        monkeypatch.setattr(submitting, "POLL_SECONDS", 0.01)
+        monkeypatch.setattr(flow, "connect", lambda *_: self.database())
+        monkeypatch.setattr(flow, "catalogue", lambda _database: self)
+
+    def database(self) -> ModelDatabase:
+        """A new connection."""
+        found = ModelDatabase(self.server, Faults())
+        found._journal = Journal(self.server, Faults())
+        return found
+
+    def parse(self, _operation: object) -> Slow:
+        """As a catalogue does."""
+        return self.operation
+
+    def interrupted_at(self, done: int) -> None:
+        """Let Ctrl-C come when so many documents are done."""
+        watch = submitting.Submission.watch
+
+        def until(submission: submitting.Submission, run: str) -> Iterator[Any]:
+            for seen in watch(submission, run):
+                if self.server.done >= done:
+                    self._patch.setattr(submitting.Submission, "watch", watch)
+                    raise KeyboardInterrupt
+                yield seen
+
+        self._patch.setattr(submitting.Submission, "watch", until)
+
+    def submit(self) -> Result:
+        """Run `dharma submit --inline`."""
+        return CliRunner().invoke(main, ["submit", "--inline", "--timeout", "30"])
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """The stage."""
+    return Stage(monkeypatch)
+
+
+def test_it_applies_without_a_worker(stage: Stage) -> None:
+    """From the folder to the end of the run in one process; leases are given back."""
+    result = stage.submit()
+    assert result.exit_code == 0, result.output
+    assert "mongodb 1.0.0 change applied in" in result.stdout
+    assert set(stage.server.documents.values()) == {1}
+    assert stage.redis.keys(f"{NAMESPACE}:lease:*") == []
+
+
+def test_ctrl_c_stops_between_two_batches(stage: Stage) -> None:
+    """The next submit goes on with the same run from there, and nothing is done twice."""
+    stage.interrupted_at(10)
+    result = stage.submit()
+    assert result.exit_code == 3
+    assert "the same submit again goes on with it" in result.stderr
+    stopped = stage.server.done
+    assert 10 <= stopped < 300
+    assert stage.server.attempts <= 0
+    (found,) = Runs(stage.redis, NAMESPACE).open()
+    again = stage.submit()
+    assert again.exit_code == 0, again.output
+    assert f"Joined run {found.run.id}" in again.stdout
+    assert set(stage.server.documents.values()) == {1}
+
+
+def test_a_failure_has_its_message(stage: Stage) -> None:
+    """What fails in this process is told like what fails in a worker."""
+    stage.operation = Slow(fails_at=20)
+    result = stage.submit()
+    assert result.exit_code == 1
+    assert "document 20 is bad" in result.stderr
+    assert stage.server.migration is MigrationState.FAILED
+
+
+def test_a_database_that_cannot_be_read(stage: Stage) -> None:
+    """Then nothing begins, and the exit status says that a service is missing."""
+    stage.server.error = "unreadable"
+    result = stage.submit()
+    assert result.exit_code == 4
+    assert "mongodb cannot be used: model: the journal cannot be read" in result.stderr
+
+
+def test_a_fault_of_ours_ends_the_submit(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What breaks in the thread that works is not waited for until the time is over."""
+
+    def broken(*_: object, **__: object) -> None:
+        msg = "a bug"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(flow.Flow, "begin", broken)
+    result = stage.submit()
+    assert result.exit_code == 1
+    assert "RuntimeError: a bug" in result.stderr

@@ -1,0 +1,293 @@
+"""The run's record: who has which database, what is next, and how a run ends."""
+
+from __future__ import annotations
+
+import pytest
+from fake_run import NAMESPACE, Driver, migration, progress
+from fakeredis import FakeRedis
+
+from dharma_tasks.errors import Problem, Stopped
+from dharma_tasks.journal import Survey
+from dharma_tasks.migration import Key, reference
+from dharma_tasks.run import OPEN_SECONDS, OVER_SECONDS, Busy, Next, Runs, RunState
+
+M1, M2, M3 = (Next("mongodb", version, 1) for version in ("1.0.0", "1.1.0", "1.2.0"))
+P1, P2 = (Next("postgresql", version, 1) for version in ("1.0.0", "1.1.0"))
+
+
+@pytest.fixture
+def redis() -> FakeRedis:
+    """A Redis with nothing in it."""
+    return FakeRedis(decode_responses=True)
+
+
+@pytest.fixture
+def crossed(redis: FakeRedis) -> Driver:
+    """Two databases whose migrations wait for each other: m1, then p1, then m2; p2, m3 free."""
+    return Driver(
+        redis,
+        migration("mongodb", "1.0.0"),
+        migration("mongodb", "1.1.0", "postgresql:1.0.0"),
+        migration("mongodb", "1.2.0"),
+        migration("postgresql", "1.0.0", "mongodb:1.0.0"),
+        migration("postgresql", "1.1.0"),
+    )
+
+
+# -- submit --------------------------------------------------------------------------------
+
+
+def test_a_submit_claims_its_databases(crossed: Driver) -> None:
+    """After a submit the run is planning, and every worker can read its migrations."""
+    run = crossed.submit()
+    snapshot = crossed.runs.snapshot(run.id)
+    assert snapshot is not None
+    assert snapshot.state is RunState.PLANNING
+    assert run.databases == ("mongodb", "postgresql")
+    assert {m.reference for m in crossed.runs.migrations(run)} == {
+        m.reference for m in crossed.migrations
+    }
+    assert [found.run.id for found in crossed.runs.open()] == [run.id]
+
+
+def test_the_same_submit_joins(crossed: Driver) -> None:
+    """Two that want the same get one run, whoever asks."""
+    run = crossed.submit()
+    assert crossed.submit(by="you@there").id == run.id
+
+
+def test_another_submit_is_told_who_is_active(crossed: Driver) -> None:
+    """One that wants something else on a shared database waits for its turn."""
+    run = crossed.submit()
+    with pytest.raises(Busy, match=f"run {run.id} is active on postgresql") as caught:
+        crossed.submit(databases=("postgresql",))
+    assert caught.value.other == run.id
+
+
+def test_runs_without_a_shared_database_are_both_active(redis: FakeRedis) -> None:
+    """A run of one database does not keep another database waiting."""
+    driver = Driver(redis, migration("mongodb", "1.0.0"), migration("postgresql", "1.0.0"))
+    first = driver.submit(databases=("mongodb",))
+    second = driver.submit(databases=("postgresql",))
+    assert {found.run.id for found in driver.runs.open()} == {first.id, second.id}
+
+
+def test_a_claim_whose_run_is_gone_is_taken(crossed: Driver, redis: FakeRedis) -> None:
+    """Redis may lose a run's record and keep the claim: the next submit is not held up by it."""
+    run = crossed.submit()
+    redis.delete(f"{NAMESPACE}:run:{run.id}")
+    again = crossed.submit(databases=("mongodb",))
+    assert again.id != run.id
+    assert redis.hget(f"{NAMESPACE}:active", "mongodb") == again.id
+
+
+# -- start, advance ------------------------------------------------------------------------
+
+
+def test_surveys_are_collected(crossed: Driver) -> None:
+    """Whoever brings a survey sees which ones are there."""
+    run = crossed.submit()
+    assert set(crossed.runs.put_survey(run, Survey(database="mongodb"))) == {"mongodb"}
+    both = crossed.runs.put_survey(run, Survey(database="postgresql"))
+    assert set(both) == crossed.runs.surveyed(run) == {"mongodb", "postgresql"}
+
+
+def test_only_one_worker_starts_a_run(crossed: Driver) -> None:
+    """Two workers that bring the last survey at once make one plan."""
+    run = crossed.submit()
+    plan = crossed.plan(run)
+    assert crossed.runs.start(run, plan)
+    assert not crossed.runs.start(run, plan)
+    assert crossed.runs.plan(run) == plan
+
+
+def test_nothing_begins_before_its_journal_is_open(crossed: Driver) -> None:
+    """A database whose generation was not raised has nothing ready (Law 2)."""
+    run = crossed.submit()
+    crossed.runs.start(run, crossed.plan(run))
+    assert crossed.runs.advance(run) == []
+    assert crossed.runs.begun(run, "mongodb", 1) == [M1]
+
+
+def test_migrations_wait_for_other_databases(crossed: Driver) -> None:
+    """Each migration begins when what it depends on is applied, and not before."""
+    run = crossed.submit()
+    assert crossed.start(run) == [M1]
+    assert crossed.move(run, M1) == [P1]
+    assert set(crossed.move(run, P1)) == {M2, P2}
+    assert crossed.move(run, P2) == []
+    assert crossed.move(run, M2) == [M3]
+    assert crossed.runs.state(run.id) is RunState.RUNNING
+    assert crossed.move(run, M3) == []
+    assert crossed.runs.state(run.id) is RunState.DONE
+
+
+def test_a_dependency_must_be_confirmed_by_its_database(crossed: Driver) -> None:
+    """Redis saying that a dependency is applied is a hint: its journal has to say so (Law 7)."""
+    run = crossed.submit()
+    crossed.start(run)
+    crossed.move(run, M1)
+    wanted = Key(database="postgresql", version="1.0.0", number=1)
+    with pytest.raises(Stopped, match=r"waits until mongodb:1\.0\.0 is confirmed"):
+        crossed.runs.job(run.id, wanted)
+    crossed.runs.confirm(run, reference("mongodb", "1.0.0"))
+    assert crossed.runs.job(run.id, wanted).generation == 1
+
+
+def test_a_run_with_nothing_to_do_is_done(crossed: Driver) -> None:
+    """An empty plan ends at once and gives the databases back."""
+    run = crossed.submit()
+    empty = crossed.plan(run).model_copy(update={"orders": {}, "dependencies": {}})
+    assert crossed.runs.start(run, empty)
+    assert crossed.runs.advance(run) == []
+    assert crossed.runs.state(run.id) is RunState.DONE
+    assert crossed.runs.open() == []
+
+
+# -- operations ----------------------------------------------------------------------------
+
+
+def test_operations_follow_each_other(redis: FakeRedis) -> None:
+    """Only the last operation's end applies the migration."""
+    driver = Driver(redis, migration("mongodb", "1.0.0", operations=2))
+    run = driver.submit()
+    (first,) = driver.start(run)
+    assert driver.move(run, first, last=False) == []
+    snapshot = driver.runs.snapshot(run.id)
+    assert snapshot is not None
+    assert snapshot.working == {"mongodb": Next("mongodb", "1.0.0", 2)}
+    assert snapshot.done == {}
+    driver.move(run, Next("mongodb", "1.0.0", 2))
+    assert driver.runs.state(run.id) is RunState.DONE
+
+
+def test_a_duplicate_moves_nothing(crossed: Driver) -> None:
+    """The second delivery that ends an operation is told to stop, and counts nothing (Law 6)."""
+    run = crossed.submit()
+    crossed.start(run)
+    crossed.move(run, M1)
+    with pytest.raises(Stopped, match=r"mongodb:1\.0\.0#1 was finished by another delivery"):
+        crossed.move(run, M1)
+    snapshot = crossed.runs.snapshot(run.id)
+    assert snapshot is not None
+    assert snapshot.done == {"mongodb": 1}
+    assert len(crossed.runs.events(run.id)) == 1
+
+
+def test_a_job_is_given_for_the_next_operation_only(crossed: Driver) -> None:
+    """A delivery for an operation that is not next, or for no run at all, stops."""
+    run = crossed.submit()
+    crossed.start(run)
+    job = crossed.runs.job(run.id, Key(database="mongodb", version="1.0.0", number=1))
+    assert (job.run, job.migration.version, job.generation) == (run, "1.0.0", 1)
+    with pytest.raises(Stopped, match=r"is at 1\.0\.0 1 in mongodb"):
+        crossed.runs.job(run.id, Key(database="mongodb", version="1.1.0", number=1))
+    with pytest.raises(Stopped, match="not known"):
+        crossed.runs.job("nobody", Key(database="mongodb", version="1.0.0", number=1))
+
+
+def test_progress_is_shown_until_the_migration_ends(crossed: Driver) -> None:
+    """What a worker reports is in the snapshot, and gone when its migration is applied."""
+    run = crossed.submit()
+    crossed.start(run)
+    shown = progress(M1)
+    crossed.runs.report(run.id, "mongodb", shown)
+    snapshot = crossed.runs.snapshot(run.id)
+    assert snapshot is not None
+    assert snapshot.progress == {"mongodb": shown}
+    assert shown.rate == pytest.approx(6100)
+    crossed.move(run, M1)
+    snapshot = crossed.runs.snapshot(run.id)
+    assert snapshot is not None
+    assert snapshot.progress == {}
+
+
+# -- ends ----------------------------------------------------------------------------------
+
+
+def test_a_failure_lets_others_finish(redis: FakeRedis) -> None:
+    """After a failure nothing new begins; what is open ends, and then the run has failed."""
+    driver = Driver(
+        redis,
+        migration("mongodb", "1.0.0"),
+        migration("mongodb", "1.1.0"),
+        migration("postgresql", "1.0.0", operations=2),
+        migration("postgresql", "1.1.0"),
+    )
+    run = driver.submit()
+    assert set(driver.start(run)) == {M1, P1}
+    driver.fail(run, M1)
+    assert driver.runs.state(run.id) is RunState.FAILING
+    assert driver.move(run, P1, last=False) == []
+    assert driver.runs.state(run.id) is RunState.FAILING
+    assert driver.move(run, Next("postgresql", "1.0.0", 2)) == []
+    assert driver.runs.state(run.id) is RunState.FAILED
+    assert [event.kind for event in driver.runs.events(run.id)] == ["failed", "applied"]
+
+
+def test_a_failure_is_told_once(crossed: Driver) -> None:
+    """The duplicate of a failed operation changes nothing."""
+    run = crossed.submit()
+    crossed.start(run)
+    crossed.fail(run, M1)
+    crossed.fail(run, M1)
+    assert crossed.runs.state(run.id) is RunState.FAILED
+    assert len(crossed.runs.events(run.id)) == 1
+
+
+def test_an_end_before_its_time(crossed: Driver) -> None:
+    """A refused plan ends the run with its reasons, once; the first end stays."""
+    run = crossed.submit()
+    problem = Problem("mongodb/1.json", "version", "comes late", "Renumber it.")
+    crossed.runs.end(run, RunState.REFUSED, [problem])
+    crossed.runs.end(run, RunState.CANCELLED, [])
+    snapshot = crossed.runs.snapshot(run.id)
+    assert snapshot is not None
+    assert (snapshot.state, snapshot.problems) == (RunState.REFUSED, [problem])
+    with pytest.raises(Stopped, match="is refused"):
+        crossed.runs.job(run.id, Key(database="mongodb", version="1.0.0", number=1))
+
+
+@pytest.mark.parametrize("end", ["done", "failed", "ended"])
+def test_the_end_gives_everything_back(redis: FakeRedis, end: str) -> None:
+    """However a run ends: its claims are free, it is not open, and each of its keys runs out."""
+    driver = Driver(
+        redis,
+        migration("mongodb", "1.0.0", "postgresql:1.0.0"),
+        migration("postgresql", "1.0.0"),
+    )
+    run = driver.submit()
+    driver.runs.put_survey(run, Survey(database="mongodb"))
+    (first,) = driver.start(run)
+    assert all(redis.ttl(name) > OVER_SECONDS for name in redis.keys(f"{NAMESPACE}:run:*"))
+    driver.runs.confirm(run, first.database + ":1.0.0")
+    driver.runs.report(run.id, first.database, progress(first))
+    if end == "done":
+        (second,) = driver.move(run, first)
+        driver.move(run, second)
+    elif end == "failed":
+        driver.fail(run, first)
+    else:
+        driver.runs.end(run, RunState.CANCELLED, [])
+    assert redis.hgetall(f"{NAMESPACE}:active") == {}
+    assert driver.runs.open() == []
+    left = {name: redis.ttl(name) for name in redis.keys(f"{NAMESPACE}:run:*")}
+    assert left
+    assert all(0 < ttl <= OVER_SECONDS for ttl in left.values()), left
+    assert OPEN_SECONDS > OVER_SECONDS
+    assert driver.submit().id != run.id
+
+
+def test_the_end_keeps_the_claims_of_others(crossed: Driver, redis: FakeRedis) -> None:
+    """A run that ends late does not free a database that another run has by now."""
+    run = crossed.submit()
+    redis.hset(f"{NAMESPACE}:active", "mongodb", "another")
+    crossed.runs.end(run, RunState.CANCELLED, [])
+    assert redis.hgetall(f"{NAMESPACE}:active") == {"mongodb": "another"}
+
+
+def test_a_run_that_redis_does_not_know(redis: FakeRedis) -> None:
+    """A run that Redis has lost has no state and no snapshot."""
+    runs = Runs(redis, NAMESPACE)
+    assert runs.state("gone") is None
+    assert runs.snapshot("gone") is None

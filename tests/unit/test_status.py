@@ -1,0 +1,371 @@
+"""`status`: journals, folder and Redis side by side, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from fake_run import NAMESPACE, Driver, migration, progress
+from fakeredis import FakeRedis
+from pydantic import SecretStr
+
+from dharma_tasks import status as gathering
+from dharma_tasks.cli import common, main
+from dharma_tasks.cli import status as command
+from dharma_tasks.errors import Problem, Refused, Unreachable
+from dharma_tasks.flow import Chain
+from dharma_tasks.identity import owner
+from dharma_tasks.journal import (
+    MigrationRecord,
+    MigrationState,
+    OperationRecord,
+    OperationState,
+    Survey,
+)
+from dharma_tasks.lease import Leases
+from dharma_tasks.loader import Loaded
+from dharma_tasks.migration import Key, Migration
+from dharma_tasks.run import Next
+from dharma_tasks.settings import Settings
+from dharma_tasks.workers import Worker, Workers
+
+FIRST = migration("mongodb", "1.0.0", name="create_users")
+SECOND = migration("mongodb", "1.1.0", operations=2, name="lower_case_emails")
+THIRD = migration("mongodb", "1.10.0", name="unique_email")
+BEGUN = datetime(2026, 5, 9, 12, 3, tzinfo=UTC)
+
+
+def record(found: Migration, state: MigrationState, **changes: object) -> MigrationRecord:
+    """What a journal says of a migration all of whose operations are done."""
+    kept = MigrationRecord(
+        version=found.version,
+        name=found.name,
+        state=state,
+        checksum=found.checksum,
+        run="r",
+        by="me@here",
+        started=BEGUN,
+        finished=BEGUN,
+        seconds=1.3,
+        operations=[
+            OperationRecord(number=n, type=op["type"], state=OperationState.DONE, done=7, total=7)
+            for n, op in enumerate(found.operations, start=1)
+        ],
+    )
+    return kept.model_copy(update=changes)
+
+
+def running(found: Migration) -> MigrationRecord:
+    """What a journal says while the first operation runs."""
+    working = OperationRecord(
+        number=1, type="kind_1", state=OperationState.RUNNING, done=60_000, total=100_000
+    )
+    return record(found, MigrationState.RUNNING, finished=None, seconds=None, operations=[working])
+
+
+class FakeDatabase:
+    """A database whose journal says what the test wants."""
+
+    def __init__(self, answer: Survey | Exception) -> None:
+        self.journal = self
+        self.answer = answer
+        self.closed = False
+
+    def survey(self) -> Survey:
+        """Answer, or fail."""
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def describe(self, error: BaseException) -> str:
+        """The message."""
+        return f"described: {error}"
+
+    def close(self) -> None:
+        """Note it."""
+        self.closed = True
+
+
+class Stage:
+    """A status whose databases, folder and Redis the test makes up."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.redis = FakeRedis(decode_responses=True)
+        self.workers = Workers(self.redis, NAMESPACE)
+        self.driver = Driver(self.redis, FIRST, SECOND, THIRD)
+        self.databases: dict[str, FakeDatabase] = {}
+        self.migrations: tuple[Migration, ...] = (FIRST, SECOND, THIRD)
+        self.answers: dict[str, str] = {}
+        self.asked: list[str] = []
+        self.directory = Path()
+        self.refused: list[Problem] = []
+        self._patch = monkeypatch
+        monkeypatch.setattr(common, "read", self._settings)
+        monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
+        monkeypatch.setattr(command, "load", self._load)
+        monkeypatch.setattr(common, "send", self._send)
+        monkeypatch.setattr(gathering, "require_redis", lambda _settings: self.redis)
+        monkeypatch.setattr(gathering, "connect", lambda name, _settings: self.databases[name])
+        monkeypatch.setattr(gathering, "ANSWER_SECONDS", 0.2)
+
+    def _settings(self) -> Settings:
+        urls = {f"{name}_url": SecretStr("url://secret@host") for name in self.databases}
+        return Settings(
+            _env_file=None,  # type: ignore[call-arg]
+            namespace=NAMESPACE,
+            migrations_dir=self.directory,
+            **urls,  # type: ignore[arg-type]
+        )
+
+    def _load(self, folder: Path) -> Loaded:
+        assert folder == self.directory
+        if self.refused:
+            raise Refused(self.refused)
+        return Loaded(self.migrations, {}, ())
+
+    def _send(self, chains: Iterable[Chain]) -> None:
+        for (message,) in chains:
+            self.asked.append(message.database)
+            if message.database in self.answers:
+                self.redis.rpush(message.arguments["reply"], self.answers[message.database])
+
+    def journal(self, name: str, *records: MigrationRecord) -> None:
+        """Let a database be reached directly, and say this."""
+        self.databases[name] = FakeDatabase(Survey(database=name, migrations=list(records)))
+
+    def redis_is_down(self) -> None:
+        """Let Redis not answer."""
+
+        def refuse(_settings: Settings) -> FakeRedis:
+            msg = "Redis at h:1 cannot be used: Connection refused"
+            raise Unreachable(msg)
+
+        self._patch.setattr(gathering, "require_redis", refuse)
+
+    def status(self, *arguments: str) -> Result:
+        """Run `dharma status`."""
+        return CliRunner().invoke(main, ["status", *arguments])
+
+    def document(self) -> Any:
+        """What `--json` prints."""
+        return json.loads(self.status("--json").stdout)["databases"]
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """The stage."""
+    return Stage(monkeypatch)
+
+
+@pytest.fixture
+def begun(stage: Stage) -> Callable[[], Key]:
+    """A run whose worker is in the middle of mongodb 1.0.0, with its lease."""
+
+    def begin() -> Key:
+        run = stage.driver.submit()
+        stage.driver.start(run)
+        upcoming = Next("mongodb", "1.0.0", 1)
+        stage.driver.runs.report(run.id, "mongodb", progress(upcoming))
+        key = Key(database="mongodb", version="1.0.0", number=1)
+        Leases(stage.redis, NAMESPACE, 10).acquire(key, owner("w@here", {}), run.id)
+        stage.journal("mongodb", running(FIRST))
+        return key
+
+    return begin
+
+
+# -- what is known -------------------------------------------------------------------------
+
+
+def test_journal_and_folder_side_by_side(stage: Stage) -> None:
+    """Applied ones from the journal, pending ones from the folder, sorted as versions."""
+    both = (record(found, MigrationState.APPLIED) for found in (SECOND, FIRST))
+    stage.journal("mongodb", *both)
+    found = stage.document()["mongodb"]
+    assert found["current"] == "1.1.0"
+    assert [(m["version"], m["state"]) for m in found["migrations"]] == [
+        ("1.0.0", "applied"),
+        ("1.1.0", "applied"),
+        ("1.10.0", "pending"),
+    ]
+    assert found["migrations"][1]["operations"] == [
+        {"type": "kind_1", "state": "done", "done": 7, "total": 7},
+        {"type": "kind_2", "state": "done", "done": 7, "total": 7},
+    ]
+    assert found["migrations"][2]["operations"] == [
+        {"type": "kind_1", "state": "pending", "done": 0, "total": None}
+    ]
+    assert stage.databases["mongodb"].closed
+
+
+def test_nothing_applied_has_no_current_version(stage: Stage) -> None:
+    """A database before its first run: everything is pending."""
+    stage.journal("mongodb")
+    found = stage.document()["mongodb"]
+    assert found["current"] is None
+    assert {m["state"] for m in found["migrations"]} == {"pending"}
+
+
+def test_the_journal_is_shown_without_a_folder(stage: Stage) -> None:
+    """Where there is no folder nothing is pending, and what is applied is still shown."""
+    stage.directory = Path("no such folder")
+    stage.journal("mongodb", record(FIRST, MigrationState.APPLIED))
+    found = stage.document()["mongodb"]
+    assert [(m["name"], m["state"]) for m in found["migrations"]] == [("create_users", "applied")]
+
+
+def test_a_file_that_was_changed(stage: Stage) -> None:
+    """An applied migration whose file is another one now is marked."""
+    stage.journal("mongodb", record(FIRST, MigrationState.APPLIED, checksum="another"))
+    assert stage.document()["mongodb"]["migrations"][0]["changed"]
+    shown = stage.status().stdout
+    assert "applied *" in shown
+    assert "the file of 1.0.0 was changed after it had been applied" in shown
+
+
+def test_what_runs_is_live(stage: Stage, begun: Callable[[], Key]) -> None:
+    """Redis has newer numbers than the journal, the heartbeat and who holds the lease."""
+    begun()
+    found = stage.document()["mongodb"]
+    (operation,) = found["migrations"][0]["operations"]
+    assert operation == {"type": "kind_1", "state": "running", "done": 61_000, "total": 100_000}
+    alive = found["progress"]
+    assert (alive["version"], alive["operation"], alive["type"]) == ("1.0.0", 1, "update_documents")
+    assert alive["rate"] == pytest.approx(6100)
+    assert 0 <= alive["age"] < 5
+    assert alive["holder"].startswith("w@here (pid ")
+    assert found["run"] == stage.driver.runs.open()[0].run.id
+    shown = stage.status().stdout
+    assert "  1.0.0 update_documents users\n    61,000 of 100,000, 6,100/s, 6.4 s left" in shown
+    assert "held by w@here" in shown
+
+
+def test_work_that_nobody_holds(stage: Stage, begun: Callable[[], Key]) -> None:
+    """Without a live lease it is said that a worker takes it over."""
+    stage.redis.delete(f"{NAMESPACE}:lease:{begun()}")
+    assert stage.document()["mongodb"]["progress"]["holder"] is None
+    assert "no lease: a worker will take it over" in stage.status().stdout
+
+
+def test_running_without_a_run(stage: Stage) -> None:
+    """After Redis lost everything a begun migration waits for the next submit."""
+    stage.journal("mongodb", running(FIRST))
+    assert "no run that Redis knows goes on with it: submit again." in stage.status().stdout
+
+
+@pytest.mark.parametrize(
+    ("state", "todo"),
+    [
+        (MigrationState.FAILED, "it goes on where it stopped"),
+        (MigrationState.ROLLED_BACK, "Nothing of it was kept"),
+    ],
+)
+def test_a_failure_is_explained(stage: Stage, state: MigrationState, todo: str) -> None:
+    """The database's own message, whole, and what to do; the state is not called pending."""
+    error = "E11000 duplicate key\n{ email: 'a@b' }"
+    stage.journal("mongodb", record(FIRST, state, error=error))
+    result = stage.status()
+    assert result.exit_code == 0
+    assert "    E11000 duplicate key\n    { email: 'a@b' }\n" in result.stdout
+    assert todo in result.stdout
+    assert stage.document()["mongodb"]["migrations"][0]["state"] == state
+
+
+# -- who is asked --------------------------------------------------------------------------
+
+
+def test_a_worker_is_asked_where_there_is_no_url(stage: Stage) -> None:
+    """A worker that serves it reads the journal; the reply's key does not stay."""
+    stage.workers.announce(Worker(name="w@h", databases=("mongodb",)), 100)
+    survey = Survey(database="mongodb", migrations=[record(FIRST, MigrationState.APPLIED)])
+    stage.answers["mongodb"] = survey.model_dump_json()
+    assert stage.document()["mongodb"]["current"] == "1.0.0"
+    assert stage.asked == ["mongodb"]
+    assert stage.redis.keys(f"{NAMESPACE}:reply:*") == []
+
+
+def test_a_url_is_used_before_a_worker(stage: Stage) -> None:
+    """What can be read directly is."""
+    stage.workers.announce(Worker(name="w@h", databases=("mongodb",)), 100)
+    stage.journal("mongodb")
+    assert stage.status().exit_code == 0
+    assert stage.asked == []
+
+
+def test_4_a_worker_that_cannot_reach_it(stage: Stage) -> None:
+    """What the worker was told is shown."""
+    stage.workers.announce(Worker(name="w@h", databases=("mongodb",)), 100)
+    stage.answers["mongodb"] = "error mongodb cannot be used: no primary"
+    result = stage.status()
+    assert result.exit_code == 4
+    assert "mongodb cannot be used: no primary" in result.stdout
+
+
+def test_4_a_worker_that_does_not_answer(stage: Stage) -> None:
+    """A worker that is busy for hours is not waited for."""
+    stage.workers.announce(Worker(name="w@h", databases=("mongodb",)), 100)
+    result = stage.status()
+    assert result.exit_code == 4
+    assert "no worker has answered for mongodb" in result.stdout
+
+
+def test_4_a_database_that_is_down(stage: Stage) -> None:
+    """The others are shown all the same, and no secret is."""
+    stage.journal("mongodb", record(FIRST, MigrationState.APPLIED))
+    stage.databases["postgresql"] = FakeDatabase(OSError("refused"))
+    result = stage.status()
+    assert result.exit_code == 4
+    assert "mongodb  at 1.0.0" in result.stdout
+    assert "postgresql cannot be read: described: refused." in result.stdout
+    assert "DHARMA_POSTGRESQL_URL" in result.stdout
+    assert "secret" not in result.output
+
+
+def test_a_database_that_nobody_knows(stage: Stage) -> None:
+    """Without a URL and a worker it is shown as such, and is no error."""
+    stage.journal("mongodb")
+    result = stage.status()
+    assert result.exit_code == 0
+    assert "elasticsearch  not known: no URL is set, and no live worker serves it" in result.stdout
+    assert stage.document()["elasticsearch"]["known"] is False
+
+
+def test_4_nothing_is_known_at_all(stage: Stage) -> None:
+    """No URL and no worker for anything."""
+    assert stage.status().exit_code == 4
+
+
+def test_without_redis_the_journals_are_shown(stage: Stage) -> None:
+    """The journal is the truth: Redis that is down costs one line (Law 1)."""
+    stage.journal("mongodb", record(FIRST, MigrationState.APPLIED))
+    stage.redis_is_down()
+    result = stage.status()
+    assert result.exit_code == 0
+    assert "mongodb  at 1.0.0" in result.stdout
+    assert "Redis at h:1 cannot be used: Connection refused" in result.stdout
+    assert json.loads(stage.status("--json").stdout)["redis"].startswith("Redis at h:1")
+
+
+# -- the folder ----------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_named_must_be_there(stage: Stage, tmp_path: Path) -> None:
+    """A typo in --migrations is not taken for an empty folder."""
+    assert stage.status("--migrations", str(tmp_path / "none")).exit_code == 2
+
+
+def test_a_folder_that_submit_would_refuse(stage: Stage) -> None:
+    """The journal is still shown, and why what is pending is not known."""
+    stage.journal("mongodb", record(FIRST, MigrationState.APPLIED))
+    stage.refused = [Problem("mongodb/1.json", "line 1", "not JSON", "Mend it.")]
+    result = stage.status()
+    assert result.exit_code == 0
+    assert "mongodb  at 1.0.0, 1 of 1 migration" in result.stdout
+    assert "The folder has 1 problem" in result.stdout
+    assert "  mongodb/1.json, line 1: not JSON. Mend it." in result.stdout
+    assert json.loads(stage.status("--json").stdout)["problems"]
