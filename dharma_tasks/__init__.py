@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["app"]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - the signature that PEP 562 asks for
+def __getattr__(name: str) -> Any:
     if name == "app":
         from dharma_tasks.celery_app import app  # noqa: PLC0415 - see above
 

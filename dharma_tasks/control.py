@@ -32,7 +32,8 @@ class OperationControl:
     progress: Progress
     shutting_down: Callable[[], bool]
     _asked: float = field(default_factory=time.monotonic)
-    _reported: float = 0.0
+    # What is over sooner needs no progress bar.
+    _reported: float = field(default_factory=time.time)
     _began: bool = False
 
     def check(self) -> None:

@@ -27,13 +27,17 @@ def send(chains: Iterable[Chain]) -> None:
         raise Unreachable(msg) from error
 
 
+def shown(message: Message) -> str:
+    """The arguments as people read them in Flower."""
+    return ", ".join(f"{name} {value}" for name, value in message.arguments.items())
+
+
 def _signature(message: Message) -> Any:
-    shown = ", ".join(f"{name} {value}" for name, value in message.arguments.items())
     return app.signature(
         f"dharma_tasks.{message.task}",
         kwargs=message.arguments,
         immutable=True,
         queue=message.database,
         argsrepr="()",
-        kwargsrepr=shown,
+        kwargsrepr=shown(message),
     )

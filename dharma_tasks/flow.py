@@ -94,6 +94,14 @@ def _confirm_message(run: Run, ref: Reference) -> Message:
     return Message("confirm", database, {"run": run.id, "database": database, "version": version})
 
 
+class Overtaken(Stopped):
+    """The run is further than this message; `instead` is what to send in its place."""
+
+    def __init__(self, reason: str, instead: list[Chain]) -> None:
+        self.instead = instead
+        super().__init__(reason)
+
+
 class Flow:
     """The flow as one worker process carries it out. Safe to use from several threads."""
 
@@ -253,13 +261,31 @@ class Flow:
         """
         key = Key(database=database, version=version, number=number)
         with bound_contextvars(run=run, database=database, version=version, operation=number):
-            job = self.runs.job(run, key)
+            try:
+                job = self.runs.job(run, key)
+            except Stopped as reason:
+                raise Overtaken(str(reason), self._orphan(run, database)) from reason
             operation = self._operation(job, key)
             lease = self.leases.acquire(key, owner(self.worker, {}), run)
             try:
                 return self._carry_out(job, key, operation, lease)
             finally:
                 lease.release()
+
+    def _orphan(self, run: str, database: str) -> list[Chain]:
+        """What is next in `database` where nobody works on it: a message that has come back.
+
+        The child that it was given to is dead, and had gone on to later operations.
+        """
+        snapshot = self.runs.snapshot(run)
+        if snapshot is None or snapshot.state.over or database not in snapshot.working:
+            return []
+        upcoming = snapshot.working[database]
+        if self.leases.holder(upcoming.key) is not None:
+            return []
+        if not self.runs.claim_rescue(f"{run}:{upcoming.key}", self.settings.rescue_seconds):
+            return []
+        return self._chains(snapshot.run, [upcoming])
 
     def _operation(self, job: Job, key: Key) -> Operation[Any]:
         raw = job.migration.operations[key.number - 1]
@@ -276,7 +302,8 @@ class Flow:
     ) -> list[Chain]:
         begun = time.monotonic()
         assignment = _assignment(job, key)
-        log.info("started", type=assignment.type, works_on=operation.summary)
+        progress = self._progress(assignment, operation)
+        log.info("started", type=assignment.type, works_on=progress.summary)
         runner = Runner(
             operation=operation,
             assignment=assignment,
@@ -286,7 +313,7 @@ class Flow:
                 runs=self.runs,
                 run=job.run.id,
                 database=key.database,
-                progress=self._progress(assignment, operation),
+                progress=progress,
                 shutting_down=self._shutting_down,
             ),
             settings=self.settings,
@@ -298,11 +325,11 @@ class Flow:
             self.runs.failed(job.run, key, self._event("failed", key, str(error), None))
             raise
         seconds = time.monotonic() - begun
-        log.info("finished", seconds=round(seconds, 3), done=taken.done)
+        rate = round(taken.done / seconds, 1)
+        log.info("finished", seconds=round(seconds, 3), done=taken.done, rate=rate)
         event = self._event("applied", key, job.migration.name, time.time() - job.since)
-        return self._chains(
-            job.run, self.runs.moved(job.run, key, last=assignment.last, event=event)
-        )
+        ready = self.runs.moved(job.run, key, last=assignment.last, event=event)
+        return self._chains(job.run, ready)
 
     def _progress(self, assignment: Assignment, operation: Operation[Any]) -> Progress:
         now = time.time()

@@ -54,17 +54,14 @@ def started(pid: int) -> float | None:
         return None
 
 
+@cache
+def _this(pid: int) -> Owner:
+    return Owner(worker="", node=node(), boot=boot(), pid=pid, started=started(pid) or 0)
+
+
 def owner(worker: str, resources: JSON) -> Owner:
     """Describe this process, as `worker`, with what it holds open in a database."""
-    pid = os.getpid()
-    return Owner(
-        worker=worker,
-        node=node(),
-        boot=boot(),
-        pid=pid,
-        started=started(pid) or 0,
-        resources=resources,
-    )
+    return _this(os.getpid()).model_copy(update={"worker": worker, "resources": resources})
 
 
 def is_dead(other: Owner) -> bool:

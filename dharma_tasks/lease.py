@@ -59,16 +59,6 @@ class Lease:
         self._value = held.model_dump_json()
         self._renewed = time.monotonic()
 
-    @property
-    def name(self) -> str:
-        """The key in Redis, for the script that ends an operation and its lease at once."""
-        return self._name
-
-    @property
-    def value(self) -> str:
-        """What the key holds while the lease is ours."""
-        return self._value
-
     def renew(self) -> None:
         """Give a sign of life. Call it only when work really moved (Law 8).
 

@@ -41,8 +41,8 @@ def require_redis(settings: Settings) -> Redis:
         kwargs = redis.connection_pool.connection_kwargs
         where = kwargs.get("path") or f"{kwargs.get('host')}:{kwargs.get('port')}"
         msg = (
-            f"Redis at {where} cannot be used: {error}. Start it, or set DHARMA_REDIS_URL to "
-            "where it is"
+            f"Redis at {where} cannot be used: {str(error).rstrip('.')}. Start it, or set "
+            "DHARMA_REDIS_URL to where it is"
         )
         raise Unreachable(msg) from error
     return redis

@@ -14,14 +14,10 @@ from redis import Redis
 
 from dharma_tasks.flow import Chain, begin_message, operation_chain, survey_message
 from dharma_tasks.lease import Leases
-from dharma_tasks.migration import Key
 from dharma_tasks.run import Runs, RunState, Snapshot
 from dharma_tasks.settings import Settings
 
 log = structlog.get_logger()
-
-_LONGEST_SECONDS = 60
-"""Between two sends of the same operation; the interval grows up to this."""
 
 
 class Rescuer:
@@ -35,12 +31,10 @@ class Rescuer:
         queued: Callable[[str], int],
     ) -> None:
         """`queued` says how many messages wait in a database's queue."""
-        self._redis = redis
         self._runs = Runs(redis, settings.namespace)
         self._leases = Leases(redis, settings.namespace, settings.lease_seconds)
         self._databases = tuple(databases)
         self._queued = queued
-        self._prefix = f"{settings.namespace}:rescue:"
         self._interval = settings.rescue_seconds
         self._absent: set[str] | None = None
         """What had no live lease at the last look: an operation that just ends has none either.
@@ -54,7 +48,9 @@ class Rescuer:
         for snapshot in self._runs.open():
             for name, chain in self._orphans(snapshot):
                 absent.add(name)
-                if (self._absent is None or name in self._absent) and self._mine(name):
+                if (self._absent is None or name in self._absent) and self._runs.claim_rescue(
+                    name, self._interval
+                ):
                     log.warning("rescue", run=snapshot.run.id, what=name)
                     chains.append(chain)
         self._absent = absent
@@ -70,20 +66,7 @@ class Rescuer:
                     yield f"{run.id}:survey:{database}", [survey_message(run.id, database)]
             elif database in snapshot.working:
                 upcoming = snapshot.working[database]
-                key = Key(database=database, version=upcoming.version, number=upcoming.number)
-                if self._leases.holder(key) is None:
-                    yield f"{run.id}:{key}", operation_chain(self._runs, run, upcoming)
+                if self._leases.holder(upcoming.key) is None:
+                    yield f"{run.id}:{upcoming.key}", operation_chain(self._runs, run, upcoming)
             elif snapshot.total.get(database) and database not in snapshot.generations:
                 yield f"{run.id}:begin:{database}", [begin_message(run.id, database)]
-
-    def _mine(self, name: str) -> bool:
-        """Whether this worker is the one to send it in this interval; the next one is longer."""
-        tries = int(self._redis.get(f"{self._prefix}tries:{name}") or 0)
-        seconds = min(self._interval * 2**tries, _LONGEST_SECONDS)
-        if not self._redis.set(self._prefix + name, "sent", nx=True, px=int(seconds * 1000)):
-            return False
-        with self._redis.pipeline() as pipe:
-            pipe.incr(f"{self._prefix}tries:{name}")
-            pipe.expire(f"{self._prefix}tries:{name}", 4 * _LONGEST_SECONDS)
-            pipe.execute()
-        return True

@@ -10,6 +10,7 @@ from there. Its keys, below `NAMESPACE:`:
                            `working:DB` ("VERSION NUMBER" of the operation that is next),
                            `since:DB` (when that migration began, seconds since 1970)
     run:ID:migrations      hash: reference -> the migration as JSON
+    run:ID:kinds           hash: reference -> the types of its operations
     run:ID:surveys         hash: database -> what its journal said
     run:ID:order:DB        list: the versions to apply
     run:ID:waits           hash: reference -> references in other databases it waits for
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 OPEN_SECONDS = 30 * 24 * 3600
 """How long the record of a run is kept that never ends."""
+_LONGEST_RESCUE_SECONDS = 60
 OVER_SECONDS = 7 * 24 * 3600
 """How long the record of a run is kept that is over."""
 
@@ -90,6 +92,11 @@ class Next(NamedTuple):
     database: str
     version: str
     number: int
+
+    @property
+    def key(self) -> Key:
+        """The same, as the journal and the lease know it."""
+        return Key(database=self.database, version=self.version, number=self.number)
 
 
 class Job(NamedTuple):
@@ -158,8 +165,8 @@ class Snapshot(BaseModel):
 _SHARED = """
 local function keep(run, seconds, argv, first)
   for i = first, #argv do redis.call('EXPIRE', run .. ':order:' .. argv[i], seconds) end
-  for _, part in ipairs({'', ':migrations', ':surveys', ':waits', ':applied', ':confirmed',
-                         ':events', ':progress'}) do
+  for _, part in ipairs({'', ':migrations', ':kinds', ':surveys', ':waits', ':applied',
+                         ':confirmed', ':events', ':progress'}) do
     redis.call('EXPIRE', run .. part, seconds)
   end
 end
@@ -319,7 +326,10 @@ class Runs:
             Busy: another run has one of the databases.
         """
         key = self._key(run.id)
-        definitions = {m.reference: m.model_dump_json() for m in migrations}
+        definitions, kinds = {}, {}
+        for migration in migrations:
+            definitions[migration.reference] = migration.model_dump_json()
+            kinds[migration.reference] = " ".join(op["type"] for op in migration.operations)
         while True:
             with self._redis.pipeline() as pipe:
                 pipe.watch(self._active)
@@ -331,8 +341,9 @@ class Runs:
                 pipe.sadd(self._open, run.id)
                 pipe.hset(key, mapping={"record": run.model_dump_json(), "state": "planning"})
                 pipe.hset(f"{key}:migrations", mapping=definitions)
-                pipe.expire(key, OPEN_SECONDS)
-                pipe.expire(f"{key}:migrations", OPEN_SECONDS)
+                pipe.hset(f"{key}:kinds", mapping=kinds)
+                for name in (key, f"{key}:migrations", f"{key}:kinds"):
+                    pipe.expire(name, OPEN_SECONDS)
                 try:
                     pipe.execute()
                 except WatchError:
@@ -450,10 +461,8 @@ class Runs:
     def operations(self, run: Run, database: str, version: str) -> list[str]:
         """The types of the operations of one migration, in order."""
         ref = reference(database, version)
-        text = self._redis.hget(f"{self._key(run.id)}:migrations", ref)
-        if text is None:
-            return []
-        return [op["type"] for op in Migration.model_validate_json(text).operations]
+        text = self._redis.hget(f"{self._key(run.id)}:kinds", ref)
+        return text.split() if text else []
 
     def confirm(self, run: Run, ref: Reference) -> None:
         """Note that the database of `ref` itself says that it is applied (Law 7)."""
@@ -484,6 +493,21 @@ class Runs:
     def end(self, run: Run, state: RunState, problems: list[Problem]) -> None:
         """End the run before its time. Harmless when it is over."""
         self._call("end", run, state, _PROBLEMS.dump_json(problems).decode())
+
+    def claim_rescue(self, name: str, seconds: float) -> bool:
+        """Whether the caller is the one to send `name` again (FAULTS 26).
+
+        Over all workers one is, once an interval; it begins with `seconds` and doubles each time.
+        """
+        claim, tries = (f"{self._namespace}:rescue:{part}" for part in (name, f"tries:{name}"))
+        wait = min(seconds * 2 ** int(self._redis.get(tries) or 0), _LONGEST_RESCUE_SECONDS)
+        if not self._redis.set(claim, "sent", nx=True, px=int(wait * 1000)):
+            return False
+        with self._redis.pipeline() as pipe:
+            pipe.incr(tries)
+            pipe.expire(tries, 4 * _LONGEST_RESCUE_SECONDS)
+            pipe.execute()
+        return True
 
     # -- watching -------------------------------------------------------------------------
 

@@ -186,15 +186,14 @@ def _pulse(settings: Settings) -> _Pulse:
 
 def _read(name: str, settings: Settings) -> Survey | str:
     """The journal, read directly; or why not."""
-    todo = f"Look at the server, and at DHARMA_{name.upper()}_URL"
     try:
         database = connect(name, settings)
     except Exception as error:  # noqa: BLE001 - a URL that a driver does not take
-        return f"{name} cannot be read: {type(error).__name__}. {todo}"
+        return f"DHARMA_{name.upper()}_URL cannot be used: {type(error).__name__}"
     try:
         return database.journal.survey()
     except Exception as error:  # noqa: BLE001 - the database says what it means
-        return f"{name} cannot be read: {database.describe(error)}. {todo}"
+        return f"{name} cannot be read: {database.describe(error).strip()}"
     finally:
         database.close()
 
@@ -242,10 +241,12 @@ def _database(
     snapshot = pulse.snapshot(name)
     alive = _alive(name, snapshot, pulse.leases)
     records = survey.by_version() if survey else {}
-    files = {m.version: m for m in migrations if m.database == name} if survey or not known else {}
+    files = {m.version: m for m in migrations if m.database == name} if survey else {}
     versions = sorted({*records, *files}, key=Version.parse)
     found = [_migration(records.get(version), files.get(version), alive) for version in versions]
     applied = [m.version for m in found if m.state is MigrationState.APPLIED]
+    if alive and alive.version in applied:  # the journal is ahead: the run is about to be told
+        alive = None
     return DatabaseStatus(
         current=applied[-1] if applied else None,
         migrations=found,

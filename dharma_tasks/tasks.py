@@ -1,7 +1,7 @@
 """The Celery tasks: one for each kind of operation, and those that lead from submit to there.
 
-Only this file, `celery_app`, `dispatch` and `bootsteps` know Celery. A task calls the flow and
-sends on what it returns; it decides nothing itself.
+Only this file, `celery_app`, `dispatch`, `relay` and `bootsteps` know Celery. A task calls the
+flow and sends on what it returns; it decides nothing itself.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from dharma_tasks.celery_app import app
 from dharma_tasks.databases import NAMES
 from dharma_tasks.dispatch import send
 from dharma_tasks.errors import StepAside, Stopped
-from dharma_tasks.flow import Flow
+from dharma_tasks.flow import Chain, Flow, Overtaken
 from dharma_tasks.operations import catalogue
 from dharma_tasks.redis_client import connect_redis
+from dharma_tasks.relay import go_on
 from dharma_tasks.runner import MigrationFailed
 from dharma_tasks.settings import settings
 
@@ -50,10 +51,14 @@ class FlowTask(Task):  # type: ignore[type-arg]  # not generic when it runs
     # The runner has logged it already, with the database's message and the stack.
     throws = (MigrationFailed,)
 
-    def on_flow(self, step: Any, *arguments: object) -> None:
+    def on_flow(self, step: Any, *arguments: object) -> list[Chain]:
         """Run one step of the flow; a duplicate must not fire the chain's next link (Law 6)."""
         try:
-            chains = step(*arguments)
+            chains: list[Chain] = step(*arguments)
+        except Overtaken as reason:
+            log.info("stepped_aside", task=self.name, reason=str(reason))
+            send(reason.instead)
+            raise Ignore from reason
         except Stopped as reason:
             log.info("stopped", task=self.name, reason=str(reason))
             # A worker that is told to end hands its work on at once: the message, with the
@@ -62,7 +67,7 @@ class FlowTask(Task):  # type: ignore[type-arg]  # not generic when it runs
         except StepAside as reason:
             log.info("stepped_aside", task=self.name, reason=str(reason))
             raise Ignore from reason
-        send(chains)
+        return chains
 
 
 def _flow_of(task: FlowTask) -> Flow:
@@ -72,13 +77,13 @@ def _flow_of(task: FlowTask) -> Flow:
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.survey")
 def survey(self: FlowTask, run: str, database: str) -> None:
     """Read the journal of `database` for planning."""
-    self.on_flow(_flow_of(self).survey, run, database)
+    send(self.on_flow(_flow_of(self).survey, run, database))
 
 
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.begin")
 def begin(self: FlowTask, run: str, database: str) -> None:
     """Open the run in the journal of `database`."""
-    self.on_flow(_flow_of(self).begin, run, database)
+    send(self.on_flow(_flow_of(self).begin, run, database))
 
 
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.confirm")
@@ -95,8 +100,12 @@ def read(self: FlowTask, database: str, reply: str) -> None:
 
 def _register(database: str, kind: str) -> None:
     @app.task(bind=True, base=FlowTask, name=f"dharma_tasks.{database}.{kind}")
-    def operation(self: FlowTask, run: str, version: str, operation: int) -> None:
-        self.on_flow(_flow_of(self).operation, run, database, version, operation)
+    def operation(self: FlowTask, run: str, version: str, operation: int) -> list[Chain] | None:
+        chains = self.on_flow(_flow_of(self).operation, run, database, version, operation)
+        if self.request.is_eager:  # part of a burst, which goes on with them
+            return chains
+        go_on(self, database, chains, shutting_down)
+        return None
 
 
 for _database in NAMES:

@@ -12,7 +12,7 @@ from dharma_tasks import words
 from dharma_tasks.cli.screen import Indented
 from dharma_tasks.errors import Problem
 from dharma_tasks.migration import JSON, Migration, Reference, reference
-from dharma_tasks.planner import Plan
+from dharma_tasks.planner import LATEST, Plan
 from dharma_tasks.run import Event, Run, RunState, Snapshot
 
 _FEW = 4
@@ -105,8 +105,7 @@ class Outcome:
     def _done(self) -> RenderableType:
         lines = [line for order in self.orders() for line in self._applied(*order)]
         if not lines:
-            where = ", ".join(self.run.databases) if self.run else ""
-            return Text(f"Nothing to do: {where} {_at(self.run)}.", "bold green")
+            return Text(f"Nothing to do: {_has_all(self.run)}.", "bold green")
         end = Text(f"Done in {words.duration(self.seconds)}.", "bold green")
         return Group(Text(), *lines, end)
 
@@ -157,12 +156,12 @@ def _versions(versions: Sequence[str]) -> str:
     return f"{versions[0]} … {versions[-1]}"
 
 
-def _at(run: Run | None) -> str:
+def _has_all(run: Run | None) -> str:
     if run is None:
-        return ""
-    verb = "is" if len(run.databases) == 1 else "are"
-    target = "the latest version" if run.target == "latest" else f"the target {run.target}"
-    return f"{verb} at {target}"
+        return "no migrations"
+    verb = "has" if len(run.databases) == 1 else "have"
+    target = "" if run.target == LATEST else f" up to {run.target}"
+    return f"{', '.join(run.databases)} {verb} every migration{target}"
 
 
 def _problems(state: str, problems: Sequence[Problem]) -> RenderableType:

@@ -135,6 +135,7 @@ def _database(name: str, found: DatabaseStatus, width: int) -> Iterator[Renderab
     yield Text.assemble((name, "bold"), f"  {_standing(found)}")
     if found.error:
         yield Indented(found.error, 2, "bold red")
+        yield Indented(f"Look at the server, and at DHARMA_{name.upper()}_URL.", 2)
     if found.migrations:
         yield Padding.indent(_table(found.migrations, width), 2)
     if found.progress:

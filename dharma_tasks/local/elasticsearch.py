@@ -32,7 +32,7 @@ _OPTIONS = """
     -Djava.locale.providers=SPI,COMPAT --add-opens=java.base/java.io=ALL-UNNAMED
     -Djava.security.manager=allow
     -Des.distribution.flavor=default -Des.distribution.type=zip -Des.bundled_jdk=false
-""".split()
+""".split()  # noqa: SIM905 - a list of forty strings is harder to read
 
 _LOGGING = """\
 status = error

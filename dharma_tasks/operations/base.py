@@ -47,7 +47,7 @@ class Operation(BaseModel, ABC, Generic[HandleT]):
         """What a user should know although it may run (`file` is left empty)."""
         return []
 
-    def transactional(self, cursor: Any) -> bool:  # noqa: ANN401, ARG002 - a cursor is the operation's own
+    def transactional(self, cursor: Any) -> bool:  # noqa: ARG002 - a cursor is the operation's own
         """Whether the step at `cursor` runs inside a transaction with its checkpoint."""
         return True
 

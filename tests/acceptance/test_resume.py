@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import time
+from typing import Any
 
 import psutil
 import psycopg
@@ -134,3 +135,37 @@ def test_frozen_worker_commits_nothing_after_it_wakes(bulk: Place) -> None:
         process.resume()
     assert_each_row_once(bulk, submitted)
     wait_for(lambda: "stepped_aside" in bulk.log(0), "the first worker's reason in its log")
+
+
+def test_killed_in_a_burst_of_small_migrations(place: Place) -> None:
+    """The message that comes back is of a migration that is done: what is next goes on at once."""
+    count = 60
+    for number in range(1, count + 1):
+        place.write(
+            "postgresql",
+            f"{number:03}_step{number}",
+            {"version": f"1.{number}.0"},
+            f"CREATE TABLE IF NOT EXISTS steps (n int);\nINSERT INTO steps VALUES ({number});\n"
+            "SELECT pg_sleep(0.05);\n",
+        )
+    place.start_worker()
+    submitted = place.start_submit()
+    ours = f"public.{place.settings.namespace}_operations"
+
+    def steps() -> int:
+        with psycopg.connect(url(place)) as connection:
+            if connection.execute("SELECT to_regclass('steps')").fetchone() == (None,):
+                return 0
+            row = connection.execute("SELECT count(*) FROM steps").fetchone()
+            return int(row[0]) if row else 0
+
+    def owner() -> Any:
+        with psycopg.connect(url(place)) as connection:
+            row = connection.execute(f"SELECT owner FROM {ours} WHERE owner IS NOT NULL").fetchone()
+            return row and row[0]
+
+    wait_for(lambda: steps() > count // 4, "some migrations")
+    os.kill(wait_for(owner, "an owner")["pid"], signal.SIGKILL)
+    out, err = submitted.communicate(timeout=90)
+    assert submitted.returncode == 0, f"{out}\n{err}\n{place.logs_text()}"
+    assert steps() == count

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import UTC, datetime
 
+import pytest
 from redis import Redis
 
 from dharma_tasks.journal import Survey
@@ -15,6 +17,12 @@ from dharma_tasks.run import Event, Next, Progress, Run, Runs
 from dharma_tasks.submit import make_run
 
 NAMESPACE = "t"
+
+
+def without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the DHARMA_ variables of whoever runs the tests."""
+    for name in [name for name in os.environ if name.startswith("DHARMA_")]:
+        monkeypatch.delenv(name)
 
 
 def migration(

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from fake_run import NAMESPACE, Driver, migration
+from fake_run import NAMESPACE, Driver, migration, without_settings
 from fakeredis import FakeRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -37,6 +37,7 @@ class Stage:
     """A command line whose Redis is fake and whose workers do what the test says."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        without_settings(monkeypatch)
         self.redis = FakeRedis(decode_responses=True)
         self.driver = Driver(self.redis, *FOLDER)
         self.workers = Workers(self.redis, NAMESPACE)
@@ -215,7 +216,7 @@ def test_0_nothing_to_do(stage: Stage) -> None:
     stage.does = nothing
     result = stage.submit()
     assert result.exit_code == 0
-    assert "Nothing to do: mongodb, postgresql are at the latest version." in result.stdout
+    assert "Nothing to do: mongodb, postgresql have every migration." in result.stdout
 
 
 def test_0_no_migrations(stage: Stage) -> None:

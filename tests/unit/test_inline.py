@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner, Result
-from fake_run import NAMESPACE, migration
+from fake_run import NAMESPACE, migration, without_settings
 from fakeredis import FakeRedis
 from model import Faults, Increment, ModelDatabase, ModelJournal, Server
 from pydantic import SecretStr
@@ -50,6 +50,7 @@ class Stage:
     """One database in memory, and a command line that works on it itself."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        without_settings(monkeypatch)
         self.redis = FakeRedis(decode_responses=True)
         self.server = Server(dict.fromkeys(range(300), 0))
         self.operation = Slow()

@@ -105,16 +105,16 @@ def test_a_pid_that_was_given_again_is_not_the_holder(leases: Leases) -> None:
 def test_a_lease_lives_as_long_as_it_was_made_for(leases: Leases, redis: Redis) -> None:
     """A sign of life sets the whole time anew."""
     lease = leases.acquire(KEY, me(), "run")
-    assert 9_000 < redis.pttl(lease.name) <= 10_000
-    redis.pexpire(lease.name, 500)
+    assert 9_000 < redis.pttl(f"{NAMESPACE}:lease:{KEY}") <= 10_000
+    redis.pexpire(f"{NAMESPACE}:lease:{KEY}", 500)
     lease.renew()
-    assert 9_000 < redis.pttl(lease.name) <= 10_000
+    assert 9_000 < redis.pttl(f"{NAMESPACE}:lease:{KEY}") <= 10_000
 
 
 def test_a_lease_that_ran_out_unwanted_is_renewed(leases: Leases, redis: Redis) -> None:
     """Nobody else took it meanwhile: the fence decides, so it is ours again."""
     lease = leases.acquire(KEY, me(), "run")
-    redis.delete(lease.name)
+    redis.delete(f"{NAMESPACE}:lease:{KEY}")
     lease.renew()
     assert leases.holder(KEY) == me()
 
@@ -122,7 +122,7 @@ def test_a_lease_that_ran_out_unwanted_is_renewed(leases: Leases, redis: Redis) 
 def test_a_lease_that_another_took_is_lost(leases: Leases, redis: Redis) -> None:
     """Neither a renewal nor a confirmation takes it back, and a release leaves it alone."""
     lease = leases.acquire(KEY, me(), "run")
-    redis.delete(lease.name)
+    redis.delete(f"{NAMESPACE}:lease:{KEY}")
     other = leases.acquire(KEY, me(), "run")
     for attempt in (lease.renew, lease.confirm):
         with pytest.raises(LeaseLost, match="another worker has the lease now"):

@@ -11,7 +11,7 @@ import dharma_tasks
 
 PACKAGE = Path(dharma_tasks.__file__).parent
 
-CELERY = {"celery_app.py", "tasks.py", "dispatch.py", "bootsteps.py"}
+CELERY = {"celery_app.py", "tasks.py", "dispatch.py", "relay.py", "bootsteps.py"}
 REDIS = {
     "redis_client.py",
     "lease.py",

@@ -351,8 +351,7 @@ def test_an_url_that_cannot_be_read_is_not_shown(postgres: Any) -> None:
     broken = PostgresqlDatabase(postgres.settings.model_copy(update={"postgresql_url": url}))
     with pytest.raises(Refused, match="DHARMA_POSTGRESQL_URL") as caught:
         broken.resources()
-    text = "".join(traceback.format_exception(caught.value))
-    assert "hush" not in text.replace('"postgresql://user:hush%zz@host/db"', "")
+    assert "hush" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_worker_whose_role_works_as_another(postgres: Any) -> None:

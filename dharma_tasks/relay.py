@@ -1,0 +1,94 @@
+"""The next small migration in the same process, without the way through the queue.
+
+From one task to the next a message travels for several milliseconds (to Redis, to the worker's
+main process, to a child): longer than a small migration runs. So a task that has ended its
+migration carries the next one of its database out itself, for up to `BURST_SECONDS`; after
+that the queue has its turn. Each is a Celery task of its own all the same, with its own id, and
+Flower is told of it as of any other.
+
+A burst rests on nothing but the run's record, as every task does: when it is killed, the
+message that began it comes back, finds its own work done, and sends what is next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from celery import Task, uuid
+from celery.events.dispatcher import EventDispatcher
+from celery.states import REJECTED, SUCCESS
+
+from dharma_tasks.celery_app import app
+from dharma_tasks.dispatch import send, shown
+from dharma_tasks.flow import Chain, Message
+
+BURST_SECONDS = 1.0
+"""Short enough that a child is soon free for what else waits in its queue."""
+
+
+def go_on(
+    done: Task[..., Any], database: str, chains: Iterable[Chain], stop: Callable[[], bool]
+) -> None:
+    """Send `chains`, but carry a single message for `database` out here, and what follows it.
+
+    `done` is the task whose own work is over; `stop` says that this worker is to end.
+    """
+    ours, others = _split(database, chains)
+    send(others)
+    if ours is None:
+        return
+    until = time.monotonic() + BURST_SECONDS
+    with _events() as events:
+        events.send("task-succeeded", uuid=done.request.id, result="None", runtime=0)
+        while ours is not None:
+            if time.monotonic() > until or stop():
+                send([[ours]])
+                return
+            ours, others = _split(database, _carry_out(ours, events))
+            send(others)
+
+
+def _split(database: str, chains: Iterable[Chain]) -> tuple[Message | None, list[Chain]]:
+    ours: Message | None = None
+    others = []
+    for chain in chains:
+        if ours is None and len(chain) == 1 and chain[0].database == database:
+            ours = chain[0]
+        else:
+            others.append(chain)
+    return ours, others
+
+
+def _carry_out(message: Message, events: EventDispatcher) -> list[Chain]:
+    """Run one task here. Returns what it would send; nothing where it failed or stepped aside."""
+    name, identity = f"dharma_tasks.{message.task}", uuid()
+    begun = time.monotonic()
+    events.send("task-received", uuid=identity, name=name, args="()", kwargs=shown(message))
+    events.send("task-started", uuid=identity)
+    # At once, for it may run for hours; what ended before it goes along.
+    events.flush()
+    result: Any = app.tasks[name].apply(kwargs=message.arguments, task_id=identity)
+    if result.state == SUCCESS:
+        seconds = time.monotonic() - begun
+        events.send("task-succeeded", uuid=identity, result="None", runtime=seconds)
+        return list(result.result)
+    if result.state == REJECTED:
+        send([[message]])
+    events.send("task-failed", uuid=identity, exception=repr(result.result), traceback="")
+    return []
+
+
+@contextmanager
+def _events() -> Iterator[EventDispatcher]:
+    """Tell Flower several things in one message."""
+    with (
+        app.connection_for_write() as connection,
+        app.events.Dispatcher(connection, buffer_group={"task"}) as events,
+    ):
+        try:
+            yield events
+        finally:
+            events.flush()

@@ -1,0 +1,29 @@
+"""What users install: the wheel, alone, in an empty environment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*command: str | Path) -> str:
+    """Run a command to its end, and return what it printed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_wheel_installs_and_answers(tmp_path: Path) -> None:
+    """`dharma --help` works with what the wheel itself asks for, and nothing else."""
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", tmp_path, ROOT)
+    (wheel,) = tmp_path.glob("dharma_tasks-*.whl")
+    empty = tmp_path / "empty"
+    run(sys.executable, "-m", "venv", empty)
+    constraints = ("--constraint", ROOT / "constraints.txt")
+    run(empty / "bin" / "python", "-m", "pip", "install", "--quiet", *constraints, wheel)
+    assert "submit" in run(empty / "bin" / "dharma", "--help")
+    celery = empty / "bin" / "celery"
+    assert "dharma_tasks" in run(celery, "-A", "dharma_tasks", "report")
