@@ -163,4 +163,3 @@ def main() -> int:
         print(f"  {label:28} {median:6.2f} s  {each}  ({min(times):.2f} to {max(times):.2f} s)")
     print(f"  ratio {ratio:.2f}, at most {LIMIT:g}")
     return int(ratio > LIMIT)
-
