@@ -7,12 +7,13 @@ from typing import Any
 
 import structlog
 from celery import bootsteps, signals
-from celery.exceptions import ImproperlyConfigured
+from click import ClickException
 from redis.exceptions import RedisError
 
 from dharma_tasks.celery_app import app
 from dharma_tasks.databases import NAMES
 from dharma_tasks.dispatch import send
+from dharma_tasks.errors import DharmaError
 from dharma_tasks.redis_client import connect_redis
 from dharma_tasks.rescue import Rescuer
 from dharma_tasks.settings import settings
@@ -39,18 +40,27 @@ def _told_to_end(**_: Any) -> None:
     _shutdown[0] = 1
 
 
+def _served(consumer: Any) -> list[str]:
+    """The databases whose queues this worker takes messages from."""
+    return [name for name in NAMES if name in consumer.app.amqp.queues.consume_from]
+
+
 class Rescue(bootsteps.StartStopStep):
     """The timer of Law 5. It lives with the consumer, so it begins anew when Redis is back."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, consumer: Any, **options: Any) -> None:
-        """Refuse a pool in which the timer could not fire."""
+        """Refuse a pool in which the timer could not fire, and a queue that cannot be served."""
         super().__init__(consumer, **options)
         pool = consumer.controller.pool_cls.__module__.rpartition(".")[2]
         if pool not in _POOLS:
             msg = f"the pool {pool!r} stops the rescue timer: start the worker with --pool=prefork"
-            raise ImproperlyConfigured(msg)
+            raise ClickException(msg)
+        for name in _served(consumer):
+            if settings().url(name) is None:
+                msg = f"-Q {name}: this worker has no DHARMA_{name.upper()}_URL"
+                raise ClickException(msg)
         self._timer: Any = None
 
     def start(self, consumer: Any) -> None:
@@ -58,8 +68,7 @@ class Rescue(bootsteps.StartStopStep):
         config = settings()
         redis = connect_redis(config)
         prefix = f"{config.namespace}:"
-        queues = {queue.name for queue in consumer.task_consumer.queues}
-        served = [name for name in NAMES if name in queues]
+        served = _served(consumer)
         self._workers = Workers(redis, config.namespace)
         self._me = Worker(name=consumer.hostname, databases=tuple(served))
         self._rescuer = Rescuer(
@@ -89,7 +98,7 @@ class Rescue(bootsteps.StartStopStep):
         try:
             self._workers.announce(self._me, seconds=3 * self._seconds + 4)
             send(self._rescuer.look())
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, DharmaError) as error:
             log.warning("rescue_waits", error=str(error))
 
 

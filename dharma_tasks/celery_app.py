@@ -7,11 +7,13 @@ from typing import Any
 from celery import Celery, signals
 from kombu import Queue
 
+from dharma_tasks import transport
 from dharma_tasks.databases import NAMES
 from dharma_tasks.logs import configure_logs
 from dharma_tasks.settings import settings
 
 _settings = settings()
+transport.install()
 
 app = Celery("dharma_tasks", include=["dharma_tasks.tasks"])
 app.conf.update(

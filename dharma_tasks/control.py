@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from redis.exceptions import RedisError
 
 from dharma_tasks.errors import Stopped
 from dharma_tasks.journal import Taken
 from dharma_tasks.lease import Lease
-from dharma_tasks.run import Progress, Runs
+from dharma_tasks.run import Event, Progress, Runs
 
 _ASK_SECONDS = 0.5
 """Redis is asked no more often than this; short batches need not pay for it."""
@@ -71,6 +72,13 @@ class OperationControl:
     def waiting(self, reason: str) -> None:
         """Show why there is no progress at this moment."""
         self._show(self.progress.model_copy(update={"heartbeat": time.time(), "waiting": reason}))
+
+    def warn(self, message: str) -> None:
+        """Tell whoever watches the run."""
+        try:
+            self.runs.add_event(self.run, Event(at=datetime.now(UTC), kind="warning", text=message))
+        except RedisError:
+            return
 
     def report(self, taken: Taken) -> None:
         """Show progress, at most twice a second."""

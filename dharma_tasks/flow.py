@@ -22,7 +22,15 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 from dharma_tasks.control import OperationControl
 from dharma_tasks.databases import connect
 from dharma_tasks.databases.base import Database, Fault
-from dharma_tasks.errors import FenceLost, Problem, Refused, StepAside, Stopped
+from dharma_tasks.errors import (
+    DharmaError,
+    FenceLost,
+    Problem,
+    Refused,
+    StepAside,
+    Stopped,
+    Unreachable,
+)
 from dharma_tasks.identity import owner
 from dharma_tasks.journal import Assignment, MigrationState, Opening, Survey
 from dharma_tasks.lease import Lease, Leases
@@ -123,10 +131,18 @@ class Flow:
         self._threads = local()
 
     def database(self, name: str) -> Database[Any]:
-        """This thread's connection to `name`; sessions must not be shared between threads."""
+        """This thread's connection to `name`; sessions must not be shared between threads.
+
+        Raises:
+            Unreachable: this worker's settings have no URL for it.
+        """
         open_ones: dict[str, Database[Any]] = self._threads.__dict__.setdefault("databases", {})
         if name not in open_ones:
-            open_ones[name] = connect(name, self.settings)
+            try:
+                open_ones[name] = connect(name, self.settings)
+            except KeyError:
+                msg = f"the worker {self.worker} has no DHARMA_{name.upper()}_URL"
+                raise Unreachable(msg) from None
         return open_ones[name]
 
     def close(self) -> None:
@@ -180,7 +196,9 @@ class Flow:
         return snapshot.run
 
     def _unreachable(self, database: str, error: Exception) -> Problem:
-        what = f"{database} cannot be used: {self.database(database).describe(error)}"
+        ours = isinstance(error, DharmaError)
+        said = str(error) if ours else self.database(database).describe(error)
+        what = f"{database} cannot be used: {said}"
         setting = f"DHARMA_{database.upper()}_URL"
         todo = f"Look at the server, and at {setting} of the worker {self.worker}."
         return Problem(file="", place="", what=what, todo=todo)
@@ -233,9 +251,22 @@ class Flow:
         except FenceLost as error:
             what = f"the journal of {database} has changed since this run was planned: {error}"
             problem = Problem("", "", what, "Submit again: the new plan starts from what is there.")
-            self.runs.end(record, RunState.REFUSED, [problem])
+            state = RunState.FAILED if snapshot.generations else RunState.REFUSED
+            self.runs.end(record, state, [problem])
+            return []
+        except Exception as error:
+            log.exception("unreachable", run=run, database=database)
+            self._cannot_begin(record, database, error)
             return []
         return self._chains(record, self.runs.begun(record, database, generation))
+
+    def _cannot_begin(self, run: Run, database: str, error: Exception) -> None:
+        """End the run, unless the error will pass: then the rescue timer sends this again."""
+        problem = self._unreachable(database, error)
+        if self.database(database).classify(error) is Fault.LASTING:
+            self.runs.end(run, RunState.UNREACHABLE, [problem])
+        else:
+            self._tell(run, "waiting", problem.what)
 
     # -- confirm, operation ---------------------------------------------------------------
 

@@ -43,6 +43,9 @@ class Control(Protocol):
     def waiting(self, reason: str) -> None:
         """Show why there is no progress at this moment."""
 
+    def warn(self, message: str) -> None:
+        """Show what a person should know."""
+
 
 class MigrationFailed(DharmaError):
     """An operation failed for good, and its journal says so; `state` is the migration's."""
@@ -72,12 +75,16 @@ class Runner:
         """
         pace = Pace(self.settings.batch_seconds)
         taken: Taken | None = None
+        ours: Taken | None = None  # the last that was taken, also while it is not sure any more
         prepared = counted = False
+        pause = 0.0
         while taken is None or taken.state is not OperationState.DONE:
             try:
+                self._wait(pause)
                 self.control.check()
+                pause = 0.0
                 if taken is None:
-                    taken = self._take_over(counted=not counted)
+                    taken = ours = self._take_over(counted=not counted)
                     counted, prepared = True, taken.undo is not None
                     self._check_attempts(taken)
                 elif not prepared:
@@ -86,12 +93,12 @@ class Runner:
                     taken = self._batch(taken, pace)
                 self.control.report(taken)
             except Stopped:
-                self._leave(taken)
+                self._leave(ours)
                 raise
             except StepAside:
                 raise
             except Exception as error:  # noqa: BLE001 - the database says what it means
-                self._after(error, taken, pace)
+                pause = self._after(error, taken, pace)
                 taken = None
         return taken
 
@@ -140,11 +147,11 @@ class Runner:
             size=pace.size,
             label=f"{self.assignment.run}/{self.assignment.key}/{taken.fence}",
             confirm=self.control.confirm,
-            warn=lambda message: log.warning("warning", message=message),
+            warn=self._warn,
         )
 
-    def _after(self, error: Exception, taken: Taken | None, pace: Pace) -> None:
-        """Return, after a pause, where the operation is to be taken over anew; else raise."""
+    def _after(self, error: Exception, taken: Taken | None, pace: Pace) -> float:
+        """How many seconds to wait before the operation is taken over anew; or it raises."""
         fault = self._fault(error, pace)
         message = self.database.describe(error)
         if fault is Fault.LASTING:
@@ -154,7 +161,7 @@ class Runner:
         log.warning("retry", fault=fault.value, error=message, batch_size=pace.size)
         self.database.recover()
         self.control.waiting(message)
-        self._wait(pace.pause())
+        return pace.pause()
 
     def _fault(self, error: Exception, pace: Pace) -> Fault:
         if isinstance(error, DharmaError):
@@ -181,6 +188,10 @@ class Runner:
         if taken is not None:
             self.database.journal.fail(taken, message, state)
         return MigrationFailed(text, state)
+
+    def _warn(self, message: str) -> None:
+        log.warning("warning", message=message)
+        self.control.warn(f"{self.assignment.key} {self.assignment.type}: {message}")
 
     def _leave(self, taken: Taken | None) -> None:
         """An orderly stop is not an attempt that failed (Law 10)."""

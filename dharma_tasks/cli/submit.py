@@ -155,7 +155,8 @@ class _Submit:
             except KeyboardInterrupt:
                 self._interrupted()
             except TimedOut as over:
-                self._end(STOPPED_WAITING, f"Stopped waiting: {over}. {self._how_to_watch()}")
+                why = "the time is over" if self.outcome.run else str(over)
+                self._end(STOPPED_WAITING, f"Stopped waiting: {why}. {self._how_to_watch()}")
             except Exception as error:  # noqa: BLE001 - whatever it is, it is told in one place
                 self._broken(error)
             finally:

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from conftest import Place, wait_for
 
+from dharma_tasks.local import LocalEngines
 from dharma_tasks.migration import Key
 
 ROWS = 20_000
@@ -169,3 +170,18 @@ def test_killed_in_a_burst_of_small_migrations(place: Place) -> None:
     out, err = submitted.communicate(timeout=90)
     assert submitted.returncode == 0, f"{out}\n{err}\n{place.logs_text()}"
     assert steps() == count
+
+
+def test_redis_restarted(bulk: Place, engines: LocalEngines) -> None:
+    """Redis is killed and started while an operation runs: the same worker goes on, and lives."""
+    worker = bulk.start_worker()
+    submitted = bulk.start_submit()
+    middle(bulk)
+    for _ in range(3):
+        engines.kill("redis")
+        before = done(bulk)
+        engines.start("redis")
+        wait_for(lambda before=before: done(bulk) > before, "progress")  # type: ignore[misc]
+    assert_each_row_once(bulk, submitted)
+    assert worker.poll() is None, bulk.log()
+    wait_for(bulk.alive, "the worker's announcement")

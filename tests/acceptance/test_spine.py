@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,16 @@ INDICES = ("projects_v1", "projects_v2", "people_v1")
 
 
 @pytest.fixture
-def example(place: Place) -> Place:
-    """The worked example's folder. Its index names are its own, so they are cleared first."""
+def example(place: Place) -> Iterator[Place]:
+    """The worked example's folder. Its indices' names are not a test's own: none is left."""
     place.folder = EXAMPLE
     with elastic(place) as client:
-        client.options(ignore_status=404).indices.delete(index=list(INDICES))
-    return place
+        quiet = client.options(ignore_status=404)
+        for index in INDICES:
+            quiet.indices.delete(index=index)
+        yield place
+        for index in INDICES:
+            quiet.indices.delete(index=index)
 
 
 def elastic(place: Place) -> Elasticsearch:

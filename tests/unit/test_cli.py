@@ -307,7 +307,7 @@ def test_3_the_time_is_over(stage: Stage) -> None:
     """The run goes on, and it is said how to watch it."""
     result = stage.submit("--timeout", "0.05")
     assert result.exit_code == 3
-    assert "Stopped waiting: run" in result.stderr
+    assert "Stopped waiting: the time is over. Run " in result.stderr
     assert "`dharma status`" in result.stderr
     (found,) = stage.driver.runs.open()
     assert found.state is RunState.PLANNING

@@ -44,6 +44,9 @@ class FakeControl:
     def waiting(self, reason: str) -> None:
         pass
 
+    def warn(self, message: str) -> None:
+        pass
+
 
 def make_server() -> Server:
     """Return a server with documents that are all zero."""

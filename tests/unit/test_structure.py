@@ -11,7 +11,7 @@ import dharma_tasks
 
 PACKAGE = Path(dharma_tasks.__file__).parent
 
-CELERY = {"celery_app.py", "tasks.py", "dispatch.py", "relay.py", "bootsteps.py"}
+CELERY = {"celery_app.py", "tasks.py", "dispatch.py", "relay.py", "bootsteps.py", "transport.py"}
 REDIS = {
     "redis_client.py",
     "lease.py",
@@ -19,7 +19,7 @@ REDIS = {
     "workers.py",
     # They are given a client, and hand it on; or they live with its being away.
     *{"control.py", "flow.py", "rescue.py", "submit.py", "bootsteps.py"},
-    *{"status.py", "report.py"},
+    *{"status.py", "report.py", "transport.py"},
 }
 DRIVERS = {"pymongo": "mongodb", "bson": "mongodb", "psycopg": "postgresql",
            "postgast": "postgresql", "elasticsearch": "elasticsearch",

@@ -1,0 +1,37 @@
+"""Kombu's Redis transport, so that a worker outlives a restart of Redis.
+
+When the connection is lost, a task that ends late acknowledges on a channel that is closed
+already. Kombu 5.7 meets that with an AttributeError, which Celery takes for a fault of the
+program: it ends the worker ("Unrecoverable error"). It is a lost connection, and is named so
+here; Celery then connects again, and what was not acknowledged is sent again, harmlessly
+(Law 6). The same was reported for other ends of a channel: celery/kombu#582, celery/kombu#970.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kombu.transport import TRANSPORT_ALIASES, redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+
+class Channel(redis.Channel):
+    """A channel that says so when it is closed."""
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002 - Kombu's
+        if self.connection is None or self.connection.client is None:
+            msg = "the channel is closed: its connection was lost"
+            raise RedisConnectionError(msg)
+        found: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[misc]  # not in the stubs
+        return found
+
+
+class Transport(redis.Transport):
+    """The transport of the URLs that begin with `redis://` and `rediss://`."""
+
+    Channel = Channel
+
+
+def install() -> None:
+    """Let Kombu use this transport in the whole process."""
+    TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:Transport"))
