@@ -12,7 +12,8 @@ from redis.exceptions import RedisError
 from dharma_tasks.errors import Stopped
 from dharma_tasks.journal import Taken
 from dharma_tasks.lease import Lease
-from dharma_tasks.run import Event, Progress, Runs
+from dharma_tasks.run import Event, Progress
+from dharma_tasks.runs import Runs
 
 _ASK_SECONDS = 0.5
 """Redis is asked no more often than this; short batches need not pay for it."""

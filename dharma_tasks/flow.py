@@ -38,8 +38,9 @@ from dharma_tasks.migration import JSON, Key, Reference, reference
 from dharma_tasks.operations import catalogue
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.planner import Request, plan
-from dharma_tasks.run import Event, Job, Next, Progress, Run, Runs, RunState
+from dharma_tasks.run import Event, Job, Next, Progress, Run, RunState
 from dharma_tasks.runner import MigrationFailed, Runner
+from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 
 log = structlog.get_logger()

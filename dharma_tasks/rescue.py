@@ -14,7 +14,8 @@ from redis import Redis
 
 from dharma_tasks.flow import Chain, begin_message, operation_chain, survey_message
 from dharma_tasks.lease import Leases
-from dharma_tasks.run import Runs, RunState, Snapshot
+from dharma_tasks.run import RunState, Snapshot
+from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 
 log = structlog.get_logger()

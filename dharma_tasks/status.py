@@ -25,7 +25,8 @@ from dharma_tasks.journal import MigrationRecord, MigrationState, OperationState
 from dharma_tasks.lease import Leases
 from dharma_tasks.migration import Key, Migration, Version
 from dharma_tasks.redis_client import require_redis
-from dharma_tasks.run import Runs, Snapshot
+from dharma_tasks.run import Snapshot
+from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Workers
 

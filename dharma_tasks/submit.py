@@ -21,7 +21,8 @@ from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.flow import Chain, survey_message
 from dharma_tasks.loader import Loaded
 from dharma_tasks.planner import Request, required_databases
-from dharma_tasks.run import Busy, Event, Run, Runs, RunState, Snapshot, new_run_id
+from dharma_tasks.run import Event, Run, RunState, Snapshot, new_run_id
+from dharma_tasks.runs import Busy, Runs
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Workers
 

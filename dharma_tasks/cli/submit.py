@@ -22,7 +22,8 @@ from dharma_tasks.loader import load
 from dharma_tasks.planner import LATEST, Request, required_databases
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.report import View
-from dharma_tasks.run import Event, Runs, RunState, Snapshot
+from dharma_tasks.run import Event, RunState, Snapshot
+from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 from dharma_tasks.submit import (
     EXIT_STATUS,

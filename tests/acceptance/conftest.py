@@ -16,7 +16,7 @@ import pytest
 
 from dharma_tasks.local import LocalEngines
 from dharma_tasks.redis_client import connect_redis
-from dharma_tasks.run import Runs
+from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Workers
 

@@ -13,7 +13,8 @@ from dharma_tasks.journal import Survey
 from dharma_tasks.loader import Loaded
 from dharma_tasks.migration import Key, Migration
 from dharma_tasks.planner import Plan, Request, plan
-from dharma_tasks.run import Event, Next, Progress, Run, Runs
+from dharma_tasks.run import Event, Next, Progress, Run
+from dharma_tasks.runs import Runs
 from dharma_tasks.submit import make_run
 
 NAMESPACE = "t"

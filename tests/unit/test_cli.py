@@ -21,7 +21,8 @@ from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.flow import Chain
 from dharma_tasks.loader import Loaded
 from dharma_tasks.migration import Migration
-from dharma_tasks.run import Run, Runs, RunState
+from dharma_tasks.run import Run, RunState
+from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Worker, Workers
 

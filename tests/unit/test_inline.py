@@ -19,7 +19,7 @@ from dharma_tasks.cli import common, main
 from dharma_tasks.cli import submit as command
 from dharma_tasks.journal import MigrationState, Step, Survey, Work
 from dharma_tasks.loader import Loaded
-from dharma_tasks.run import Runs
+from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 
 

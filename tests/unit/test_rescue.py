@@ -15,7 +15,8 @@ from dharma_tasks.lease import Leases
 from dharma_tasks.migration import Key, Migration
 from dharma_tasks.planner import Request, plan
 from dharma_tasks.rescue import Rescuer
-from dharma_tasks.run import Event, Run, Runs, RunState
+from dharma_tasks.run import Event, Run, RunState
+from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 
 KEY = Key(database="mongodb", version="1.0.0", number=1)

@@ -9,7 +9,8 @@ from fakeredis import FakeRedis
 from dharma_tasks.errors import Problem, Stopped
 from dharma_tasks.journal import Survey
 from dharma_tasks.migration import Key, reference
-from dharma_tasks.run import OPEN_SECONDS, OVER_SECONDS, Busy, Next, Runs, RunState
+from dharma_tasks.run import Next, RunState
+from dharma_tasks.runs import OPEN_SECONDS, OVER_SECONDS, Busy, Runs
 
 M1, M2, M3 = (Next("mongodb", version, 1) for version in ("1.0.0", "1.1.0", "1.2.0"))
 P1, P2 = (Next("postgresql", version, 1) for version in ("1.0.0", "1.1.0"))

@@ -15,7 +15,7 @@ CELERY = {"celery_app.py", "tasks.py", "dispatch.py", "relay.py", "bootsteps.py"
 REDIS = {
     "redis_client.py",
     "lease.py",
-    "run.py",
+    "runs.py",
     "workers.py",
     # They are given a client, and hand it on; or they live with its being away.
     *{"control.py", "flow.py", "rescue.py", "submit.py", "bootsteps.py"},

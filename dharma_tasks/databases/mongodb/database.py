@@ -14,7 +14,8 @@ from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.databases.mongodb import faults
 from dharma_tasks.databases.mongodb.connection import Connection, Handle, operating
 from dharma_tasks.databases.mongodb.journal import MongodbJournal
-from dharma_tasks.databases.mongodb.watch import Watcher
+from dharma_tasks.databases.mongodb.watch import works
+from dharma_tasks.databases.watch import Watcher
 from dharma_tasks.journal import Owner
 from dharma_tasks.migration import JSON
 from dharma_tasks.settings import Settings
@@ -31,7 +32,7 @@ class MongodbDatabase(Database[Handle]):
     def __init__(self, settings: Settings) -> None:
         """Remember where the database is; connect on first use."""
         self._connection = Connection(settings)
-        self._watcher = Watcher(self._connection)
+        self._watcher = Watcher()
         self._journal = MongodbJournal(self._connection, settings.namespace, self.free)
 
     @property
@@ -80,7 +81,7 @@ class MongodbDatabase(Database[Handle]):
 
     def watched(self, alive: Callable[[], None]) -> AbstractContextManager[Any]:
         """Ask `$currentOp` about our statements once a second."""
-        return self._watcher.watching(alive)
+        return self._watcher.watching(lambda: works(self._connection), alive)
 
     def recover(self) -> None:
         """Drop the session. What it left open is freed at the next take-over: it is journalled."""

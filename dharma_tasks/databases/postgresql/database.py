@@ -11,7 +11,8 @@ from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.databases.postgresql import faults
 from dharma_tasks.databases.postgresql.journal import PostgresqlJournal
 from dharma_tasks.databases.postgresql.session import Session
-from dharma_tasks.databases.postgresql.watch import Watcher
+from dharma_tasks.databases.postgresql.watch import Onlooker
+from dharma_tasks.databases.watch import Watcher
 from dharma_tasks.journal import Owner
 from dharma_tasks.migration import JSON
 from dharma_tasks.settings import Settings
@@ -35,7 +36,8 @@ class PostgresqlDatabase(Database[Session]):
     def __init__(self, settings: Settings) -> None:
         """Remember where the database is; connect on first use."""
         self._session = Session(settings)
-        self._watcher = Watcher(settings)
+        self._watcher = Watcher()
+        self._onlooker = Onlooker(settings)
         self._journal = PostgresqlJournal(self._session, settings.namespace, self.free)
 
     @property
@@ -78,7 +80,8 @@ class PostgresqlDatabase(Database[Session]):
 
     def watched(self, alive: Callable[[], None]) -> AbstractContextManager[Any]:
         """Ask `pg_stat_activity` about our process once a second."""
-        return self._watcher.watching(self._session.identity, alive)
+        identity = self._session.identity
+        return self._watcher.watching(lambda: self._onlooker.works(identity), alive)
 
     def recover(self) -> None:
         """Drop the connection unless it is known to be alive and in no transaction."""
@@ -87,4 +90,5 @@ class PostgresqlDatabase(Database[Session]):
     def close(self) -> None:
         """Close both connections."""
         self._watcher.close()
+        self._onlooker.close()
         self._session.close()

@@ -50,6 +50,9 @@ class Control:
     def report(self, taken: Taken) -> None:
         pass
 
+    def warn(self, message: str) -> None:
+        pass
+
     def waiting(self, reason: str) -> None:
         self.waits.append(reason)
 

@@ -1,0 +1,117 @@
+"""The changes of a run's state, each one script: workers that finish at once agree on them.
+
+The scripts share KEYS: the run, `active`, `runs`; and ARGV: the run's id, how long to keep the
+record while it is open and once it is over (seconds); then what each needs; then the databases.
+"""
+
+from __future__ import annotations
+
+_SHARED = """
+local function keep(run, seconds, argv, first)
+  for i = first, #argv do redis.call('EXPIRE', run .. ':order:' .. argv[i], seconds) end
+  for _, part in ipairs({'', ':migrations', ':kinds', ':surveys', ':waits', ':applied',
+                         ':confirmed', ':events', ':progress'}) do
+    redis.call('EXPIRE', run .. part, seconds)
+  end
+end
+
+local function close(run, argv, first)
+  redis.call('SREM', KEYS[3], argv[1])
+  for i = first, #argv do
+    if redis.call('HGET', KEYS[2], argv[i]) == argv[1] then
+      redis.call('HDEL', KEYS[2], argv[i])
+    end
+  end
+  keep(run, argv[3], argv, first)
+end
+
+local function ready(run, db, version)
+  local waits = redis.call('HGET', run .. ':waits', db .. ':' .. version) or ''
+  for other in string.gmatch(waits, '%S+') do
+    if redis.call('SISMEMBER', run .. ':applied', other) == 0 then return false end
+  end
+  return true
+end
+
+local function now()
+  local time = redis.call('TIME')
+  return string.format('%d.%06d', time[1], time[2])
+end
+
+-- Starts what has become ready, and ends the run when nothing is open or left.
+local function advance(run, argv, first)
+  local state = redis.call('HGET', run, 'state')
+  if state ~= 'running' and state ~= 'failing' then return {} end
+  keep(run, argv[2], argv, first)
+  local started, open, left = {}, false, false
+  for i = first, #argv do
+    local db = argv[i]
+    local total = tonumber(redis.call('HGET', run, 'total:' .. db) or 0)
+    local done = tonumber(redis.call('HGET', run, 'done:' .. db) or 0)
+    if redis.call('HEXISTS', run, 'working:' .. db) == 1 then
+      open = true
+    elseif done < total then
+      left = true
+      if state == 'running' and redis.call('HEXISTS', run, 'generation:' .. db) == 1 then
+        local version = redis.call('LINDEX', run .. ':order:' .. db, done)
+        if ready(run, db, version) then
+          redis.call('HSET', run, 'working:' .. db, version .. ' 1',
+                     'since:' .. db, now())
+          table.insert(started, db .. ' ' .. version .. ' 1')
+          open = true
+        end
+      end
+    end
+  end
+  if not open and (state == 'failing' or not left) then
+    redis.call('HSET', run, 'state', state == 'failing' and 'failed' or 'done')
+    close(run, argv, first)
+  end
+  return started
+end
+"""
+ADVANCE = _SHARED + "return advance(KEYS[1], ARGV, 4)"
+# Only the first delivery that ends an operation moves on; a duplicate gets false (Law 6).
+MOVE = (
+    _SHARED
+    + """
+local database, version, number, last = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+if redis.call('HGET', KEYS[1], 'working:' .. database) ~= version .. ' ' .. number then
+  return false
+end
+if last == '0' then
+  redis.call('HSET', KEYS[1], 'working:' .. database, version .. ' ' .. (number + 1))
+  return {}
+end
+redis.call('HDEL', KEYS[1], 'working:' .. database)
+redis.call('HDEL', KEYS[1] .. ':progress', database)
+redis.call('HINCRBY', KEYS[1], 'done:' .. database, 1)
+redis.call('SADD', KEYS[1] .. ':applied', database .. ':' .. version)
+redis.call('RPUSH', KEYS[1] .. ':events', ARGV[8])
+return advance(KEYS[1], ARGV, 9)
+"""
+)
+FAIL = (
+    _SHARED
+    + """
+local database, version, number = ARGV[4], ARGV[5], ARGV[6]
+if redis.call('HGET', KEYS[1], 'working:' .. database) ~= version .. ' ' .. number then
+  return 0
+end
+redis.call('HDEL', KEYS[1], 'working:' .. database)
+redis.call('HSET', KEYS[1], 'state', 'failing')
+redis.call('RPUSH', KEYS[1] .. ':events', ARGV[7])
+advance(KEYS[1], ARGV, 8)
+return 1
+"""
+)
+END = (
+    _SHARED
+    + """
+local state = redis.call('HGET', KEYS[1], 'state')
+if state ~= 'planning' and state ~= 'running' and state ~= 'failing' then return 0 end
+redis.call('HSET', KEYS[1], 'state', ARGV[4], 'problems', ARGV[5])
+close(KEYS[1], ARGV, 6)
+return 1
+"""
+)

@@ -1,0 +1,343 @@
+"""The runs' records in Redis: what was submitted, how it stands, and what comes next.
+
+All of it may be lost (Law 2): the journals know what is applied, and a new submit goes on
+from there. Its keys, below `NAMESPACE:`:
+
+    active                 database -> the run that has it
+    runs                   the runs that are not over
+    run:ID                 hash: `record` (the `Run`), `state`, and for each database
+                           `generation:DB`, `total:DB`, `done:DB` (migrations),
+                           `working:DB` ("VERSION NUMBER" of the operation that is next),
+                           `since:DB` (when that migration began, seconds since 1970)
+    run:ID:migrations      hash: reference -> the migration as JSON
+    run:ID:kinds           hash: reference -> the types of its operations
+    run:ID:surveys         hash: database -> what its journal said
+    run:ID:order:DB        list: the versions to apply
+    run:ID:waits           hash: reference -> references in other databases it waits for
+    run:ID:applied         set: references applied in this run; a hint for the order
+    run:ID:confirmed       set: references that their own database confirmed
+    run:ID:events          list: what happened, for whoever watches
+    run:ID:progress        hash: database -> `Progress` as JSON
+
+Each change of the state is one script, so that workers that finish at once agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+from redis.exceptions import WatchError
+
+from dharma_tasks import run_scripts
+from dharma_tasks.errors import DharmaError, Problem, Stopped
+from dharma_tasks.journal import Survey
+from dharma_tasks.migration import Key, Migration, Reference, reference
+from dharma_tasks.planner import Plan
+from dharma_tasks.run import Event, Job, Next, Progress, Run, RunState, Snapshot
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+OPEN_SECONDS = 30 * 24 * 3600
+"""How long the record of a run is kept that never ends."""
+OVER_SECONDS = 7 * 24 * 3600
+"""How long the record of a run is kept that is over."""
+_LONGEST_RESCUE_SECONDS = 60
+"""Between two sends of the same operation."""
+
+_PROBLEMS = TypeAdapter(list[Problem])
+_OF_A_DATABASE = ("generation", "working", "since")
+
+
+class Busy(DharmaError):
+    """Another run has a database that this one wants; `other` is its id."""
+
+    def __init__(self, other: str, database: str) -> None:
+        self.other = other
+        super().__init__(f"run {other} is active on {database}")
+
+
+class Runs:
+    """The runs of one namespace. `redis` answers with text (`decode_responses=True`)."""
+
+    def __init__(self, redis: Redis, namespace: str) -> None:
+        """Make the scripts; nothing is sent yet."""
+        # redis-py's annotations say "bytes or str" whatever was asked for.
+        self._redis: Any = redis
+        self._namespace = namespace
+        self._active = f"{namespace}:active"
+        self._open = f"{namespace}:runs"
+        self._script = {
+            name: redis.register_script(text)
+            for name, text in {
+                "advance": run_scripts.ADVANCE,
+                "move": run_scripts.MOVE,
+                "fail": run_scripts.FAIL,
+                "end": run_scripts.END,
+            }.items()
+        }
+
+    def _key(self, run: str) -> str:
+        return f"{self._namespace}:run:{run}"
+
+    def _call(self, name: str, run: Run, *arguments: str | int) -> Any:
+        return self._script[name](
+            keys=[self._key(run.id), self._active, self._open],
+            args=[run.id, OPEN_SECONDS, OVER_SECONDS, *arguments, *run.databases],
+        )
+
+    # -- submit ---------------------------------------------------------------------------
+
+    def submit(self, run: Run, migrations: Iterable[Migration]) -> Run:
+        """Claim the run's databases and store the record, or find the equal run to join.
+
+        Raises:
+            Busy: another run has one of the databases.
+        """
+        key = self._key(run.id)
+        definitions, kinds = {}, {}
+        for migration in migrations:
+            definitions[migration.reference] = migration.model_dump_json()
+            kinds[migration.reference] = " ".join(op["type"] for op in migration.operations)
+        while True:
+            with self._redis.pipeline() as pipe:
+                pipe.watch(self._active)
+                found = self._occupant(pipe.hmget(self._active, run.databases), run)
+                if found is not None:
+                    return found
+                pipe.multi()
+                pipe.hset(self._active, mapping=dict.fromkeys(run.databases, run.id))
+                pipe.sadd(self._open, run.id)
+                pipe.hset(key, mapping={"record": run.model_dump_json(), "state": "planning"})
+                pipe.hset(f"{key}:migrations", mapping=definitions)
+                pipe.hset(f"{key}:kinds", mapping=kinds)
+                for name in (key, f"{key}:migrations", f"{key}:kinds"):
+                    pipe.expire(name, OPEN_SECONDS)
+                try:
+                    pipe.execute()
+                except WatchError:
+                    continue
+                return run
+
+    def _occupant(self, active: list[str | None], run: Run) -> Run | None:
+        for database, other in zip(run.databases, active, strict=True):
+            snapshot = self.snapshot(other) if other else None
+            if other and snapshot and not snapshot.state.over:
+                if snapshot.run.fingerprint == run.fingerprint:
+                    return snapshot.run
+                raise Busy(other, database)
+        return None
+
+    # -- planning -------------------------------------------------------------------------
+
+    def put_survey(self, run: Run, survey: Survey) -> dict[str, Survey]:
+        """Store what one database's journal said; return all that are there by now."""
+        key = f"{self._key(run.id)}:surveys"
+        with self._redis.pipeline() as pipe:
+            pipe.hset(key, survey.database, survey.model_dump_json())
+            pipe.expire(key, OPEN_SECONDS)
+            pipe.hgetall(key)
+            found: dict[str, str] = pipe.execute()[-1]
+        return {name: Survey.model_validate_json(text) for name, text in found.items()}
+
+    def surveyed(self, run: Run) -> set[str]:
+        """The databases whose survey is there."""
+        return set(self._redis.hkeys(f"{self._key(run.id)}:surveys"))
+
+    def migrations(self, run: Run) -> list[Migration]:
+        """Every migration that was submitted."""
+        found = self._redis.hvals(f"{self._key(run.id)}:migrations")
+        return [Migration.model_validate_json(text) for text in found]
+
+    def start(self, run: Run, plan: Plan) -> bool:
+        """Store the plan and let the run begin. False when another worker did, or it is over."""
+        key = self._key(run.id)
+        planned = {ref for db, order in plan.orders.items() for ref in _references(db, order)}
+        waits = {
+            ref: " ".join(other for other in needs if other in planned)
+            for ref, needs in plan.dependencies.items()
+        }
+        with self._redis.pipeline() as pipe:
+            pipe.watch(key)
+            if pipe.hget(key, "state") != RunState.PLANNING:
+                return False
+            pipe.multi()
+            pipe.hset(
+                key,
+                mapping={
+                    "state": RunState.RUNNING,
+                    "plan": plan.model_dump_json(),
+                    **{f"total:{db}": len(order) for db, order in plan.orders.items()},
+                },
+            )
+            for database, order in plan.orders.items():
+                if order:
+                    pipe.rpush(f"{key}:order:{database}", *order)
+            if waits:
+                pipe.hset(f"{key}:waits", mapping=waits)
+            try:
+                pipe.execute()
+            except WatchError:
+                return False
+        return True
+
+    def plan(self, run: Run) -> Plan | None:
+        """The plan, once there is one."""
+        text = self._redis.hget(self._key(run.id), "plan")
+        return Plan.model_validate_json(text) if text else None
+
+    def begun(self, run: Run, database: str, generation: int) -> list[Next]:
+        """Note that the journal of `database` is at this run's generation; start what is ready."""
+        self._redis.hset(self._key(run.id), f"generation:{database}", generation)
+        return self.advance(run)
+
+    # -- working --------------------------------------------------------------------------
+
+    def job(self, run: str, key: Key) -> Job:
+        """What is needed to carry out one operation.
+
+        Raises:
+            Stopped: the run is over or gone, or this operation is not its next one.
+        """
+        name = self._key(run)
+        ref = reference(key.database, key.version)
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hmget(name, ["record", "state", *(f"{f}:{key.database}" for f in _OF_A_DATABASE)])
+            pipe.hget(f"{name}:migrations", ref)
+            pipe.hget(f"{name}:waits", ref)
+            (record, state, generation, working, since), migration, waits = pipe.execute()
+        if record is None or RunState(state).over:
+            msg = f"run {run} is {state or 'not known (any more)'}"
+            raise Stopped(msg)
+        if working != f"{key.version} {key.number}":
+            msg = f"run {run} is at {working or 'no operation'} in {key.database}"
+            raise Stopped(msg)
+        if waits and not all(self._redis.smismember(f"{name}:confirmed", waits.split())):
+            msg = f"{ref} waits until {waits} is confirmed"
+            raise Stopped(msg)
+        return Job(
+            Run.model_validate_json(record),
+            int(generation),
+            Migration.model_validate_json(migration),
+            float(since),
+        )
+
+    def waits(self, run: Run, database: str, version: str) -> list[Reference]:
+        """What `version` waits for in other databases, within this run's plan."""
+        text = self._redis.hget(f"{self._key(run.id)}:waits", reference(database, version))
+        return [Reference(ref) for ref in (text or "").split()]
+
+    def operations(self, run: Run, database: str, version: str) -> list[str]:
+        """The types of the operations of one migration, in order."""
+        ref = reference(database, version)
+        text = self._redis.hget(f"{self._key(run.id)}:kinds", ref)
+        return text.split() if text else []
+
+    def confirm(self, run: Run, ref: Reference) -> None:
+        """Note that the database of `ref` itself says that it is applied (Law 7)."""
+        self._redis.sadd(f"{self._key(run.id)}:confirmed", ref)
+
+    def moved(self, run: Run, key: Key, *, last: bool, event: Event) -> list[Next]:
+        """End an operation: the run goes on to the next, or with `last` to what is ready.
+
+        Raises:
+            Stopped: another delivery did that already; the caller must not go on.
+        """
+        answer = self._call(
+            "move", run, key.database, key.version, key.number, int(last), event.model_dump_json()
+        )
+        if answer is None:
+            msg = f"{key} was finished by another delivery"
+            raise Stopped(msg)
+        return _nexts(answer)
+
+    def failed(self, run: Run, key: Key, event: Event) -> None:
+        """End an operation, and with it the run: nothing new begins in any database."""
+        self._call("fail", run, key.database, key.version, key.number, event.model_dump_json())
+
+    def advance(self, run: Run) -> list[Next]:
+        """Start what is ready."""
+        return _nexts(self._call("advance", run))
+
+    def end(self, run: Run, state: RunState, problems: list[Problem]) -> None:
+        """End the run before its time. Harmless when it is over."""
+        self._call("end", run, state, _PROBLEMS.dump_json(problems).decode())
+
+    def claim_rescue(self, name: str, seconds: float) -> bool:
+        """Whether the caller is the one to send `name` again (FAULTS 26).
+
+        Over all workers one is, once an interval; it begins with `seconds` and doubles each time.
+        """
+        claim, tries = (f"{self._namespace}:rescue:{part}" for part in (name, f"tries:{name}"))
+        wait = min(seconds * 2 ** int(self._redis.get(tries) or 0), _LONGEST_RESCUE_SECONDS)
+        if not self._redis.set(claim, "sent", nx=True, px=int(wait * 1000)):
+            return False
+        with self._redis.pipeline() as pipe:
+            pipe.incr(tries)
+            pipe.expire(tries, 4 * _LONGEST_RESCUE_SECONDS)
+            pipe.execute()
+        return True
+
+    # -- watching -------------------------------------------------------------------------
+
+    def state(self, run: str) -> RunState | None:
+        """The state, or None where Redis does not know the run (any more)."""
+        text = self._redis.hget(self._key(run), "state")
+        return RunState(text) if text else None
+
+    def open(self) -> list[Snapshot]:
+        """Every run that is not over."""
+        found = [self.snapshot(run) for run in sorted(self._redis.smembers(self._open))]
+        return [snapshot for snapshot in found if snapshot]
+
+    def snapshot(self, run: str) -> Snapshot | None:
+        """How the run stands, or None where Redis does not know it (any more)."""
+        key = self._key(run)
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(key)
+            pipe.hgetall(f"{key}:progress")
+            fields, progress = pipe.execute()
+        if "record" not in fields:
+            return None
+        return Snapshot(
+            run=Run.model_validate_json(fields["record"]),
+            state=RunState(fields["state"]),
+            total={db: int(n) for db, n in _below(fields, "total:")},
+            done={db: int(n) for db, n in _below(fields, "done:")},
+            working={db: _next(f"{db} {text}") for db, text in _below(fields, "working:")},
+            generations={db: int(n) for db, n in _below(fields, "generation:")},
+            problems=_PROBLEMS.validate_json(fields.get("problems", "[]")),
+            progress={db: Progress.model_validate_json(text) for db, text in progress.items()},
+        )
+
+    def report(self, run: str, database: str, progress: Progress) -> None:
+        """Show how far an operation is."""
+        self._redis.hset(f"{self._key(run)}:progress", database, progress.model_dump_json())
+
+    def add_event(self, run: str, event: Event) -> None:
+        """Tell whoever watches."""
+        self._redis.rpush(f"{self._key(run)}:events", event.model_dump_json())
+
+    def events(self, run: str, start: int = 0) -> list[Event]:
+        """What happened, from the `start`-th event on."""
+        found = self._redis.lrange(f"{self._key(run)}:events", start, -1)
+        return [Event.model_validate_json(text) for text in found]
+
+
+def _references(database: str, versions: Iterable[str]) -> list[Reference]:
+    return [reference(database, version) for version in versions]
+
+
+def _below(fields: Mapping[str, str], prefix: str) -> Iterator[tuple[str, str]]:
+    return ((k.removeprefix(prefix), v) for k, v in fields.items() if k.startswith(prefix))
+
+
+def _next(text: str) -> Next:
+    database, version, number = text.split()
+    return Next(database, version, int(number))
+
+
+def _nexts(answer: Iterable[str]) -> list[Next]:
+    return [_next(text) for text in answer]
