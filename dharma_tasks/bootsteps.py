@@ -25,9 +25,9 @@ log = structlog.get_logger()
 # its own when the worker is told to end, and must see it between two batches (Law 8).
 _shutdown = mmap.mmap(-1, 1)
 
-_POOLS = ("prefork", "threads")
-"""The pools in which the timer fires while tasks run; `solo` stands still, and the drivers
-were not made for greenlets."""
+_POOLS = ("prefork", "thread")
+"""The pools, by their modules' names, in which the timer fires while tasks run; `solo` stands
+still, and the drivers were not made for greenlets."""
 
 
 def shutting_down() -> bool:

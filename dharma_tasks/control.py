@@ -17,6 +17,8 @@ from dharma_tasks.runs import Runs
 
 _ASK_SECONDS = 0.5
 """Redis is asked no more often than this; short batches need not pay for it."""
+_WARNINGS = 10
+"""How many warnings of one operation are shown to whoever watches the run."""
 
 
 @dataclass
@@ -37,6 +39,7 @@ class OperationControl:
     # What is over sooner needs no progress bar.
     _reported: float = field(default_factory=time.time)
     _began: bool = False
+    _warned: int = 0
 
     def check(self) -> None:
         """Renew the lease, and stop where the run or this worker is to end.
@@ -75,7 +78,12 @@ class OperationControl:
         self._show(self.progress.model_copy(update={"heartbeat": time.time(), "waiting": reason}))
 
     def warn(self, message: str) -> None:
-        """Tell whoever watches the run."""
+        """Tell whoever watches the run; of a flood only the beginning."""
+        self._warned += 1
+        if self._warned > _WARNINGS:
+            return
+        if self._warned == _WARNINGS:
+            message = f"{message} (further warnings are in the worker's log)"
         try:
             self.runs.add_event(self.run, Event(at=datetime.now(UTC), kind="warning", text=message))
         except RedisError:

@@ -8,6 +8,7 @@
         ├── LeaseHeld      another live worker holds the lease
         ├── LeaseLost      the lease went to somebody else, or ran out
         ├── FenceLost      the journal was written by a newer owner
+        │   └── Outdated   the journal is not where this run left it: the run cannot go on
         └── Stopped        the run is over, paused or gone, or this worker is shutting down
 
 `StepAside` is not a failure: the work is where it was, and somebody else goes on with it.
@@ -76,6 +77,10 @@ class LeaseLost(StepAside):
 
 class FenceLost(StepAside):
     """The journal has a newer fence: another worker, or another run, took the work over."""
+
+
+class Outdated(FenceLost):
+    """The journal is another run's by now, or was put back: this run can never go on in it."""
 
 
 class Stopped(StepAside):

@@ -8,13 +8,14 @@ Messages are hints (Law 1): each function asks the run's record and the journal 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import local
 from typing import Any, TypeVar
 
 import structlog
+from pydantic import ValidationError
 from redis import Redis
 from structlog.contextvars import bound_contextvars
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
@@ -25,6 +26,7 @@ from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.errors import (
     DharmaError,
     FenceLost,
+    Outdated,
     Problem,
     Refused,
     StepAside,
@@ -32,13 +34,13 @@ from dharma_tasks.errors import (
     Unreachable,
 )
 from dharma_tasks.identity import owner
-from dharma_tasks.journal import Assignment, MigrationState, Opening, Survey
-from dharma_tasks.lease import Lease, Leases
+from dharma_tasks.journal import Assignment, Entry, MigrationState, Opening, Survey
+from dharma_tasks.lease import Held, Lease, Leases
 from dharma_tasks.migration import JSON, Key, Reference, reference
 from dharma_tasks.operations import catalogue
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.planner import Request, plan
-from dharma_tasks.run import Event, Job, Next, Progress, Run, RunState
+from dharma_tasks.run import Event, Job, Next, Progress, Run, RunState, Snapshot
 from dharma_tasks.runner import MigrationFailed, Runner
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
@@ -51,6 +53,9 @@ REACH_SECONDS = 10
 """How long a survey tries to reach its database before the submit is told."""
 REPLY_SECONDS = 60
 """How long the answer to a `status` waits to be fetched."""
+UNLOCKED = "unlocked"
+UNLOCK_LATE = "late"
+"""The answers to an `unlock`; or "error " and why."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,12 @@ def survey_message(run: str, database: str) -> Message:
 def read_message(database: str, reply: str) -> Message:
     """Ask `database` for what its journal says, to be put into the list `reply`."""
     return Message("read", database, {"database": database, "reply": reply})
+
+
+def unlock_message(database: str, by: str, token: str, reply: str) -> Message:
+    """Ask a worker of `database` to break the lease `token`; see `Flow.unlock`."""
+    arguments = {"database": database, "by": by, "token": token, "reply": reply}
+    return Message("unlock", database, arguments)
 
 
 def begin_message(run: str, database: str) -> Message:
@@ -229,11 +240,48 @@ class Flow:
             answer = self.look(database).model_dump_json()
         except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told
             answer = "error " + self._unreachable(database, error).what
+        self._reply(reply, answer)
+        return []
+
+    def _reply(self, reply: str, answer: str) -> None:
         with self.redis.pipeline() as pipe:
             pipe.rpush(reply, answer)
             pipe.expire(reply, REPLY_SECONDS)
             pipe.execute()
-        return []
+
+    # -- unlock ---------------------------------------------------------------------------
+
+    def unlock(self, database: str, by: str, token: str, reply: str) -> list[Chain]:
+        """Break the lease `token` on what a run does in `database`; put into `reply` what came.
+
+        Only the lease that `by` has seen: a message that comes late, or twice, breaks no other.
+        The audit trail is first, so that no lease is broken without a word.
+        """
+        found = self._with_lease(database, token)
+        if found is None:
+            self._reply(reply, UNLOCK_LATE)
+            return []
+        run, upcoming, held = found
+        who = f"{held.holder.worker} (pid {held.holder.pid} on {held.holder.node})"
+        entry = Entry("unlocked", run.id, by, upcoming.key, f"lease {token} of {who}")
+        try:
+            journal = self.database(database).journal
+            self._trying(self.database(database), lambda: journal.audit(entry))
+        except Exception as error:
+            log.exception("not_unlocked", run=run.id, database=database)
+            self._reply(reply, "error " + self._unreachable(database, error).what)
+            return []
+        self.leases.break_(held, upcoming.key)
+        log.warning("unlocked", run=run.id, operation=str(upcoming.key), by=by, holder=who)
+        self._tell(run, "warning", f"{upcoming.key}: {by} broke the lease of {who}")
+        self._reply(reply, UNLOCKED)
+        return self._chains(run, [upcoming])
+
+    def _with_lease(self, database: str, token: str) -> tuple[Run, Next, Held] | None:
+        for run, upcoming, held in leases_on(database, self.runs, self.leases):
+            if held is not None and held.token == token:
+                return run, upcoming, held
+        return None
 
     # -- begin ----------------------------------------------------------------------------
 
@@ -246,28 +294,37 @@ class Flow:
             raise Stopped(msg)
         record = snapshot.run
         opening = Opening(record.id, record.direction, made.checksum, record.by)
-        found, expected = self.database(database), made.generations[database]
+        expected = made.generations[database]
         try:
+            found = self.database(database)
             generation = self._trying(found, lambda: found.journal.begin(opening, expected))
         except FenceLost as error:
             what = f"the journal of {database} has changed since this run was planned: {error}"
             problem = Problem("", "", what, "Submit again: the new plan starts from what is there.")
-            state = RunState.FAILED if snapshot.generations else RunState.REFUSED
-            self.runs.end(record, state, [problem])
+            self._stop(snapshot, RunState.REFUSED, problem)
             return []
         except Exception as error:
             log.exception("unreachable", run=run, database=database)
-            self._cannot_begin(record, database, error)
+            self._cannot_begin(snapshot, database, error)
             return []
         return self._chains(record, self.runs.begun(record, database, generation))
 
-    def _cannot_begin(self, run: Run, database: str, error: Exception) -> None:
+    def _cannot_begin(self, snapshot: Snapshot, database: str, error: Exception) -> None:
         """End the run, unless the error will pass: then the rescue timer sends this again."""
         problem = self._unreachable(database, error)
-        if self.database(database).classify(error) is Fault.LASTING:
-            self.runs.end(run, RunState.UNREACHABLE, [problem])
+        ours = isinstance(error, DharmaError)
+        if ours or self.database(database).classify(error) is Fault.LASTING:
+            self._stop(snapshot, RunState.UNREACHABLE, problem)
         else:
-            self._tell(run, "waiting", problem.what)
+            self._tell(snapshot.run, "waiting", problem.what)
+
+    def _stop(self, snapshot: Snapshot, state: RunState, problem: Problem) -> None:
+        """End a run that cannot begin everywhere; databases that have begun finish what is open."""
+        if snapshot.generations:
+            event = Event(at=datetime.now(UTC), kind="failed", text=str(problem))
+            self.runs.stop(snapshot.run, event)
+        else:
+            self.runs.end(snapshot.run, state, [problem])
 
     # -- confirm, operation ---------------------------------------------------------------
 
@@ -277,7 +334,13 @@ class Flow:
         if snapshot is None or snapshot.state.over:
             msg = f"run {run} is over"
             raise Stopped(msg)
-        record = self.look(database).by_version().get(version)
+        try:
+            found = self.look(database)
+        except Exception as error:
+            self._tell(snapshot.run, "waiting", self._unreachable(database, error).what)
+            msg = f"{reference(database, version)} cannot be confirmed"
+            raise StepAside(msg) from error
+        record = found.by_version().get(version)
         if record is None or record.state is not MigrationState.APPLIED:
             msg = f"{reference(database, version)} is not applied yet"
             raise StepAside(msg)
@@ -323,9 +386,9 @@ class Flow:
         raw = job.migration.operations[key.number - 1]
         try:
             return catalogue(key.database).parse(raw)
-        except KeyError:
-            kind = raw["type"]
-            msg = f"this worker does not know the operation {kind!r}: it waits for a newer one"
+        except (KeyError, ValidationError):
+            # The submit has checked it, so whoever does not know it is older (Law 7).
+            msg = f"this worker is too old for the operation {raw['type']!r}, which waits"
             self._tell(job.run, "waiting", f"{key}: {msg}")
             raise StepAside(msg) from None
 
@@ -356,9 +419,13 @@ class Flow:
         except MigrationFailed as error:
             self.runs.failed(job.run, key, self._event("failed", key, str(error), None))
             raise
+        except Outdated as error:
+            text = f"{error}. Submit again: a new run goes on from what the journal says"
+            self.runs.failed(job.run, key, self._event("failed", key, text, None))
+            raise
         seconds = time.monotonic() - begun
-        rate = round(taken.done / seconds, 1)
-        log.info("finished", seconds=round(seconds, 3), done=taken.done, rate=rate)
+        here = taken.done - (runner.first.done if runner.first else 0)
+        log.info("finished", seconds=round(seconds, 3), done=taken.done, rate=here / seconds)
         event = self._event("applied", key, job.migration.name, time.time() - job.since)
         ready = self.runs.moved(job.run, key, last=assignment.last, event=event)
         return self._chains(job.run, ready)
@@ -394,6 +461,16 @@ class Flow:
 
     def _tell(self, run: Run, kind: str, text: str) -> None:
         self.runs.add_event(run.id, Event(at=datetime.now(UTC), kind=kind, text=text))
+
+
+def leases_on(
+    database: str, runs: Runs, leases: Leases
+) -> Iterator[tuple[Run, Next, Held | None]]:
+    """What each open run does in `database`, and the lease on it."""
+    for snapshot in runs.open():
+        if database in snapshot.working:
+            upcoming = snapshot.working[database]
+            yield snapshot.run, upcoming, leases.held(upcoming.key)
 
 
 def _assignment(job: Job, key: Key) -> Assignment:

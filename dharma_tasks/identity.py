@@ -67,11 +67,8 @@ def owner(worker: str, resources: JSON) -> Owner:
 def is_dead(other: Owner) -> bool:
     """Whether `other` was a process of this node that is gone. False where we can't tell.
 
-    Another pid namespace of the same boot may be a neighbour container with the same host
-    name, whose pids we don't see.
+    A host name alone proves nothing: two machines, or two containers of one, may share it. So
+    the pid counts only within the same boot and pid namespace; otherwise the lease runs out.
     """
-    if other.node != node():
-        return False
-    if other.boot == boot():
-        return started(other.pid) != other.started
-    return other.boot.partition("/")[0] != boot().partition("/")[0]
+    here = other.node == node() and other.boot == boot()
+    return here and started(other.pid) != other.started

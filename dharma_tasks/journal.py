@@ -12,6 +12,7 @@ file says what all of them promise. Three rules carry the promise of "nothing tw
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -72,7 +73,11 @@ class Owner(BaseModel):
 
 
 class OperationRecord(BaseModel):
-    """An operation in the journal, as `status` shows it."""
+    """An operation in the journal, as `status` shows it.
+
+    `attempts` counts how often it was begun since its cursor last moved, `worker` is who had it
+    last, `error` why it failed, or the passing error since which no batch went well.
+    """
 
     number: int
     type: str
@@ -157,6 +162,23 @@ class Assignment:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """What a person did to a run, for the audit trail. `detail` tells it from a second time."""
+
+    event: str
+    run: str
+    by: str
+    key: Key
+    detail: str
+
+    @property
+    def id(self) -> str:
+        """The same for two entries that say the same."""
+        said = "\n".join((self.event, self.run, self.by, str(self.key), self.detail))
+        return hashlib.sha256(said.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
 class Prepared:
     """What an operation found before its first effect. `undo` also holds recorded identities."""
 
@@ -210,7 +232,7 @@ class Taken:
             done=self.done + step.done,
             total=self.total if step.total is None else step.total,
             state=OperationState.DONE if step.finished else OperationState.RUNNING,
-            attempts=1,
+            attempts=0,
         )
 
 
@@ -258,17 +280,19 @@ class Journal(ABC, Generic[HandleT]):
         """Who has the operation now, for `Database.free` and for nothing else."""
 
     @abstractmethod
-    def take(self, assignment: Assignment, owner: Owner, *, counted: bool) -> Taken:
+    def take(
+        self, assignment: Assignment, owner: Owner, *, counted: bool, error: str | None = None
+    ) -> Taken:
         """Take the operation over in one atomic write: see the top of this file.
 
         Makes the migration's and the operation's record on first use (a `rolled_back`
         migration begins anew with the checksum given; a `failed` one goes on). `counted`
         says whether this is a new attempt; a worker that goes on after a passing error does
-        not count. An operation that is done already is returned as it is, with the migration
+        not count, and `error` is what it was: kept as the last one until a batch goes well. An operation that is done already is returned as it is, with the migration
         brought to `applied` if that write had been lost.
 
         Raises:
-            FenceLost: the head is at another generation, or an earlier operation of the
+            Outdated: the head is at another generation, or an earlier operation of the
                 migration is not done.
         """
 
@@ -295,4 +319,11 @@ class Journal(ABC, Generic[HandleT]):
         """Write a passing error, or with None an orderly stop: neither counts as an attempt.
 
         Raises `FenceLost`.
+        """
+
+    @abstractmethod
+    def audit(self, entry: Entry) -> None:
+        """Add an entry to the history, once: where one says the same already it adds nothing.
+
+        It needs no fence, for nobody resumes from it.
         """

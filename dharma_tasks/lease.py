@@ -40,13 +40,23 @@ return 1
 
 
 class Held(BaseModel):
-    """The value of a lease: who holds it, and a token that no other lease has."""
+    """The value of a lease: who holds it, and a token that no other lease has.
+
+    A `broken` one was taken from its holder on purpose. It stays for the time of a lease, so
+    that the holder's next sign of life meets it and not a free place, and anybody may take it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     holder: Owner
     token: str
     run: str
+    broken: bool = False
+
+    @property
+    def free(self) -> bool:
+        """Whether another worker may take it at once."""
+        return self.broken or is_dead(self.holder)
 
 
 class Lease:
@@ -90,7 +100,7 @@ class Lease:
     def _extend(self) -> None:
         asked = time.monotonic()
         if not self._leases.renew(self._name, self._value):
-            msg = "another worker has the lease now"
+            msg = "another worker has the lease now, or it was broken on purpose"
             raise LeaseLost(msg)
         self._renewed = asked
 
@@ -133,7 +143,7 @@ class Leases:
         if current is None:
             return self.acquire(key, holder, run)
         other = Held.model_validate_json(current)
-        if is_dead(other.holder) and self._take_from(
+        if other.free and self._take_from(
             keys=[name], args=[current, value, self._milliseconds]
         ):
             return Lease(self, name, held)
@@ -142,11 +152,19 @@ class Leases:
 
     def holder(self, key: Key) -> Owner | None:
         """Who holds the lease and is not known to be dead."""
+        held = self.held(key)
+        return None if held is None or held.free else held.holder
+
+    def held(self, key: Key) -> Held | None:
+        """The lease as it stands, whoever's it is."""
         current = self._redis.get(f"{self._prefix}{key}")
-        if current is None:
-            return None
-        owner = Held.model_validate_json(current).holder
-        return None if is_dead(owner) else owner
+        return Held.model_validate_json(current) if current else None
+
+    def break_(self, held: Held, key: Key) -> bool:
+        """Take the lease from its holder, unless it has become another one meanwhile."""
+        name, broken = f"{self._prefix}{key}", held.model_copy(update={"broken": True})
+        values = [held.model_dump_json(), broken.model_dump_json(), self._milliseconds]
+        return bool(self._take_from(keys=[name], args=values))
 
     def renew(self, name: str, value: str) -> bool:
         """Extend the lease `name` if it is still `value`, or nobody's."""

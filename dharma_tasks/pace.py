@@ -28,13 +28,13 @@ class Pace:
         self._seconds = seconds
         self._growth = _FAST_GROWTH
         self._failures = 0
-        self._moved = time.monotonic()
+        self._stuck_since: float | None = None
         self.size = START
 
     @property
     def stuck_for(self) -> float:
-        """Seconds since the last batch that went well."""
-        return time.monotonic() - self._moved
+        """Seconds since the first failure after which nothing has moved; 0 without one."""
+        return time.monotonic() - self._stuck_since if self._stuck_since is not None else 0.0
 
     def went_well(self, seconds: float, *, moved: bool = True) -> None:
         """A batch took `seconds`: bring the size towards the wanted time.
@@ -43,7 +43,7 @@ class Pace:
         how far it is may go on doing so for ever.
         """
         if moved:
-            self._moved = time.monotonic()
+            self._stuck_since = None
         factor = min(self._growth, max(0.5, self._seconds / max(seconds, 0.001)))
         self.size = min(LARGEST, math.ceil(self.size * factor))
         self._failures = 0
@@ -56,6 +56,8 @@ class Pace:
     def pause(self) -> float:
         """How many seconds to wait after this failure: longer each time, with jitter."""
         self._failures += 1
+        if self._stuck_since is None:
+            self._stuck_since = time.monotonic()
         state = _Attempt(self._failures)
         return float(self._pause(state))  # type: ignore[arg-type]
 

@@ -245,8 +245,8 @@ def _changed(migration: Migration, record: MigrationRecord) -> Iterator[Problem]
     elif record.state in _BEGUN:
         what = f"{migration.version} is {record.state}, and its file was changed since: {checksums}"
         todo = (
-            "Put the file back as it was submitted to go on where it stopped, or roll it back "
-            "first: a migration that was rolled back is taken as its file is then."
+            "Operations of it are done. Put the file back as it was submitted, clear the cause in "
+            "the database, and submit again: it goes on where it stopped."
         )
         yield Problem(migration.file, "", what, todo)
 

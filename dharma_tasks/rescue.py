@@ -47,6 +47,7 @@ class Rescuer:
         absent: set[str] = set()
         chains = []
         for snapshot in self._runs.open():
+            chains += self._advanced(snapshot)
             for name, chain in self._orphans(snapshot):
                 absent.add(name)
                 if (self._absent is None or name in self._absent) and self._runs.claim_rescue(
@@ -56,6 +57,11 @@ class Rescuer:
                     chains.append(chain)
         self._absent = absent
         return chains
+
+    def _advanced(self, snapshot: Snapshot) -> list[Chain]:
+        """What is ready and was not started: who was to do it died before."""
+        ready = self._runs.advance(snapshot.run)
+        return [operation_chain(self._runs, snapshot.run, upcoming) for upcoming in ready]
 
     def _orphans(self, snapshot: Snapshot) -> Iterator[tuple[str, Chain]]:
         run = snapshot.run

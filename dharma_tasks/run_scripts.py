@@ -71,6 +71,23 @@ local function advance(run, argv, first)
 end
 """
 ADVANCE = _SHARED + "return advance(KEYS[1], ARGV, 4)"
+BEGUN = (
+    _SHARED
+    + """
+if redis.call('HGET', KEYS[1], 'state') ~= 'running' then return {} end
+redis.call('HSET', KEYS[1], 'generation:' .. ARGV[4], ARGV[5])
+return advance(KEYS[1], ARGV, 6)
+"""
+)
+STOP = (
+    _SHARED
+    + """
+if redis.call('HGET', KEYS[1], 'state') ~= 'running' then return {} end
+redis.call('HSET', KEYS[1], 'state', 'failing')
+redis.call('RPUSH', KEYS[1] .. ':events', ARGV[4])
+return advance(KEYS[1], ARGV, 5)
+"""
+)
 # Only the first delivery that ends an operation moves on; a duplicate gets false (Law 6).
 MOVE = (
     _SHARED

@@ -65,6 +65,11 @@ class Runner:
     control: Control
     settings: Settings
     worker: str
+    first: Taken | None = None
+    """What this worker found when it took the operation over."""
+    _preparing: bool = False
+    _error: str | None = None
+    """The last passing error, for the journal."""
 
     def run(self) -> Taken:
         """Bring the operation to its end, from wherever the journal says it is.
@@ -75,7 +80,7 @@ class Runner:
         """
         pace = Pace(self.settings.batch_seconds)
         taken: Taken | None = None
-        ours: Taken | None = None  # the last that was taken, also while it is not sure any more
+        ours: Taken | None = None  # the last that is known, also while it is not sure any more
         prepared = counted = False
         pause = 0.0
         while taken is None or taken.state is not OperationState.DONE:
@@ -84,13 +89,14 @@ class Runner:
                 self.control.check()
                 pause = 0.0
                 if taken is None:
-                    taken = ours = self._take_over(counted=not counted)
+                    taken = self._take_over(counted=not counted)
                     counted, prepared = True, taken.undo is not None
                     self._check_attempts(taken)
                 elif not prepared:
                     taken, prepared = self._prepare(taken, pace), True
                 else:
                     taken = self._batch(taken, pace)
+                ours = taken
                 self.control.report(taken)
             except Stopped:
                 self._leave(ours)
@@ -108,7 +114,12 @@ class Runner:
         if former is not None:
             self.database.free(former)
         me = owner(self.worker, self.database.resources())
-        return self.database.journal.take(self.assignment, me, counted=counted)
+        taken = self.database.journal.take(
+            self.assignment, me, counted=counted, error=self._error
+        )
+        self._preparing = False
+        self.first = self.first or taken
+        return taken
 
     def _check_attempts(self, taken: Taken) -> None:
         """An operation that kills its worker each time is stopped (Law 10)."""
@@ -121,7 +132,10 @@ class Runner:
             raise OperationFailed(msg, todo)
 
     def _prepare(self, taken: Taken, pace: Pace) -> Taken:
-        prepared = self.operation.prepare(self._work(taken, self.database.handle, pace))
+        self._preparing = True
+        with self.database.watched(self.control.alive):
+            prepared = self.operation.prepare(self._work(taken, self.database.handle, pace))
+        self._preparing = False
         return self.database.journal.prepare(taken, prepared) if prepared else taken
 
     def _batch(self, taken: Taken, pace: Pace) -> Taken:
@@ -160,6 +174,7 @@ class Runner:
             pace.conflicted()
         log.warning("retry", fault=fault.value, error=message, batch_size=pace.size)
         self.database.recover()
+        self._error = message
         self.control.waiting(message)
         return pace.pause()
 
@@ -181,13 +196,20 @@ class Runner:
         """Write the lasting error to the journal. `taken` is None when the taking itself failed."""
         text = f"{self.assignment.key} {self.assignment.type} {self.operation.summary}: {message}"
         log.error("failed", error=message, exc_info=error)
-        nothing_kept = self.assignment.key.number == 1 and (
-            taken is not None and taken.cursor is None and self.operation.transactional(None)
-        )
-        state = MigrationState.ROLLED_BACK if nothing_kept else MigrationState.FAILED
+        kept = taken is None or self._keeps_something(taken)
+        state = MigrationState.FAILED if kept else MigrationState.ROLLED_BACK
         if taken is not None:
             self.database.journal.fail(taken, message, state)
         return MigrationFailed(text, state)
+
+    def _keeps_something(self, taken: Taken) -> bool:
+        """Whether anything of the migration may be there after a lasting error."""
+        if self.assignment.key.number > 1:
+            return True
+        if self._preparing and taken.undo is None:
+            return False
+        in_one = self.database.transactions and self.operation.transactional(None)
+        return taken.cursor is not None or not in_one
 
     def _warn(self, message: str) -> None:
         log.warning("warning", message=message)

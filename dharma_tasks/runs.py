@@ -73,6 +73,8 @@ class Runs:
             name: redis.register_script(text)
             for name, text in {
                 "advance": run_scripts.ADVANCE,
+                "begun": run_scripts.BEGUN,
+                "stop": run_scripts.STOP,
                 "move": run_scripts.MOVE,
                 "fail": run_scripts.FAIL,
                 "end": run_scripts.END,
@@ -190,8 +192,7 @@ class Runs:
 
     def begun(self, run: Run, database: str, generation: int) -> list[Next]:
         """Note that the journal of `database` is at this run's generation; start what is ready."""
-        self._redis.hset(self._key(run.id), f"generation:{database}", generation)
-        return self.advance(run)
+        return _nexts(self._call("begun", run, database, generation))
 
     # -- working --------------------------------------------------------------------------
 
@@ -257,6 +258,10 @@ class Runs:
         """End an operation, and with it the run: nothing new begins in any database."""
         self._call("fail", run, key.database, key.version, key.number, event.model_dump_json())
 
+    def stop(self, run: Run, event: Event) -> None:
+        """Begin nothing new; what is open finishes, and then the run has failed."""
+        self._call("stop", run, event.model_dump_json())
+
     def advance(self, run: Run) -> list[Next]:
         """Start what is ready."""
         return _nexts(self._call("advance", run))
@@ -270,7 +275,7 @@ class Runs:
 
         Over all workers one is, once an interval; it begins with `seconds` and doubles each time.
         """
-        claim, tries = (f"{self._namespace}:rescue:{part}" for part in (name, f"tries:{name}"))
+        claim, tries = f"{self._namespace}:rescue:{name}", self._tries(name)
         wait = min(seconds * 2 ** int(self._redis.get(tries) or 0), _LONGEST_RESCUE_SECONDS)
         if not self._redis.set(claim, "sent", nx=True, px=int(wait * 1000)):
             return False
@@ -279,6 +284,9 @@ class Runs:
             pipe.expire(tries, 4 * _LONGEST_RESCUE_SECONDS)
             pipe.execute()
         return True
+
+    def _tries(self, name: str) -> str:
+        return f"{self._namespace}:rescue:tries:{name}"
 
     # -- watching -------------------------------------------------------------------------
 
@@ -289,8 +297,11 @@ class Runs:
 
     def open(self) -> list[Snapshot]:
         """Every run that is not over."""
-        found = [self.snapshot(run) for run in sorted(self._redis.smembers(self._open))]
-        return [snapshot for snapshot in found if snapshot]
+        names = sorted(self._redis.smembers(self._open))
+        found = {run: self.snapshot(run) for run in names}
+        if gone := [run for run, snapshot in found.items() if snapshot is None]:
+            self._redis.srem(self._open, *gone)
+        return [snapshot for snapshot in found.values() if snapshot]
 
     def snapshot(self, run: str) -> Snapshot | None:
         """How the run stands, or None where Redis does not know it (any more)."""
@@ -314,11 +325,22 @@ class Runs:
 
     def report(self, run: str, database: str, progress: Progress) -> None:
         """Show how far an operation is."""
-        self._redis.hset(f"{self._key(run)}:progress", database, progress.model_dump_json())
+        key = f"{self._key(run)}:progress"
+        at = Next(database, progress.version, progress.number).key
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hset(key, database, progress.model_dump_json())
+            pipe.expire(key, OPEN_SECONDS)
+            # It moves, so the next time that it is orphaned it is sent again at once.
+            pipe.delete(self._tries(f"{run}:{at}"))
+            pipe.execute()
 
     def add_event(self, run: str, event: Event) -> None:
         """Tell whoever watches."""
-        self._redis.rpush(f"{self._key(run)}:events", event.model_dump_json())
+        key = f"{self._key(run)}:events"
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.rpush(key, event.model_dump_json())
+            pipe.expire(key, OPEN_SECONDS)
+            pipe.execute()
 
     def events(self, run: str, start: int = 0) -> list[Event]:
         """What happened, from the `start`-th event on."""

@@ -160,7 +160,7 @@ class Submission:
 def make_run(loaded: Loaded, request: Request, by: str) -> Run:
     """Make the run's record. Two with the same fingerprint want the same."""
     required = required_databases(loaded.migrations, request)
-    selected = request.databases or tuple(sorted({m.database for m in loaded.migrations}))
+    selected = tuple(sorted(request.databases or {m.database for m in loaded.migrations}))
     wanted = [
         request.target,
         str(request.allow_out_of_order),

@@ -98,6 +98,12 @@ def read(self: FlowTask, database: str, reply: str) -> None:
     self.on_flow(_flow_of(self).read, database, reply)
 
 
+@app.task(bind=True, base=FlowTask, name="dharma_tasks.unlock")
+def unlock(self: FlowTask, database: str, by: str, token: str, reply: str) -> None:
+    """Break a lease on purpose, and write it to the audit trail of `database`."""
+    send(self.on_flow(_flow_of(self).unlock, database, by, token, reply))
+
+
 def _register(database: str, kind: str) -> None:
     @app.task(bind=True, base=FlowTask, name=f"dharma_tasks.{database}.{kind}")
     def operation(self: FlowTask, run: str, version: str, operation: int) -> list[Chain] | None:

@@ -45,6 +45,11 @@ class Database(ABC, Generic[HandleT]):
     def handle(self) -> HandleT:
         """For `Operation.prepare`: the driver's objects outside any transaction."""
 
+    @property
+    def transactions(self) -> bool:
+        """Whether a step that asks for a transaction gets one."""
+        return True
+
     @abstractmethod
     def resources(self) -> JSON:
         """What a successor must know to free what this worker leaves open, for `Owner`."""

@@ -185,3 +185,29 @@ def test_redis_restarted(bulk: Place, engines: LocalEngines) -> None:
     assert_each_row_once(bulk, submitted)
     assert worker.poll() is None, bulk.log()
     wait_for(bulk.alive, "the worker's announcement")
+
+
+def test_a_journal_that_another_run_has_opened(bulk: Place) -> None:
+    """Law 2: the overtaken run ends and says so; a new submit goes on from the checkpoint."""
+    bulk.start_worker()
+    submitted = bulk.start_submit()
+    middle(bulk)
+    head, ours = (f"public.{bulk.settings.namespace}_{name}" for name in ("head", "operations"))
+    with psycopg.connect(url(bulk)) as connection:
+        connection.execute(f"UPDATE {head} SET generation = generation + 1, run = 'another'")
+        connection.execute(f"UPDATE {ours} SET fence = fence + 1")
+    out, err = submitted.communicate(timeout=60)
+    assert submitted.returncode == 1
+    assert "Submit again" in out + err
+    assert_each_row_once(bulk, bulk.start_submit())
+
+
+def test_the_pool_of_threads(bulk: Place) -> None:
+    """The other pool in which the rescue timer fires: SIGTERM, and another worker goes on."""
+    first = bulk.start_worker("--pool", "threads")
+    submitted = bulk.start_submit()
+    middle(bulk)
+    first.terminate()
+    assert first.wait(timeout=15) == 0
+    bulk.start_worker("--pool", "threads")
+    assert_each_row_once(bulk, submitted)

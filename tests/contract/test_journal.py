@@ -285,8 +285,21 @@ def test_attempts_count_what_ended_without_a_word(worker: Worker) -> None:
     assert [worker.take(assignment).attempts for _ in range(3)] == [1, 2, 3]
     taken = worker.take(assignment, counted=False)
     assert taken.attempts == 3
-    assert worker.step(taken, "on").attempts == 1
-    assert worker.take(assignment).attempts <= 2
+    assert worker.step(taken, "on").attempts == 0
+    assert [worker.take(assignment).attempts for _ in range(2)] == [1, 2]
+
+
+def test_after_a_failure_the_attempts_begin_anew(worker: Worker) -> None:
+    """Whoever submits a failed migration again is not told of workers that died."""
+    assignment = worker.assignment(worker.begin())
+    for _ in range(7):
+        taken = worker.take(assignment)
+        assert taken.attempts == 1
+        worker.journal.fail(worker.step(taken, "on"), "no", MigrationState.FAILED)
+    for _ in range(3):
+        taken = worker.take(assignment)
+    worker.journal.fail(taken, "too often", MigrationState.FAILED)
+    assert worker.take(assignment).attempts == 1
 
 
 def test_an_orderly_stop_is_no_attempt(worker: Worker) -> None:

@@ -12,6 +12,7 @@ from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.errors import FenceLost, OperationFailed
 from dharma_tasks.journal import (
     Assignment,
+    Entry,
     Journal,
     MigrationState,
     Opening,
@@ -86,7 +87,9 @@ class ModelJournal(Journal[dict[int, int]]):
         self.faults.point()
         return None
 
-    def take(self, assignment: Assignment, owner: Owner, *, counted: bool) -> Taken:
+    def take(
+        self, assignment: Assignment, owner: Owner, *, counted: bool, error: str | None = None
+    ) -> Taken:
         self.faults.point()
         server = self.server
         if server.state is not OperationState.DONE:
@@ -94,6 +97,7 @@ class ModelJournal(Journal[dict[int, int]]):
             server.migration = MigrationState.RUNNING
             server.fence += 1
             server.attempts += counted
+            server.error = error
         taken = Taken(
             assignment,
             server.fence,
@@ -145,6 +149,9 @@ class ModelJournal(Journal[dict[int, int]]):
     def note(self, taken: Taken, error: str | None) -> None:
         self._fenced(taken)
         self.server.attempts -= 1
+
+    def audit(self, entry: Entry) -> None:
+        raise NotImplementedError
 
 
 class ModelDatabase(Database[dict[int, int]]):

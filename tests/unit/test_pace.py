@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dharma_tasks.pace import LARGEST, START, Pace
 
 
@@ -43,6 +45,23 @@ def test_pauses_get_longer_and_have_jitter() -> None:
     assert max(last for *_, last in pauses) > 5
     assert max(last for *_, last in pauses) <= 10
     assert len({last for *_, last in pauses}) > 100
+
+
+def test_stuck_since_the_first_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement may run for hours; only what fails without moving is stuck (Law 10)."""
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    pace = Pace(seconds=1.0)
+    now = 5_000.0
+    assert pace.stuck_for == 0
+    pace.pause()
+    now = 5_010.0
+    pace.pause()
+    assert pace.stuck_for == 10
+    pace.went_well(1.0, moved=False)
+    assert pace.stuck_for == 10
+    pace.went_well(1.0)
+    assert pace.stuck_for == 0
 
 
 def test_a_good_batch_ends_the_series_of_pauses() -> None:

@@ -10,12 +10,12 @@ from redis import Redis
 
 from dharma_tasks.flow import Message
 from dharma_tasks.identity import owner
-from dharma_tasks.journal import Survey
+from dharma_tasks.journal import MigrationRecord, MigrationState, Survey
 from dharma_tasks.lease import Leases
 from dharma_tasks.migration import Key, Migration
 from dharma_tasks.planner import Request, plan
 from dharma_tasks.rescue import Rescuer
-from dharma_tasks.run import Event, Run, RunState
+from dharma_tasks.run import Event, Progress, Run, RunState
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 
@@ -102,6 +102,59 @@ def test_the_rest_of_the_chain(redis: Redis, settings: Settings, runs: Runs, run
     event = Event(at=datetime.now(UTC), kind="applied", text="")
     runs.moved(run, KEY, last=False, event=event)
     assert names(rescuer(redis, settings).look()) == [["mongodb.b"]]
+
+
+def test_a_plan_with_nothing_to_do_whose_worker_died(
+    redis: Redis, settings: Settings, runs: Runs, run: Run
+) -> None:
+    """It is ended, or every later submit would wait for it."""
+    applied = MigrationRecord(
+        version="1.0.0",
+        name="n",
+        state=MigrationState.APPLIED,
+        checksum=make_migration().checksum,
+        run="r0",
+        by="me",
+        started=datetime.now(UTC),
+    )
+    survey = Survey(database="mongodb", migrations=[applied])
+    runs.start(run, plan([make_migration()], {"mongodb": survey}, Request(target="latest")))
+    assert runs.state(run.id) is RunState.RUNNING
+    assert rescuer(redis, settings).look() == []
+    assert runs.state(run.id) is RunState.DONE
+
+
+def test_progress_shortens_the_interval_again(
+    redis: Redis, settings: Settings, runs: Runs, run: Run
+) -> None:
+    """An operation that moves between two deaths of its worker is not made to wait longer."""
+    begin(runs, run)
+    name = f"{run.id}:{KEY}"
+    waits = []
+    for _ in range(4):
+        assert runs.claim_rescue(name, 1)
+        waits.append(redis.pttl(f"dharma:rescue:{name}"))
+        redis.delete(f"dharma:rescue:{name}")
+    assert waits == sorted(waits)
+    assert waits[-1] > 4_000
+    runs.report(run.id, "mongodb", make_progress())
+    assert runs.claim_rescue(name, 1)
+    assert redis.pttl(f"dharma:rescue:{name}") <= 1_000
+
+
+def make_progress() -> Progress:
+    """Return the progress of the first operation."""
+    return Progress(
+        version="1.0.0",
+        name="n",
+        number=1,
+        count=2,
+        type="a",
+        summary="",
+        worker="w",
+        since=0,
+        heartbeat=1,
+    )
 
 
 def test_a_live_lease_is_left_alone(redis: Redis, settings: Settings, runs: Runs, run: Run) -> None:

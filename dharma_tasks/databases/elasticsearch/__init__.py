@@ -32,7 +32,7 @@ class ElasticsearchDatabase(Database[Elasticsearch]):
 
         Raises:
             KeyError: the settings have no URL for Elasticsearch.
-            ValueError: the URL lacks its scheme, host or port.
+            Refused: the URL cannot be read.
         """
         url = settings.url(self.name)
         if url is None:

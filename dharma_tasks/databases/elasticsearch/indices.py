@@ -38,7 +38,7 @@ _FIELDS: dict[str, JSON] = {
     "history": {
         **dict.fromkeys(("event", "run", "version", "by", "worker"), _KEYWORD),
         **dict.fromkeys(("number", "fence", "generation"), _LONG),
-        "error": _TEXT,
+        **dict.fromkeys(("error", "detail"), _TEXT),
         "at": _DATE,
     },
 }

@@ -33,10 +33,11 @@ from elasticsearch.helpers import scan
 
 from dharma_tasks.databases.elasticsearch.documents import Document, create, read, replace
 from dharma_tasks.databases.elasticsearch.indices import Names, make
-from dharma_tasks.errors import FenceLost
+from dharma_tasks.errors import FenceLost, Outdated
 from dharma_tasks.journal import (
     SCHEMA_VERSION,
     Assignment,
+    Entry,
     Head,
     Journal,
     MigrationRecord,
@@ -146,12 +147,14 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
         """Who has the operation now; nobody has one that is done or has failed."""
         return _owner(read(self._client, self._names.operations, _id(key.version, key.number)))
 
-    def take(self, assignment: Assignment, owner: Owner, *, counted: bool) -> Taken:
+    def take(
+        self, assignment: Assignment, owner: Owner, *, counted: bool, error: str | None = None
+    ) -> Taken:
         """Take the operation over: one compare-and-set raises the fence and returns the cursor."""
         self._check_head(assignment)
         era = self._era(assignment.key.version)
         self._check_former(assignment, era)
-        document, former = self._seize(assignment, owner, era, counted=counted)
+        document, former = self._seize(assignment, owner, era, counted=counted, error=error)
         self._check_head(assignment)
         self._start_migration(assignment, era)
         taken = _taken(assignment, document, former)
@@ -207,13 +210,26 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
         """Write a passing error or an orderly stop, and take the attempt back."""
         self._write(taken, {"error": error, "attempts": max(taken.attempts - 1, 0)})
 
+    def audit(self, entry: Entry) -> None:
+        """Add an entry to the history; its id is made from what it says."""
+        told = {
+            "event": entry.event,
+            "run": entry.run,
+            "by": entry.by,
+            "version": entry.key.version,
+            "number": entry.key.number,
+            "detail": entry.detail,
+            "at": _now(),
+        }
+        create(self._client, self._names.history, entry.id, told)
+
     # --- the parts of `take` ---
 
     def _check_head(self, assignment: Assignment) -> None:
         head = read(self._client, self._names.head, _HEAD)
         found = 0 if head is None else int(head.get("generation"))
         if found != assignment.generation:
-            raise FenceLost(_other_run(found, assignment.generation))
+            raise Outdated(_other_run(found, assignment.generation))
 
     def _era(self, version: str) -> int:
         """Which beginning of the migration this is; one that was rolled back begins anew."""
@@ -231,11 +247,17 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
         found = read(self._client, self._names.operations, _id(assignment.key.version, number))
         if not _is_done(found, era):
             message = f"operation {number} of {assignment.key.version} is not done yet"
-            raise FenceLost(message)
+            raise Outdated(message)
         self._tell("done", found.source)  # lost, where its worker died right after its last step
 
     def _seize(
-        self, assignment: Assignment, owner: Owner, era: int, *, counted: bool
+        self,
+        assignment: Assignment,
+        owner: Owner,
+        era: int,
+        *,
+        counted: bool,
+        error: str | None,
     ) -> tuple[Document, Owner | None]:
         index, key = self._names.operations, _id(assignment.key.version, assignment.key.number)
         while True:  # each turn means that somebody else's write succeeded
@@ -243,7 +265,8 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
             former = _owner(found)
             if _is_done(found, era):
                 return found, former
-            source = _seized(found, assignment, owner, era, counted=counted)
+            seized = _seized(found, assignment, owner, era, counted=counted)
+            source = {**seized, "error": error}
             if found is None:
                 made = create(self._client, index, key, source)
                 if made:
@@ -395,7 +418,6 @@ def _seized(
         "attempts": attempts + 1 if counted else max(attempts, 1),
         "worker": owner.worker,
         "owner": owner.model_dump_json(),
-        "error": None,
         "updated": _now(),
     }
 

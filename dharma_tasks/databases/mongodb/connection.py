@@ -186,8 +186,10 @@ class Connection:
                 datetime_conversion=DatetimeConversion.DATETIME_AUTO,
                 **timeouts,
             )
-        except (InvalidURI, ConfigurationError) as error:
-            raise _refused(str(error), "Correct it.") from None
+        except (InvalidURI, ConfigurationError, ValueError):
+            # Not the driver's own message: it quotes what may be a part of the password.
+            todo = "Write mongodb://USER:PASSWORD@HOST:PORT/NAME, with % codes where needed."
+            raise _refused("is not a MongoDB URL", todo) from None
 
 
 def operating(client: MongoClient[Document], matching: Document) -> bool:

@@ -45,6 +45,11 @@ class MongodbDatabase(Database[Handle]):
         """The database outside any transaction."""
         return self._connection.handle()
 
+    @property
+    def transactions(self) -> bool:
+        """Not on a standalone server."""
+        return self._connection.transactions
+
     def resources(self) -> JSON:
         """The session in which this worker's transactions run."""
         return {"session": self._session_id().as_uuid().hex}

@@ -15,14 +15,15 @@ from dataclasses import replace
 from pymongo import ReturnDocument
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from dharma_tasks.databases.mongodb import records
 from dharma_tasks.databases.mongodb.connection import Connection, Document, Handle
-from dharma_tasks.errors import FenceLost
+from dharma_tasks.errors import FenceLost, Outdated
 from dharma_tasks.journal import (
     SCHEMA_VERSION,
     Assignment,
+    Entry,
     Journal,
     MigrationState,
     Opening,
@@ -132,16 +133,24 @@ class MongodbJournal(Journal[Handle]):
 
     # -- an operation --------------------------------------------------------------------
 
-    def take(self, assignment: Assignment, owner: Owner, *, counted: bool) -> Taken:
+    def take(
+        self, assignment: Assignment, owner: Owner, *, counted: bool, error: str | None = None
+    ) -> Taken:
         """Raise the fence and read what it guards in one write; see `Journal.take`."""
 
         def write(session: Session) -> Taken:
-            return self._take(assignment, owner, session, counted=counted)
+            return self._take(assignment, owner, session, counted=counted, error=error)
 
         return self._connection.atomically(write)
 
     def _take(
-        self, assignment: Assignment, owner: Owner, session: Session, *, counted: bool
+        self,
+        assignment: Assignment,
+        owner: Owner,
+        session: Session,
+        *,
+        counted: bool,
+        error: str | None,
     ) -> Taken:
         self._confirm_run(assignment, session)
         self._start_migration(assignment, session)
@@ -156,7 +165,7 @@ class MongodbJournal(Journal[Handle]):
             return replace(records.taken(assignment, done), former=None)
         document: Document = self._operations.find_one_and_update(  # type: ignore[assignment]
             {"_id": name},
-            records.taking(assignment, owner, counted=counted),
+            records.taking(assignment, owner, counted=counted, error=error),
             upsert=True,  # so there always is one
             return_document=ReturnDocument.AFTER,
             session=session,
@@ -173,7 +182,7 @@ class MongodbJournal(Journal[Handle]):
         )
         if not result.matched_count:
             msg = f"the journal is at another generation than {assignment.generation}"
-            raise FenceLost(msg)
+            raise Outdated(msg)
 
     def _start_migration(self, assignment: Assignment, session: Session) -> None:
         version = assignment.key.version
@@ -196,7 +205,7 @@ class MongodbJournal(Journal[Handle]):
         done = {"_id": {"$in": before}, "state": OperationState.DONE}
         if self._operations.count_documents(done, session=session) < len(before):
             msg = f"an operation before {key} is not done"
-            raise FenceLost(msg)
+            raise Outdated(msg)
 
     def prepare(self, taken: Taken, prepared: Prepared) -> Taken:
         """Write what was found, under the fence."""
@@ -263,6 +272,11 @@ class MongodbJournal(Journal[Handle]):
         left = records.LEFT if error is None else {}
         noted = {"error": error, "attempts": attempts, "updated": records.now(), **left}
         self._write(taken, noted, None)
+
+    def audit(self, entry: Entry) -> None:
+        """Add an entry to the history; its `_id` is made from what it says."""
+        with suppress(DuplicateKeyError):
+            self._history.insert_one(records.entry(entry))
 
     # -- the writes they share -----------------------------------------------------------
 

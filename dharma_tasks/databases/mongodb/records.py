@@ -14,6 +14,7 @@ from typing import Any
 from dharma_tasks.databases.mongodb.connection import Document
 from dharma_tasks.journal import (
     Assignment,
+    Entry,
     Head,
     MigrationRecord,
     MigrationState,
@@ -40,7 +41,9 @@ def name(key: Key) -> Document:
     return {"version": key.version, "number": key.number}
 
 
-def taking(assignment: Assignment, owner: Owner, *, counted: bool) -> list[Document]:
+def taking(
+    assignment: Assignment, owner: Owner, *, counted: bool, error: str | None
+) -> list[Document]:
     """The one update that takes an operation over; `former` is who had it until now.
 
     A failed operation goes on from its cursor, and its attempts begin again.
@@ -56,7 +59,7 @@ def taking(assignment: Assignment, owner: Owner, *, counted: bool) -> list[Docum
                 "fence": {"$add": [_or("$fence", 0), 1]},
                 "attempts": {"$add": [attempts, 1]} if counted else {"$max": [attempts, 1]},
                 "state": OperationState.RUNNING,
-                "error": None,
+                "error": {"$literal": error},
                 "cursor": _or("$cursor", None),
                 "undo": _or("$undo", None),
                 "done": _or("$done", 0),
@@ -155,6 +158,20 @@ def event(assignment: Assignment, what: str, **more: Any) -> Document:
         "by": assignment.by,
         "version": assignment.key.version,
         **more,
+    }
+
+
+def entry(told: Entry) -> Document:
+    """One entry of the audit trail that a person is the reason of."""
+    return {
+        "_id": told.id,
+        "at": now(),
+        "event": told.event,
+        "run": told.run,
+        "by": told.by,
+        "version": told.key.version,
+        "number": told.key.number,
+        "detail": told.detail,
     }
 
 

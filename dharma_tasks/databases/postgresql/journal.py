@@ -12,11 +12,12 @@ from psycopg.rows import TupleRow
 
 from dharma_tasks.databases.postgresql import statements
 from dharma_tasks.databases.postgresql.session import Session
-from dharma_tasks.errors import FenceLost
+from dharma_tasks.errors import FenceLost, Outdated
 from dharma_tasks.journal import (
     SCHEMA_VERSION,
     Assignment,
     Direction,
+    Entry,
     Head,
     Journal,
     MigrationRecord,
@@ -119,7 +120,9 @@ class PostgresqlJournal(Journal[Session]):
 
     # --- an operation ---
 
-    def take(self, assignment: Assignment, owner: Owner, *, counted: bool) -> Taken:
+    def take(
+        self, assignment: Assignment, owner: Owner, *, counted: bool, error: str | None = None
+    ) -> Taken:
         """Take over, in one round trip, in a clean session."""
         self._session.clean()
         values = {
@@ -132,12 +135,13 @@ class PostgresqlJournal(Journal[Session]):
             "worker": owner.worker,
             "owner": owner.model_dump_json(),
             "counted": counted,
+            "error": _storable(error) if error else None,
         }
         # None, and then a row: another worker has finished it while this one waited for it.
         rows = self._session.journal(self._sql.TAKE, **values)
         rows = rows or self._session.journal(self._sql.TAKE, **values)
         if not rows:
-            raise FenceLost(self._why_not(assignment))
+            raise Outdated(self._why_not(assignment))
         return _taken(assignment, rows[0], self._session.identity)
 
     def _why_not(self, assignment: Assignment) -> str:
@@ -186,6 +190,26 @@ class PostgresqlJournal(Journal[Session]):
     def note(self, taken: Taken, error: str | None) -> None:
         """Write a passing error or an orderly stop, and give the attempt back."""
         self._write(self._sql.NOTE, taken, error=_storable(error) if error else None)
+
+    def audit(self, entry: Entry) -> None:
+        """Add an entry to the history, where none says the same."""
+        session = self._session
+        session.clean()
+        try:
+            session.begin()
+            session.connection.execute(self._sql.LOCK)
+            values = {
+                "event": entry.event,
+                "run": entry.run,
+                "by": _storable(entry.by),
+                "version": entry.key.version,
+                "number": entry.key.number,
+                "detail": _storable(entry.detail),
+            }
+            session.connection.execute(self._sql.AUDIT, values)
+            session.commit()
+        finally:
+            session.rollback()
 
     # --- writing ---
 

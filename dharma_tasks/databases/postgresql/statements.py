@@ -115,6 +115,7 @@ WITH head AS (
     SELECT 1 FROM {head} WHERE generation = %(generation)s FOR SHARE
 ), anew AS (
     SELECT 1 FROM {migrations} WHERE version = %(version)s AND state = 'rolled_back'
+    FOR UPDATE
 ), taken AS (
     INSERT INTO {operations} AS o
         (version, number, type, state, fence, attempts, worker, owner, updated)
@@ -132,8 +133,8 @@ WITH head AS (
         former = o.owner,
         owner = excluded.owner,
         updated = excluded.updated,
-        error = NULL,
-        attempts = CASE WHEN EXISTS (SELECT 1 FROM anew) THEN 1
+        error = %(error)s,
+        attempts = CASE WHEN EXISTS (SELECT 1 FROM anew) OR o.state = 'failed' THEN 1
             WHEN o.owner IS NULL OR %(counted)s THEN o.attempts + 1 ELSE o.attempts END,
         cursor = CASE WHEN EXISTS (SELECT 1 FROM anew) THEN NULL ELSE o.cursor END,
         undo = CASE WHEN EXISTS (SELECT 1 FROM anew) THEN NULL ELSE o.undo END,
@@ -168,8 +169,10 @@ WHERE o.version = %(version)s AND o.number = %(number)s AND o.state = 'done'
     AND NOT EXISTS (SELECT 1 FROM taken)
 """
 """The lock on the head makes it wait for a run that begins, and makes that run wait for it.
-ON CONFLICT works on the newest version of the row, so two at once get different fences. An
-orderly stop has given its attempt back and left no owner: that taking always counts."""
+ON CONFLICT works on the newest version of the row, so two at once get different fences; FOR
+UPDATE makes `anew` see the newest too, or a late one would begin a migration anew that another
+has applied meanwhile (FAULTS 7). An orderly stop has given its attempt back and left no owner:
+that taking always counts."""
 
 PREPARE = """
 UPDATE {operations} SET undo = %(undo)s::json, total = %(total)s, updated = clock_timestamp()
@@ -179,7 +182,7 @@ RETURNING 1
 
 STEP = """
 UPDATE {operations} SET cursor = %(cursor)s::json, done = done + %(done)s,
-    total = coalesce(%(total)s, total), attempts = 1, error = NULL, updated = clock_timestamp()
+    total = coalesce(%(total)s, total), attempts = 0, error = NULL, updated = clock_timestamp()
 WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s AND state = 'running'
 RETURNING 1
 """
@@ -187,7 +190,7 @@ RETURNING 1
 FINISH = """
 WITH finished AS (
     UPDATE {operations} SET cursor = %(cursor)s::json, done = done + %(done)s,
-        total = coalesce(%(total)s, total), attempts = 1, error = NULL, state = 'done',
+        total = coalesce(%(total)s, total), attempts = 0, error = NULL, state = 'done',
         owner = NULL, updated = clock_timestamp()
     WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s
         AND state = 'running'
@@ -229,6 +232,17 @@ UPDATE {operations} SET error = %(error)s, attempts = greatest(attempts - 1, 0),
 WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s AND state = 'running'
 RETURNING 1
 """
+
+AUDIT = """
+INSERT INTO {history} (event, run, by, version, number, detail)
+SELECT %(event)s::text, %(run)s::text, %(by)s::text, %(version)s::text, %(number)s::integer,
+    %(detail)s::text
+WHERE NOT EXISTS (
+    SELECT 1 FROM {history}
+    WHERE event = %(event)s AND run = %(run)s AND by = %(by)s AND version = %(version)s
+        AND number = %(number)s AND detail = %(detail)s)
+"""
+"""To be run under `LOCK`: of two at once the second must see the first one's entry."""
 
 FENCE = "SELECT fence FROM {operations} WHERE version = %(version)s AND number = %(number)s"
 

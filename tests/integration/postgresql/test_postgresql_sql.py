@@ -6,6 +6,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -16,7 +17,8 @@ from pydantic import SecretStr
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.databases.postgresql import PostgresqlDatabase
 from dharma_tasks.errors import FenceLost, Refused
-from dharma_tasks.journal import MigrationState, OperationState, Step
+from dharma_tasks.journal import MigrationState, OperationState, Owner, Step
+from dharma_tasks.migration import Key
 from dharma_tasks.runner import MigrationFailed
 
 
@@ -379,3 +381,27 @@ def test_a_worker_whose_role_works_as_another(postgres: Any) -> None:
         assert (one,) not in owners
     finally:
         postgres.see.execute(f"DROP OWNED BY {owner} CASCADE; DROP ROLE {one}, {owner}")
+
+
+def test_a_late_taking_does_not_begin_anew_what_another_has_applied(postgres: Any) -> None:
+    """FAULTS 7: it waited for the row while another took, ran and applied the migration."""
+    with pytest.raises(MigrationFailed):
+        postgres.run("SELECT no_such_column")
+    assignment = replace(postgres.assignment("sql"), key=Key(
+        database="postgresql", version="1.1.0", number=1))  # fmt: skip
+    names = {name: f"public.{postgres.settings.namespace}_{name}"
+             for name in ("operations", "migrations")}  # fmt: skip
+    with psycopg.connect(postgres.url) as other:
+        other.execute(f"SELECT FROM {names['operations']} FOR UPDATE")
+        other.execute(f"SELECT FROM {names['migrations']} FOR UPDATE")
+        me = Owner(worker="w", node="n", boot="b", pid=1, started=1.0)
+        late = postgres.in_background(
+            lambda: postgres.database.journal.take(assignment, me, counted=True)
+        )
+        postgres.wait_for(
+            "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        )
+        other.execute(f"UPDATE {names['operations']} SET state = 'done', fence = fence + 1")
+        other.execute(f"UPDATE {names['migrations']} SET state = 'applied'")
+    assert late.result(15).state is OperationState.DONE
+    assert postgres.value(f"SELECT state FROM {names['migrations']}") == "applied"

@@ -1,0 +1,281 @@
+"""Each engine dies, vanishes or refuses in the middle of an operation: it goes on by itself.
+
+The effects of every operation count themselves, so that one that is lost or doubled shows.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from conftest import Place, wait_for
+from disturbed import (
+    Batched,
+    Copied,
+    Disturbed,
+    Documents,
+    Plain,
+    assert_nothing_left,
+    assert_undisturbed,
+)
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+from dharma_tasks.local import LocalEngines
+from dharma_tasks.local.mongodb import MongodbEngine
+from dharma_tasks.redis_client import connect_redis
+
+LEASE = 2.0
+
+
+@pytest.fixture
+def place(place: Place) -> Place:
+    """Short leases and batches, so that much happens in little time."""
+    place.settings = place.settings.model_copy(
+        update={"lease_seconds": LEASE, "batch_seconds": 0.2}
+    )
+    return place
+
+
+# -- Redis ----------------------------------------------------------------------------------
+
+
+def test_redis_flushed_in_the_middle(place: Place) -> None:
+    """FLUSHALL: the submit says so, the worker stops, a new submit goes on (Law 2, FAULTS 21)."""
+    work = Batched(place)
+    worker = place.start_worker()
+    submitted = place.start_submit()
+    work.in_the_middle()
+    connect_redis(place.settings).flushall()
+    out, err = submitted.communicate(timeout=30)
+    assert submitted.returncode == 4, f"{out}\n{err}"
+    assert "Submit again" in out + err
+    wait_for(lambda: "not known to Redis any more" in place.log(), "the worker's reason")
+    before = work.done()
+    assert 0 < before < work.rows
+    assert place.status()["postgresql"]["migrations"][0]["state"] == "running"
+    wait_for(place.alive, "the worker's announcement")
+    assert work.done() == before, "the worker went on without a run"
+    again = place.start_submit()
+    wait_for(lambda: work.done() > before, "progress from the checkpoint")
+    assert_undisturbed(place, again, work)
+    assert worker.poll() is None
+
+
+def test_two_runs_that_do_not_know_of_each_other(place: Place) -> None:
+    """The first run's worker freezes, Redis forgets it, another run begins (FAULTS 8, 21)."""
+    work = Batched(place)
+    first = place.start_worker()
+    submitted = place.start_submit()
+    work.in_the_middle()
+    family = _family(first)
+    for pid in family:
+        os.kill(pid, signal.SIGSTOP)
+    connect_redis(place.settings).flushall()
+    assert submitted.wait(timeout=30) == 4
+    submitted.communicate()
+    place.start_worker()
+    place.write("postgresql", "002_next", {"version": "1.1.0"}, "CREATE TABLE next (id int);\n")
+    again = place.start_submit()
+    before = work.done()
+    wait_for(lambda: work.done() > before, "progress of the second run")
+    for pid in family:
+        os.kill(pid, signal.SIGCONT)
+    out, err = again.communicate(timeout=90)
+    assert again.returncode == 0, f"{out}\n{err}\n{place.logs_text()}"
+    work.assert_applied()
+    assert_nothing_left(place)
+    states = [migration["state"] for migration in place.status()["postgresql"]["migrations"]]
+    assert states == ["applied", "applied"]
+
+
+def _family(worker: subprocess.Popen[bytes]) -> list[int]:
+    import psutil
+
+    return [worker.pid, *(each.pid for each in psutil.Process(worker.pid).children(recursive=True))]
+
+
+def test_redis_frozen_for_longer_than_the_lease(place: Place, engines: LocalEngines) -> None:
+    """Redis does not answer while an operation runs: it stops, or goes on fenced; then once."""
+    work = Batched(place)
+    worker = place.start_worker()
+    submitted = place.start_submit()
+    work.in_the_middle()
+    redis = engines.pid("redis")
+    assert redis is not None
+    os.kill(redis, signal.SIGSTOP)
+    try:
+        wait_for(lambda: "Redis could not be reached" in place.log(), "the worker's reason", 30)
+        stopped = work.done()
+        assert stopped < work.rows
+    finally:
+        os.kill(redis, signal.SIGCONT)
+    wait_for(lambda: work.done() > stopped, "progress after it")
+    assert_undisturbed(place, submitted, work)
+    assert worker.poll() is None
+
+
+# -- the databases' servers -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Batched, Plain, Documents, Copied])
+def test_server_killed(place: Place, engines: LocalEngines, kind: type[Disturbed]) -> None:
+    """SIGKILL of the server in the middle of its operation; it is started; once (FAULTS 5)."""
+    work = kind(place)
+    worker = place.start_worker()
+    submitted = place.start_submit()
+    work.in_the_middle()
+    engines.kill(work.database)
+    try:
+        wait_for(work.waiting, "the reason in the run's progress")
+    finally:
+        engines.start(work.database)
+    assert_undisturbed(place, submitted, work)
+    assert worker.poll() is None
+
+
+def test_primary_steps_down(place: Place) -> None:
+    """`replSetStepDown` twice in the middle of a bulk update: each document once."""
+    work = Documents(place)
+    place.start_worker()
+    submitted = place.start_submit()
+    for _ in range(2):
+        before = work.in_the_middle()
+        with work.client() as client:
+            client.admin.command("replSetStepDown", 1, force=True)
+        wait_for(lambda before=before: work.done() > before, "progress")  # type: ignore[misc]
+    assert_undisturbed(place, submitted, work)
+
+
+@pytest.mark.parametrize("kind", [Batched, Plain])
+def test_backend_terminated(place: Place, kind: type[Batched]) -> None:
+    """`pg_terminate_backend` in the middle of a statement: each row once."""
+    work = kind(place)
+    place.start_worker()
+    submitted = place.start_submit()
+    times = 1 if kind is Plain else 3
+    for _ in range(times):
+        before = work.in_the_middle()
+        with psycopg.connect(work.url) as connection:
+            ended = connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE wait_event = 'PgSleep' AND datname = current_database()"
+            ).fetchall()
+        if kind is Batched:
+            wait_for(lambda before=before: work.done() > before, "progress")  # type: ignore[misc]
+        else:
+            assert ended == [(True,)]
+    assert_undisturbed(place, submitted, work)
+    assert "57P01" in place.log()
+
+
+def test_reindex_task_cancelled(place: Place) -> None:
+    """Somebody cancels the task on the server: its range is done again (FAULTS 5)."""
+    work = Copied(place)
+    place.start_worker()
+    submitted = place.start_submit()
+    work.in_the_middle()
+    (task,) = work.tasks()
+    with work.client() as client:
+        client.tasks.cancel(task_id=task, wait_for_completion=True)
+    wait_for(lambda: set(work.tasks()) - {task} or submitted.poll() is not None, "another task")
+    assert_undisturbed(place, submitted, work)
+
+
+# -- MongoDB's transactions -----------------------------------------------------------------
+
+
+def test_an_application_writes_one_document_all_the_time(place: Place) -> None:
+    """200 writes a second to one document: the update ends, each document once (FAULTS 9)."""
+    work = Documents(place)
+    stop = threading.Event()
+    hits = [0]
+
+    def application() -> None:
+        with work.client() as client:
+            counters = client.get_default_database()["counters"]
+            while not stop.wait(0.005):
+                try:
+                    counters.update_one({"_id": work.rows // 3}, {"$inc": {"hits": 1}})
+                except PyMongoError:
+                    continue
+                hits[0] += 1
+
+    thread = threading.Thread(target=application)
+    thread.start()
+    try:
+        place.start_worker()
+        submitted = place.start_submit()
+        assert_undisturbed(place, submitted, work)
+    finally:
+        stop.set()
+        thread.join()
+    with work.client() as client:
+        found = client.get_default_database()["counters"].find_one({"_id": work.rows // 3})
+    assert found is not None
+    assert found["hits"] == hits[0] > 0
+    assert "fault=conflict" in place.log() or '"conflict"' in place.log()
+
+
+@pytest.fixture(scope="module")
+def failing_mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A mongod of its own that can be told to fail."""
+    local = LocalEngines(tmp_path_factory.mktemp("failing"))
+    patch = pytest.MonkeyPatch()
+    usual = MongodbEngine.command
+
+    def command(self: MongodbEngine, place: Any) -> list[str]:
+        return [*usual(self, place), "--setParameter", "enableTestCommands=1"]
+
+    patch.setattr(MongodbEngine, "command", command)
+    try:
+        yield local.up(only=["mongodb"])["DHARMA_MONGODB_URL"]
+    finally:
+        local.delete()
+        patch.undo()
+
+
+FAILURES: dict[str, dict[str, Any]] = {
+    "a write conflict": {"failCommands": ["update"], "errorCode": 112,
+                         "errorLabels": ["TransientTransactionError"]},
+    "the transaction is gone at its commit": {
+        "failCommands": ["commitTransaction"], "errorCode": 251,
+        "errorLabels": ["TransientTransactionError"]},
+    "the connection is lost at the commit": {
+        "failCommands": ["commitTransaction"], "closeConnection": True},
+    "committed, but not known to be by a majority": {
+        "failCommands": ["commitTransaction"],
+        "writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}},
+    "the primary steps down at the commit": {
+        "failCommands": ["commitTransaction"], "errorCode": 10107,
+        "errorLabels": ["RetryableWriteError"]},
+}  # fmt: skip
+"""What `failCommand` does to the next commands."""
+
+
+def test_transactions_fail(place: Place, failing_mongod: str) -> None:
+    """Every way in which a transaction fails at its end, several times each: once (Law 3)."""
+    from pydantic import SecretStr
+
+    name = place.settings.namespace
+    url = SecretStr(failing_mongod.replace("/dharma?", f"/{name}?"))
+    place.settings = place.settings.model_copy(update={"mongodb_url": url})
+    work = Documents(place)
+    place.start_worker()
+    submitted = place.start_submit()
+    work.in_the_middle()
+    with MongoClient[dict[str, Any]](failing_mongod) as client:
+        for data in FAILURES.values():
+            before = work.done()
+            # Three in a row: the driver tries a commit once more by itself.
+            fail = {"configureFailPoint": "failCommand", "mode": {"times": 3}, "data": data}
+            client.admin.command(fail)
+            wait_for(lambda before=before: work.done() > before, "progress")  # type: ignore[misc]
+            client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+    assert_undisturbed(place, submitted, work)
