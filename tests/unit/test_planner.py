@@ -142,9 +142,9 @@ def test_begun_and_changed(state: MigrationState) -> None:
     (problem,) = refused([A, B], survey("mongodb", (A, APPLIED), (B, state, OTHER)))
     assert problem == (
         f"mongodb/1.10.0.json: 1.10.0 is {state}, and its file was changed since: its checksum "
-        f"was 0123456789ab and is {B.checksum[:12]}. Put the file back as it was submitted to "
-        "go on where it stopped, or roll it back first: a migration that was rolled back is "
-        "taken as its file is then."
+        f"was 0123456789ab and is {B.checksum[:12]}. Operations of it are done. Put the file "
+        "back as it was submitted, clear the cause in the database, and submit again: it goes on "
+        "where it stopped."
     )
 
 

@@ -79,7 +79,7 @@ def unchanged(client: Elasticsearch, name: str, uuid: str) -> Index:
     if found is None or found.uuid != uuid:
         happened = "was deleted" if found is None else "was deleted and created again"
         what = f'index "{name}" {happened} by somebody else since this operation began'
-        todo = "Find out by whom; then roll this migration back, and submit it again"
+        todo = "Find out by whom: this migration was begun on the former index and cannot go on"
         raise OperationFailed(what, todo)
     return found
 
