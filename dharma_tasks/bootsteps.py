@@ -28,6 +28,8 @@ _shutdown = mmap.mmap(-1, 1)
 _POOLS = ("prefork", "thread")
 """The pools, by their modules' names, in which the timer fires while tasks run; `solo` stands
 still, and the drivers were not made for greenlets."""
+_CHILDREN_SECONDS = 0.25
+"""How often it is looked for children that are dead."""
 
 
 def shutting_down() -> bool:
@@ -56,6 +58,10 @@ class Rescue(bootsteps.StartStopStep):
         pool = consumer.controller.pool_cls.__module__.rpartition(".")[2]
         if pool not in _POOLS:
             msg = f"the pool {pool!r} stops the rescue timer: start the worker with --pool=prefork"
+            raise ClickException(msg)
+        if not any(settings().url(name) for name in NAMES):
+            names = ", ".join(f"DHARMA_{name.upper()}_URL" for name in NAMES)
+            msg = f"no database to serve: set at least one of {names}"
             raise ClickException(msg)
         for name in _served(consumer):
             if settings().url(name) is None:
@@ -102,4 +108,27 @@ class Rescue(bootsteps.StartStopStep):
             log.warning("rescue_waits", error=str(error))
 
 
+class LookAfterChildren(bootsteps.StartStopStep):
+    """Finds a dead child of the pool at once, so that its message comes back at once (Law 6).
+
+    Celery looks when the child's pipe closes, which may be a moment before the kernel says that
+    the child is dead; then it looks again only after five seconds (celery/celery#9588).
+    """
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+    _timer: Any = None
+
+    def start(self, consumer: Any) -> None:
+        """Look several times a second; it costs one system call for each child."""
+        look = consumer.pool.maintain_pool
+        self._timer = consumer.timer.call_repeatedly(_CHILDREN_SECONDS, look)
+
+    def stop(self, consumer: Any) -> None:  # noqa: ARG002
+        """End the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
 app.steps["consumer"].add(Rescue)
+app.steps["consumer"].add(LookAfterChildren)

@@ -22,20 +22,35 @@ app.conf.update(
     broker_transport_options={
         # Two projects can share a Redis; the queues' keys are `dharma:mongodb` and so on.
         "global_keyprefix": f"{_settings.namespace}:",
-        # The broker's own redelivery is only a second net (the rescue timer is the first): so
-        # long that a healthy operation is rarely sent twice; a duplicate would step aside.
+        # The broker's own redelivery is a second net, below the rescue timer, which finds lost
+        # work within seconds. Kombu counts from the delivery and never again: what works for
+        # longer than this is sent a second time while it is healthy (celery/celery#5935). That
+        # is never double work, for the duplicate meets a live lease, or a finished operation,
+        # and steps aside (Law 6); but it is idle work, so the time is longer than nearly every
+        # operation. What stays of a dead worker in Redis is gone after it too.
         "visibility_timeout": 6 * 3600,
+        # Each worker looks once a minute for messages that are over that time (Kombu looks at
+        # every "throttle"-th interval), which is one small read; and it puts so many back at
+        # most, so that what a long outage has left does not come all at once.
+        "unacked_restore_interval": 60,
+        "unacked_restore_throttle": 1,
+        "unacked_restore_limit": 100,
         "socket_keepalive": True,
         "health_check_interval": 15,
     },
     # A worker serves what its settings have a URL for; `-Q mongodb` narrows that.
     task_queues=[Queue(name) for name in NAMES if _settings.url(name) is not None]
     or [Queue(name) for name in NAMES],
-    # A message is acknowledged when the work is done: the message of a killed pool child comes
-    # back at once (Law 6 makes the duplicate harmless).
+    # A message is acknowledged when the work is done, so that one whose worker dies is not lost.
     task_acks_late=True,
+    # The message of a killed pool child comes back at once (0.1 s), and is the quickest way to go
+    # on. An operation that kills its worker each time does not go round for ever: its attempts
+    # are counted in the journal (Law 10).
     task_reject_on_worker_lost=True,
-    # One message for each child: none waits behind an operation that takes hours.
+    # An operation that failed for good is over, and so is its message.
+    task_acks_on_failure_or_timeout=True,
+    # One message for each child: none waits, unseen by other workers, behind an operation that
+    # takes hours.
     worker_prefetch_multiplier=1,
     # The journal and the run's record hold every result.
     task_ignore_result=True,
@@ -50,6 +65,8 @@ app.conf.update(
     worker_hijack_root_logger=False,
     # An operation may take days; what is stuck loses its lease instead (Law 8).
     task_time_limit=None,
+    # Without Redis a worker goes on as long as its lease lasts (`Lease.renew`). Its message comes
+    # back meanwhile, and steps aside. To kill the task would throw a batch away.
     worker_cancel_long_running_tasks_on_connection_loss=False,
     enable_utc=True,
 )

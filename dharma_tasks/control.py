@@ -41,6 +41,10 @@ class OperationControl:
     _began: bool = False
     _warned: int = 0
 
+    def ending(self) -> bool:
+        """Whether this worker was told to end."""
+        return self.shutting_down()
+
     def check(self) -> None:
         """Renew the lease, and stop where the run or this worker is to end.
 

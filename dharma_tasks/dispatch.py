@@ -32,12 +32,19 @@ def shown(message: Message) -> str:
     return ", ".join(f"{name} {value}" for name, value in message.arguments.items())
 
 
+def identity(message: Message) -> str:
+    """The task's id: what is sent again is the same task, so that Flower has one row for it."""
+    return ".".join(str(value) for value in (*message.arguments.values(), message.task))
+
+
 def _signature(message: Message) -> Any:
     return app.signature(
         f"dharma_tasks.{message.task}",
         kwargs=message.arguments,
         immutable=True,
         queue=message.database,
-        argsrepr="()",
-        kwargsrepr=shown(message),
+        task_id=identity(message),
+        # Flower's lists have a column for these, and none for the keyword arguments.
+        argsrepr=shown(message),
+        kwargsrepr="{}",
     )

@@ -32,10 +32,15 @@ class Problem:
     what: str
     todo: str
 
+    @property
+    def text(self) -> str:
+        """What is wrong and what to do, without where."""
+        what = self.what if self.what.endswith((".", "!", "?")) else f"{self.what}."
+        return f"{what} {self.todo}".rstrip()
+
     def __str__(self) -> str:
         where = ", ".join(part for part in (self.file, self.place) if part)
-        todo = f" {self.todo}" if self.todo else ""
-        return f"{where}: {self.what}.{todo}" if where else f"{self.what}.{todo}"
+        return f"{where}: {self.text}" if where else self.text
 
 
 class DharmaError(Exception):

@@ -8,7 +8,7 @@ Messages are hints (Law 1): each function asks the run's record and the journal 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import local
@@ -114,6 +114,26 @@ def _confirm_message(run: Run, ref: Reference) -> Message:
     return Message("confirm", database, {"run": run.id, "database": database, "version": version})
 
 
+def orphans(
+    runs: Runs, leases: Leases, snapshot: Snapshot, databases: Iterable[str]
+) -> Iterator[tuple[str, Chain]]:
+    """What is next in each database and has no live lease, with a name to claim it by.
+
+    It may be in a queue still: whoever sends it again makes a duplicate then, which steps aside.
+    """
+    run = snapshot.run
+    for database in databases:
+        if snapshot.state is RunState.PLANNING:
+            if database in run.surveyed:
+                yield f"{run.id}:survey:{database}", [survey_message(run.id, database)]
+        elif database in snapshot.working:
+            upcoming = snapshot.working[database]
+            if leases.holder(upcoming.key) is None:
+                yield f"{run.id}:{upcoming.key}", operation_chain(runs, run, upcoming)
+        elif snapshot.total.get(database) and database not in snapshot.generations:
+            yield f"{run.id}:begin:{database}", [begin_message(run.id, database)]
+
+
 class Overtaken(Stopped):
     """The run is further than this message; `instead` is what to send in its place."""
 
@@ -164,17 +184,23 @@ class Flow:
 
     # -- survey, plan ---------------------------------------------------------------------
 
-    def look(self, database: str) -> Survey:
-        """Read a journal, trying for a while to reach it."""
+    def look(self, database: str, tell: Callable[[str], None] = lambda _: None) -> Survey:
+        """Read a journal, trying for a while to reach it; `tell` hears what is in the way."""
         found = self.database(database)
-        return self._trying(found, found.journal.survey)
+        return self._trying(found, found.journal.survey, tell)
 
-    def _trying(self, found: Database[Any], call: Callable[[], Answer]) -> Answer:
+    def _trying(
+        self,
+        found: Database[Any],
+        call: Callable[[], Answer],
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> Answer:
         """Call until it works, over passing errors, for `REACH_SECONDS`."""
 
         def passing(error: BaseException) -> bool:
             if found.classify(error) is Fault.LASTING:
                 return False
+            tell(f"{found.name} does not answer: {found.describe(error)}")
             found.recover()
             return True
 
@@ -190,7 +216,7 @@ class Flow:
         """Store what the journal says; whoever brings the last survey makes the plan."""
         record = self._planning(run)
         try:
-            found = self.look(database)
+            found = self.look(database, lambda what: self._tell(record, "waiting", what))
         except Exception as error:
             self.runs.end(record, RunState.UNREACHABLE, [self._unreachable(database, error)])
             log.exception("unreachable", run=run, database=database)
@@ -204,7 +230,7 @@ class Flow:
         snapshot = self.runs.snapshot(run)
         if snapshot is None or snapshot.state is not RunState.PLANNING:
             msg = f"run {run} is {snapshot.state if snapshot else 'not known'}, not planning"
-            raise Stopped(msg)
+            raise Overtaken(msg, self._orphans(run))
         return snapshot.run
 
     def _unreachable(self, database: str, error: Exception) -> Problem:
@@ -271,7 +297,7 @@ class Flow:
             log.exception("not_unlocked", run=run.id, database=database)
             self._reply(reply, "error " + self._unreachable(database, error).what)
             return []
-        self.leases.break_(held, upcoming.key)
+        self.leases.break_(upcoming.key, token)
         log.warning("unlocked", run=run.id, operation=str(upcoming.key), by=by, holder=who)
         self._tell(run, "warning", f"{upcoming.key}: {by} broke the lease of {who}")
         self._reply(reply, UNLOCKED)
@@ -297,7 +323,11 @@ class Flow:
         expected = made.generations[database]
         try:
             found = self.database(database)
-            generation = self._trying(found, lambda: found.journal.begin(opening, expected))
+            generation = self._trying(
+                found,
+                lambda: found.journal.begin(opening, expected),
+                lambda what: self._tell(record, "waiting", what),
+            )
         except FenceLost as error:
             what = f"the journal of {database} has changed since this run was planned: {error}"
             problem = Problem("", "", what, "Submit again: the new plan starts from what is there.")
@@ -307,7 +337,8 @@ class Flow:
             log.exception("unreachable", run=run, database=database)
             self._cannot_begin(snapshot, database, error)
             return []
-        return self._chains(record, self.runs.begun(record, database, generation))
+        ready = self._chains(record, self.runs.begun(record, database, generation))
+        return ready or self._orphans(run, [database])
 
     def _cannot_begin(self, snapshot: Snapshot, database: str, error: Exception) -> None:
         """End the run, unless the error will pass: then the rescue timer sends this again."""
@@ -359,7 +390,7 @@ class Flow:
             try:
                 job = self.runs.job(run, key)
             except Stopped as reason:
-                raise Overtaken(str(reason), self._orphan(run, database)) from reason
+                raise Overtaken(str(reason), self._orphans(run)) from reason
             operation = self._operation(job, key)
             lease = self.leases.acquire(key, owner(self.worker, {}), run)
             try:
@@ -367,20 +398,18 @@ class Flow:
             finally:
                 lease.release()
 
-    def _orphan(self, run: str, database: str) -> list[Chain]:
-        """What is next in `database` where nobody works on it: a message that has come back.
+    def _orphans(self, run: str, databases: Iterable[str] | None = None) -> list[Chain]:
+        """What nobody works on, in these databases or all, where a message has come back.
 
-        The child that it was given to is dead, and had gone on to later operations.
+        The child that it was given to is dead, and may have gone on to what comes after it.
         """
         snapshot = self.runs.snapshot(run)
-        if snapshot is None or snapshot.state.over or database not in snapshot.working:
+        if snapshot is None or snapshot.state.over:
             return []
-        upcoming = snapshot.working[database]
-        if self.leases.holder(upcoming.key) is not None:
-            return []
-        if not self.runs.claim_rescue(f"{run}:{upcoming.key}", self.settings.rescue_seconds):
-            return []
-        return self._chains(snapshot.run, [upcoming])
+        where = snapshot.run.databases if databases is None else databases
+        found = orphans(self.runs, self.leases, snapshot, where)
+        seconds = self.settings.rescue_seconds
+        return [chain for name, chain in found if self.runs.claim_rescue(name, seconds)]
 
     def _operation(self, job: Job, key: Key) -> Operation[Any]:
         raw = job.migration.operations[key.number - 1]
@@ -417,7 +446,9 @@ class Flow:
         try:
             taken = runner.run()
         except MigrationFailed as error:
-            self.runs.failed(job.run, key, self._event("failed", key, str(error), None))
+            self.runs.failed(
+                job.run, key, self._event("failed", key, f"{job.migration.file}: {error}", None)
+            )
             raise
         except Outdated as error:
             text = f"{error}. Submit again: a new run goes on from what the journal says"
@@ -463,9 +494,7 @@ class Flow:
         self.runs.add_event(run.id, Event(at=datetime.now(UTC), kind=kind, text=text))
 
 
-def leases_on(
-    database: str, runs: Runs, leases: Leases
-) -> Iterator[tuple[Run, Next, Held | None]]:
+def leases_on(database: str, runs: Runs, leases: Leases) -> Iterator[tuple[Run, Next, Held | None]]:
     """What each open run does in `database`, and the lease on it."""
     for snapshot in runs.open():
         if database in snapshot.working:

@@ -288,8 +288,9 @@ class Journal(ABC, Generic[HandleT]):
         Makes the migration's and the operation's record on first use (a `rolled_back`
         migration begins anew with the checksum given; a `failed` one goes on). `counted`
         says whether this is a new attempt; a worker that goes on after a passing error does
-        not count, and `error` is what it was: kept as the last one until a batch goes well. An operation that is done already is returned as it is, with the migration
-        brought to `applied` if that write had been lost.
+        not count, and `error` is what it was: kept as the last one until a batch goes well. An
+        operation that is done already is returned as it is, with the migration brought to
+        `applied` if that write had been lost.
 
         Raises:
             Outdated: the head is at another generation, or an earlier operation of the

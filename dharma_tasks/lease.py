@@ -100,7 +100,7 @@ class Lease:
     def _extend(self) -> None:
         asked = time.monotonic()
         if not self._leases.renew(self._name, self._value):
-            msg = "another worker has the lease now, or it was broken on purpose"
+            msg = "another worker has the lease now, or somebody broke it (dharma unlock)"
             raise LeaseLost(msg)
         self._renewed = asked
 
@@ -143,9 +143,7 @@ class Leases:
         if current is None:
             return self.acquire(key, holder, run)
         other = Held.model_validate_json(current)
-        if other.free and self._take_from(
-            keys=[name], args=[current, value, self._milliseconds]
-        ):
+        if other.free and self._take_from(keys=[name], args=[current, value, self._milliseconds]):
             return Lease(self, name, held)
         msg = f"{key} is held by {other.holder.worker} (pid {other.holder.pid})"
         raise LeaseHeld(msg)
@@ -160,11 +158,17 @@ class Leases:
         current = self._redis.get(f"{self._prefix}{key}")
         return Held.model_validate_json(current) if current else None
 
-    def break_(self, held: Held, key: Key) -> bool:
-        """Take the lease from its holder, unless it has become another one meanwhile."""
-        name, broken = f"{self._prefix}{key}", held.model_copy(update={"broken": True})
-        values = [held.model_dump_json(), broken.model_dump_json(), self._milliseconds]
-        return bool(self._take_from(keys=[name], args=values))
+    def break_(self, key: Key, token: str) -> bool:
+        """Take the lease `token` from its holder; False where it is another one by now."""
+        name = f"{self._prefix}{key}"
+        current = self._redis.get(name)
+        if current is None:
+            return False
+        held = Held.model_validate_json(current)
+        if held.token != token:
+            return False
+        broken = held.model_copy(update={"broken": True}).model_dump_json()
+        return bool(self._take_from(keys=[name], args=[current, broken, self._milliseconds]))
 
     def renew(self, name: str, value: str) -> bool:
         """Extend the lease `name` if it is still `value`, or nobody's."""

@@ -10,7 +10,7 @@ from structlog.typing import Processor
 
 from dharma_tasks.settings import Settings
 
-_NOISY = ("elastic_transport", "urllib3", "pymongo", "celery.worker.strategy", "celery.app.trace")
+_NOISY = ("elastic_transport", "urllib3", "pymongo", "celery.worker.strategy")
 """What they say at INFO is in our own events, with run, database, version and operation."""
 
 
@@ -42,6 +42,8 @@ def configure_logs(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level)
+    # A failure has been logged by then, and a task that is handed on is none.
+    logging.getLogger("celery.app.trace").setLevel(logging.ERROR)
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
 

@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from celery import Task, uuid
+from celery import Task
 from celery.events.dispatcher import EventDispatcher
 from celery.states import REJECTED, SUCCESS
 
 from dharma_tasks.celery_app import app
-from dharma_tasks.dispatch import send, shown
+from dharma_tasks.dispatch import identity, send, shown
 from dharma_tasks.flow import Chain, Message
 
 BURST_SECONDS = 1.0
@@ -30,19 +30,24 @@ BURST_SECONDS = 1.0
 
 
 def go_on(
-    done: Task[..., Any], database: str, chains: Iterable[Chain], stop: Callable[[], bool]
+    done: Task[..., Any],
+    seconds: float,
+    database: str,
+    chains: Iterable[Chain],
+    stop: Callable[[], bool],
 ) -> None:
     """Send `chains`, but carry a single message for `database` out here, and what follows it.
 
-    `done` is the task whose own work is over; `stop` says that this worker is to end.
+    `done` is the task whose own work is over, after `seconds`; `stop` says that this worker is
+    to end.
     """
     ours, others = _split(database, chains)
     send(others)
     if ours is None:
         return
     until = time.monotonic() + BURST_SECONDS
-    with _events() as events:
-        events.send("task-succeeded", uuid=done.request.id, result="None", runtime=0)
+    with _events(done) as events:
+        events.send("task-succeeded", uuid=done.request.id, result="None", runtime=seconds)
         while ours is not None:
             if time.monotonic() > until or stop():
                 send([[ours]])
@@ -64,29 +69,31 @@ def _split(database: str, chains: Iterable[Chain]) -> tuple[Message | None, list
 
 def _carry_out(message: Message, events: EventDispatcher) -> list[Chain]:
     """Run one task here. Returns what it would send; nothing where it failed or stepped aside."""
-    name, identity = f"dharma_tasks.{message.task}", uuid()
+    name, uuid = f"dharma_tasks.{message.task}", identity(message)
     begun = time.monotonic()
-    events.send("task-received", uuid=identity, name=name, args="()", kwargs=shown(message))
-    events.send("task-started", uuid=identity)
+    events.send("task-received", uuid=uuid, name=name, args=shown(message), kwargs="{}")
+    events.send("task-started", uuid=uuid)
     # At once, for it may run for hours; what ended before it goes along.
     events.flush()
-    result: Any = app.tasks[name].apply(kwargs=message.arguments, task_id=identity)
+    result: Any = app.tasks[name].apply(kwargs=message.arguments, task_id=uuid)
     if result.state == SUCCESS:
         seconds = time.monotonic() - begun
-        events.send("task-succeeded", uuid=identity, result="None", runtime=seconds)
+        events.send("task-succeeded", uuid=uuid, result="None", runtime=seconds)
         return list(result.result)
     if result.state == REJECTED:
         send([[message]])
-    events.send("task-failed", uuid=identity, exception=repr(result.result), traceback="")
+    events.send("task-failed", uuid=uuid, exception=repr(result.result), traceback="")
     return []
 
 
 @contextmanager
-def _events() -> Iterator[EventDispatcher]:
+def _events(of: Task[..., Any]) -> Iterator[EventDispatcher]:
     """Tell Flower several things in one message."""
     with (
         app.connection_for_write() as connection,
-        app.events.Dispatcher(connection, buffer_group={"task"}) as events,
+        app.events.Dispatcher(
+            connection, hostname=of.request.hostname, buffer_group={"task"}
+        ) as events,
     ):
         try:
             yield events

@@ -17,6 +17,8 @@ from dharma_tasks.run import Event, Next, Progress, RunState, Snapshot
 __all__ = ["START_A_WORKER", "Row", "View", "event_line", "numbers", "rows"]
 
 START_A_WORKER = "celery -A dharma_tasks worker"
+_STILL_SECONDS = 3
+"""After so long without a sign of life no rate is shown any more."""
 _QUIET_SECONDS = 15
 """A sign of life that is older is worth a word: a lease has run out by then."""
 
@@ -86,6 +88,8 @@ def _working(view: View, database: str, at: Next) -> Row:
     if progress and moving:
         detail = f"{_of(at.number, progress.count)}{progress.type} {progress.summary}"
         quiet = view.now - progress.heartbeat
+        if quiet > _STILL_SECONDS:
+            progress = _still(progress)
         if progress.waiting and not waits:
             waits = f"waits: {progress.waiting}"
         if not waits and quiet > _QUIET_SECONDS:
@@ -174,6 +178,11 @@ def _of(number: int, count: int) -> str:
 def numbers(progress: Progress) -> list[str]:
     """Done and total, the rate, and the time left, as far as they are known."""
     return words.progress(progress.done, progress.total, progress.rate)
+
+
+def _still(progress: Progress) -> Progress:
+    """Without a rate: nothing has moved for a while."""
+    return progress.model_copy(update={"heartbeat": progress.since})
 
 
 def event_line(event: Event) -> str:

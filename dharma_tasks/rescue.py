@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 import structlog
 from redis import Redis
 
-from dharma_tasks.flow import Chain, begin_message, operation_chain, survey_message
+from dharma_tasks.flow import Chain, operation_chain, orphans
 from dharma_tasks.lease import Leases
-from dharma_tasks.run import RunState, Snapshot
+from dharma_tasks.run import Snapshot
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 
@@ -64,16 +64,5 @@ class Rescuer:
         return [operation_chain(self._runs, snapshot.run, upcoming) for upcoming in ready]
 
     def _orphans(self, snapshot: Snapshot) -> Iterator[tuple[str, Chain]]:
-        run = snapshot.run
-        for database in self._databases:
-            if self._queued(database):
-                continue
-            if snapshot.state is RunState.PLANNING:
-                if database in run.surveyed:
-                    yield f"{run.id}:survey:{database}", [survey_message(run.id, database)]
-            elif database in snapshot.working:
-                upcoming = snapshot.working[database]
-                if self._leases.holder(upcoming.key) is None:
-                    yield f"{run.id}:{upcoming.key}", operation_chain(self._runs, run, upcoming)
-            elif snapshot.total.get(database) and database not in snapshot.generations:
-                yield f"{run.id}:begin:{database}", [begin_message(run.id, database)]
+        quiet = [database for database in self._databases if not self._queued(database)]
+        return orphans(self._runs, self._leases, snapshot, quiet)

@@ -9,6 +9,7 @@ took the operation over, or in the write of the last batch; after an error it as
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,9 +25,15 @@ from dharma_tasks.settings import Settings
 
 log = structlog.get_logger()
 
+_LOOKS_BEFORE_INTERRUPT = 3
+"""Looks at a long statement, a second apart, before a worker that is to end interrupts it."""
+
 
 class Control(Protocol):
     """What the loop asks between batches, and whom it tells."""
+
+    def ending(self) -> bool:
+        """Whether this worker was told to end."""
 
     def check(self) -> None:
         """Raise `StepAside` when this worker must stop at this batch boundary; else renew."""
@@ -53,6 +60,10 @@ class MigrationFailed(DharmaError):
     def __init__(self, text: str, state: MigrationState) -> None:
         self.state = state
         super().__init__(text)
+
+    def __reduce__(self) -> tuple[type[MigrationFailed], tuple[str, MigrationState]]:
+        """Pickled on the way from a pool's child to its parent."""
+        return type(self), (str(self), self.state)
 
 
 @dataclass
@@ -103,7 +114,11 @@ class Runner:
                 raise
             except StepAside:
                 raise
-            except Exception as error:  # noqa: BLE001 - the database says what it means
+            except Exception as error:
+                if self.control.ending():
+                    self._leave(ours)
+                    msg = f"this worker is shutting down: {self.database.describe(error)}"
+                    raise Stopped(msg) from error
                 pause = self._after(error, taken, pace)
                 taken = None
         return taken
@@ -114,11 +129,11 @@ class Runner:
         if former is not None:
             self.database.free(former)
         me = owner(self.worker, self.database.resources())
-        taken = self.database.journal.take(
-            self.assignment, me, counted=counted, error=self._error
-        )
+        taken = self.database.journal.take(self.assignment, me, counted=counted, error=self._error)
         self._preparing = False
         self.first = self.first or taken
+        if taken.done or taken.attempts > 1:
+            log.info("resumed", done=taken.done, total=taken.total, attempt=taken.attempts)
         return taken
 
     def _check_attempts(self, taken: Taken) -> None:
@@ -133,7 +148,7 @@ class Runner:
 
     def _prepare(self, taken: Taken, pace: Pace) -> Taken:
         self._preparing = True
-        with self.database.watched(self.control.alive):
+        with self.database.watched(self._alive()):
             prepared = self.operation.prepare(self._work(taken, self.database.handle, pace))
         self._preparing = False
         return self.database.journal.prepare(taken, prepared) if prepared else taken
@@ -145,13 +160,30 @@ class Runner:
         def batch(handle: object) -> Step:
             return self.operation.step(self._work(taken, handle, pace))
 
-        with self.database.watched(self.control.alive):
+        with self.database.watched(self._alive()):
             after = self.database.journal.step(
                 taken, batch, transactional=self.operation.transactional(taken.cursor)
             )
         moved = (after.cursor, after.done) != (taken.cursor, taken.done)
         pace.went_well(time.monotonic() - begun, moved=moved)
         return after
+
+    def _alive(self) -> Callable[[], None]:
+        """A sign of life from a long statement; one that outlives a shutdown is ended.
+
+        Else the worker would be killed in it, and that would count as an attempt (FAULTS 23).
+        """
+        looks = 0
+
+        def alive() -> None:
+            nonlocal looks
+            self.control.alive()
+            looks = looks + 1 if self.control.ending() else 0
+            if looks > _LOOKS_BEFORE_INTERRUPT:
+                log.warning("interrupted", reason="this worker is shutting down")
+                self.database.interrupt()
+
+        return alive
 
     def _work(self, taken: Taken, handle: Any, pace: Pace) -> Work[Any]:
         return Work(

@@ -106,7 +106,7 @@ class Runs:
         while True:
             with self._redis.pipeline() as pipe:
                 pipe.watch(self._active)
-                found = self._occupant(pipe.hmget(self._active, run.databases), run)
+                found = self.occupant(run)
                 if found is not None:
                     return found
                 pipe.multi()
@@ -123,7 +123,13 @@ class Runs:
                     continue
                 return run
 
-    def _occupant(self, active: list[str | None], run: Run) -> Run | None:
+    def occupant(self, run: Run) -> Run | None:
+        """Find the active run that wants the same as `run`.
+
+        Raises:
+            Busy: another run has one of the databases.
+        """
+        active = self._redis.hmget(self._active, run.databases)
         for database, other in zip(run.databases, active, strict=True):
             snapshot = self.snapshot(other) if other else None
             if other and snapshot and not snapshot.state.over:

@@ -39,12 +39,15 @@ Send = Callable[[Iterable[Chain]], None]
 
 
 class OperationStatus(BaseModel):
-    """One operation of a migration."""
+    """One operation of a migration; see `OperationRecord`."""
 
     type: str
     state: OperationState
     done: int = 0
     total: int | None = None
+    attempts: int = 0
+    error: str | None = None
+    worker: str | None = None
 
 
 class MigrationStatus(BaseModel):
@@ -332,4 +335,7 @@ def _operations(
                 state=operation.state,
                 done=max(operation.done, alive.done) if alive and live else operation.done,
                 total=alive.total if alive and live else operation.total,
+                attempts=operation.attempts,
+                error=operation.error,
+                worker=operation.worker,
             )

@@ -103,6 +103,13 @@ class Submission:
             ]
         )
 
+    def is_active(self, loaded: Loaded, request: Request) -> bool:
+        """Whether an active run has these databases: there is nothing to do but to wait."""
+        try:
+            return self._runs.occupant(make_run(loaded, request, "")) is not None
+        except Busy:
+            return True
+
     def submit(
         self, loaded: Loaded, request: Request, *, by: str, waiting: Callable[[str], None]
     ) -> Submitted:

@@ -7,6 +7,7 @@ flow and sends on what it returns; it decides nothing itself.
 from __future__ import annotations
 
 import os
+import time
 from threading import Lock
 from typing import Any
 
@@ -107,10 +108,11 @@ def unlock(self: FlowTask, database: str, by: str, token: str, reply: str) -> No
 def _register(database: str, kind: str) -> None:
     @app.task(bind=True, base=FlowTask, name=f"dharma_tasks.{database}.{kind}")
     def operation(self: FlowTask, run: str, version: str, operation: int) -> list[Chain] | None:
+        begun = time.monotonic()
         chains = self.on_flow(_flow_of(self).operation, run, database, version, operation)
         if self.request.is_eager:  # part of a burst, which goes on with them
             return chains
-        go_on(self, database, chains, shutting_down)
+        go_on(self, time.monotonic() - begun, database, chains, shutting_down)
         return None
 
 

@@ -177,5 +177,5 @@ def _problems(state: str, problems: Sequence[Problem]) -> RenderableType:
         if where:
             parts.append(Indented(where, indent, "bold"))
             indent = 4
-        parts.append(Indented(f"{problem.what}. {problem.todo}", indent))
+        parts.append(Indented(problem.text, indent))
     return Group(*parts)

@@ -181,7 +181,7 @@ def _table(migrations: list[MigrationStatus], width: int) -> Table:
 
 
 def _alive(alive: Alive) -> str:
-    moved = ", ".join(words.progress(alive.done, alive.total, alive.rate))
+    moved = ", ".join(words.progress(alive.done, alive.total, alive.rate if alive.holder else 0))
     of = f"{alive.operation}/{alive.operations} " if alive.operations > 1 else ""
     holder = f"held by {alive.holder}" if alive.holder else "no lease: a worker will take it over"
     lines = [
@@ -194,8 +194,28 @@ def _alive(alive: Alive) -> str:
     return "\n".join(lines)
 
 
+def _tried(
+    found: DatabaseStatus, migration: MigrationStatus, number: int
+) -> Iterator[RenderableType]:
+    """Who had an operation last, how often it was begun, and what came in between."""
+    operation = migration.operations[number - 1]
+    parts = [f"last worker {operation.worker}"] if operation.worker else []
+    if operation.attempts > 1:
+        parts.append(f"begun {operation.attempts} times without progress")
+    if parts:
+        what = f"{migration.version} {number}/{len(migration.operations)} {operation.type}"
+        yield Indented(f"{what} {operation.state}: {', '.join(parts)}", 2)
+    error = operation.error
+    told = (migration.error or "", (found.progress and found.progress.waiting) or "")
+    if error and error not in told:
+        yield Indented(f"last error: {error.strip()}", 4, "yellow")
+
+
 def _below(found: DatabaseStatus, migration: MigrationStatus) -> Iterator[RenderableType]:
     """What needs a word: a failure with its message, a changed file, work that nobody does."""
+    for number, operation in enumerate(migration.operations, start=1):
+        if operation.state in {OperationState.RUNNING, OperationState.FAILED}:
+            yield from _tried(found, migration, number)
     if migration.error and migration.state in _TODO:
         yield Indented(f"{migration.version} {migration.state}:", 2, "bold red")
         yield Indented(migration.error.strip(), 4)

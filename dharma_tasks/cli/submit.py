@@ -181,7 +181,9 @@ class _Submit:
             return
         self.outcome.migrations = {m.reference: m for m in loaded.migrations}
         redis = require_redis(settings)
-        submission = self._submission(lines, settings, redis, needed)
+        submission = self._submission(settings, redis, needed)
+        if self.worker is None and not submission.is_active(loaded, self.options.request):
+            _require_workers(lines, submission, Workers(redis, settings.namespace), needed)
         submitted = submission.submit(
             loaded,
             self.options.request,
@@ -192,21 +194,15 @@ class _Submit:
         if self.options.wait:
             self._watch(lines, redis, lambda: submission.watch(submitted.run.id))
 
-    def _submission(
-        self, lines: Lines, settings: Settings, redis: Redis, needed: set[str]
-    ) -> Submission:
-        """Ready to submit: somebody is there who will do the work."""
+    def _submission(self, settings: Settings, redis: Redis, needed: set[str]) -> Submission:
+        """Ready to submit, to workers or to one in this process."""
         if self.options.inline:
             _require_urls(settings, needed)
             self.worker = InlineWorker(settings, redis, needed)
             self.worker.start()
             return Submission(settings, redis, self.worker.send, timeout=self.options.timeout)
         timeout = self.options.timeout if self.options.wait else 0
-        submission = Submission(settings, redis, common.send, timeout=timeout)
-        if missing := needed - Workers(redis, settings.namespace).served():
-            lines.say(f"waiting for a worker that serves {', '.join(sorted(missing))} …", "yellow")
-        submission.require_workers(needed)
-        return submission
+        return Submission(settings, redis, common.send, timeout=timeout)
 
     def _submitted(self, lines: Lines, submitted: Submitted) -> None:
         run = self.outcome.run = submitted.run
@@ -346,6 +342,15 @@ def _through_restarts(
             time.sleep(_LOOK_SECONDS / 4)
         else:
             return
+
+
+def _require_workers(
+    lines: Lines, submission: Submission, workers: Workers, needed: set[str]
+) -> None:
+    """Somebody must be there who will do the work."""
+    if missing := needed - workers.served():
+        lines.say(f"waiting for a worker that serves {', '.join(sorted(missing))} …", "yellow")
+    submission.require_workers(needed)
 
 
 def _require_urls(settings: Settings, needed: Iterable[str]) -> None:

@@ -73,6 +73,12 @@ class Database(ABC, Generic[HandleT]):
         But only as long as the server itself shows that our statement is being worked on.
         """
 
+    def interrupt(self) -> None:
+        """End the statement that is at work, from another thread; its batch then fails.
+
+        Nothing happens where a statement cannot be ended without losing what others may use.
+        """
+
     @abstractmethod
     def recover(self) -> None:
         """After an error: drop connections or sessions whose state is not known."""

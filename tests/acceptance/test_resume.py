@@ -211,3 +211,30 @@ def test_the_pool_of_threads(bulk: Place) -> None:
     assert first.wait(timeout=15) == 0
     bulk.start_worker("--pool", "threads")
     assert_each_row_once(bulk, submitted)
+
+
+def test_told_to_end_in_a_long_statement(place: Place) -> None:
+    """SIGTERM in the middle of a file that takes minutes: cancelled, handed on, no attempt."""
+    with psycopg.connect(url(place)) as connection:
+        connection.execute("CREATE TABLE go (); CREATE TABLE steps (n int)")
+    place.write(
+        "postgresql",
+        "001_long",
+        {"version": "1.0.0"},
+        "INSERT INTO steps VALUES (1);\n"
+        "DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM go) LOOP\n"
+        "PERFORM pg_sleep(0.1); END LOOP; END $$",
+    )
+    first = place.start_worker()
+    submitted = place.start_submit()
+    wait_for(lambda: holder(place), "the lease")
+    first.terminate()
+    assert first.wait(timeout=30) == 0
+    place.start_worker()
+    wait_for(lambda: holder(place), "the second worker's lease")
+    with psycopg.connect(url(place)) as connection:
+        connection.execute("INSERT INTO go DEFAULT VALUES")
+    out, err = submitted.communicate(timeout=60)
+    assert submitted.returncode == 0, f"{out}\n{err}\n{place.logs_text()}"
+    with psycopg.connect(url(place)) as connection:
+        assert connection.execute("SELECT n FROM steps").fetchall() == [(1,)]

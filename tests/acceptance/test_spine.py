@@ -103,7 +103,7 @@ def test_the_example_on_empty_databases_inline(example: Place) -> None:
 
 
 def test_split_queues(place: Place) -> None:
-    """Workers that serve one database each: dependencies are confirmed on the other's queue."""
+    """Workers that serve one database each: confirmed on the other's queue (FAULTS 25)."""
     table(place, 1)
     collection(place, 1, dependencies=["postgresql:1.1.0"])
     table(place, 2, dependencies=["mongodb:1.1.0"])

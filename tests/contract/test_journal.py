@@ -204,7 +204,7 @@ def test_the_second_taker_fences_out_the_first(new: Callable[[], Worker]) -> Non
 
 
 def test_two_take_at_once(new: Callable[[], Worker]) -> None:
-    """Workers that take over at the same moment get different fences; the highest one writes."""
+    """Taking over at the same moment: different fences; the highest one writes (FAULTS 8)."""
     workers = [new() for _ in range(4)]
     assignment = workers[0].assignment(workers[0].begin())
     for worker in workers:
@@ -324,6 +324,31 @@ def test_a_passing_error_is_shown_and_is_no_attempt(worker: Worker) -> None:
         assert record.operations[0].state is OperationState.RUNNING
         taken = worker.take(assignment, counted=False)
         assert taken.attempts <= 1
+
+
+def test_a_worker_that_goes_on_says_why_it_had_to(worker: Worker) -> None:
+    """The passing error stays the last one until a batch goes well, or another worker begins."""
+    assignment = worker.assignment(worker.begin())
+    worker.take(assignment)
+
+    def last() -> str | None:
+        (record,) = worker.journal.survey().migrations
+        assert record.operations[0].worker == "w"
+        return record.operations[0].error
+
+    def go_on(error: str) -> Taken:
+        return worker.journal.take(assignment, worker.owner(), counted=False, error=error)
+
+    for number in range(3):
+        taken = go_on(f"busy $now {number}")
+        assert (last(), taken.attempts) == (f"busy $now {number}", 1)
+    worker.journal.prepare(taken, Prepared(undo={}, total=1))
+    assert last() == "busy $now 2"
+    go_on("busy again")
+    worker.take(assignment)
+    assert last() is None
+    worker.step(go_on("once more"), "on")
+    assert last() is None
 
 
 # --- the end ---

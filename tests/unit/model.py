@@ -135,6 +135,7 @@ class ModelJournal(Journal[dict[int, int]]):
         self.server.done = after.done
         self.server.state = after.state
         self.server.attempts = 0
+        self.server.error = None
         if after.state is OperationState.DONE:
             self.server.migration = MigrationState.APPLIED
         self.faults.point()

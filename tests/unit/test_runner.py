@@ -44,6 +44,9 @@ class FakeControl:
     def waiting(self, reason: str) -> None:
         pass
 
+    def ending(self) -> bool:
+        return False
+
     def warn(self, message: str) -> None:
         pass
 
@@ -176,6 +179,18 @@ def test_passing_errors_count_no_attempt() -> None:
     faults = Faults(dict.fromkeys(range(6, 26), Passing))
     make_runner(server, faults).run()
     assert_applied_once(server)
+
+
+def test_a_passing_error_reaches_the_journal() -> None:
+    """It is the operation's last one, in the journal, until a batch goes well."""
+    server = make_server()
+    faults = Faults({6: Passing, 9: Crash})  # in the first batch; after it was taken over again
+    with pytest.raises(Crash):
+        make_runner(server, faults).run()
+    assert server.error == "model: "
+    make_runner(server, Faults()).run()
+    assert_applied_once(server)
+    assert server.error is None
 
 
 def test_a_lasting_error_fails_the_migration() -> None:

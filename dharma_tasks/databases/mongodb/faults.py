@@ -108,7 +108,7 @@ def describe(error: BaseException) -> str:
         return "; ".join(_text(each) for each in found) or str(error)
     if isinstance(error, OperationFailure) and error.details:
         return _text({"code": error.code, **error.details})
-    return str(error) or type(error).__name__
+    return str(error).partition(", Topology Description:")[0] or type(error).__name__
 
 
 def _text(details: Any) -> str:

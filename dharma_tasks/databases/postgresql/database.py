@@ -83,6 +83,10 @@ class PostgresqlDatabase(Database[Session]):
         identity = self._session.identity
         return self._watcher.watching(lambda: self._onlooker.works(identity), alive)
 
+    def interrupt(self) -> None:
+        """Cancel the statement: its transaction rolls back, and whoever comes next runs it."""
+        self._session.cancel()
+
     def recover(self) -> None:
         """Drop the connection unless it is known to be alive and in no transaction."""
         self._session.recover()

@@ -62,6 +62,7 @@ _SPOILING = {"PREPARE", "DEALLOCATE", "DEALLOCATE ALL", "DISCARD ALL"}
 
 _TRANSACTION_TIMEOUT_SINCE = 170000
 _IDLE_SESSION_TIMEOUT_SINCE = 140000
+_CANCEL_SECONDS = 5
 
 
 class Session:
@@ -140,6 +141,12 @@ class Session:
         status = connection.pgconn.transaction_status
         if connection.pgconn.status != ConnStatus.OK or status != TransactionStatus.IDLE:
             self.close()
+
+    def cancel(self) -> None:
+        """Cancel the statement at work, from another thread; harmless where there is none."""
+        connection = self._connection
+        if connection is not None:
+            connection.cancel_safe(timeout=_CANCEL_SECONDS)
 
     def close(self) -> None:
         """Close the connection. Harmless when repeated."""

@@ -57,7 +57,7 @@ def test_crash_before_every_checkpoint(hand: Hand, things: Callable[[], list[int
 def test_frozen_before_its_checkpoint(
     hands: Callable[..., Hand], things: Callable[[], list[int]]
 ) -> None:
-    """The successor frees the open transaction at once; the first one wakes to nothing (6, 7)."""
+    """FAULTS 6, 7: the open transaction is freed at once; the first one wakes to nothing."""
     operation = op("update_documents", **INCREMENT)
     first, second = hands("first"), hands("second")
     taken = first.step(first.take("1.0.0", operation), operation)
@@ -95,7 +95,7 @@ def test_frozen_without_being_freed(
 def test_old_owner_commits_before_the_successor_takes(
     hands: Callable[..., Hand], things: Callable[[], list[int]]
 ) -> None:
-    """The successor goes on from the cursor that came with its fence, not from one before (7)."""
+    """FAULTS 7: a successor goes on from the cursor that came with its fence, not an older one."""
     operation = op("update_documents", **INCREMENT)
     first, second = hands("first"), hands("second")
     taken = first.take("1.0.0", operation)
@@ -110,7 +110,7 @@ def test_old_owner_commits_before_the_successor_takes(
 def test_another_run_begins_during_a_batch(
     hands: Callable[..., Hand], things: Callable[[], list[int]]
 ) -> None:
-    """A new run raises the fence under an open transaction without waiting for it (21)."""
+    """A new run raises the fence under an open transaction without waiting for it (FAULTS 21)."""
     operation = op("update_documents", **INCREMENT)
     first, second = hands("first"), hands("second")
     taken = first.take("1.0.0", operation)
@@ -126,7 +126,7 @@ def test_another_run_begins_during_a_batch(
 def test_conflict_with_an_application(
     hand: Hand, documents: Database[Any], things: Callable[[], list[int]]
 ) -> None:
-    """A document that somebody else writes is a conflict; a batch without it gets through (9)."""
+    """FAULTS 9: a document that another writes is a conflict; a batch without it gets through."""
     operation = op("update_documents", **INCREMENT)
     hand.size = 30
     taken = hand.take("1.0.0", operation)

@@ -50,6 +50,9 @@ class Control:
     def report(self, taken: Taken) -> None:
         pass
 
+    def ending(self) -> bool:
+        return False
+
     def warn(self, message: str) -> None:
         pass
 

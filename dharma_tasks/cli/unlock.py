@@ -1,0 +1,146 @@
+"""`dharma unlock`: break a lease on purpose.
+
+A lease keeps workers apart; that nothing is done twice rests on the journal's fence (Law 4). So
+to break one is safe at any time: it costs its holder the batch it is in, and no more.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import uuid
+from collections.abc import Callable
+
+import click
+from redis import Redis
+from rich.text import Text
+
+from dharma_tasks import words
+from dharma_tasks.cli import common
+from dharma_tasks.cli.screen import console
+from dharma_tasks.databases import NAMES
+from dharma_tasks.errors import Unreachable
+from dharma_tasks.flow import UNLOCK_LATE, UNLOCKED, leases_on, unlock_message
+from dharma_tasks.lease import Held, Leases
+from dharma_tasks.redis_client import require_redis
+from dharma_tasks.run import Next, Run
+from dharma_tasks.runs import Runs
+from dharma_tasks.settings import Settings
+from dharma_tasks.submit import default_by
+from dharma_tasks.workers import Workers
+
+ANSWER_SECONDS = 10
+"""How long a worker may take to answer; the one that hangs is not the one that does."""
+
+
+@click.command()
+@click.argument("database", type=click.Choice(NAMES))
+@click.option("--by", metavar="TEXT", help="Who asks, for the audit trail.  [default: USER@HOST]")
+@click.option("--yes", is_flag=True, help="Do not ask first.")
+def unlock(*, database: str, by: str | None, yes: bool) -> None:
+    """Break the lease of a worker that hangs, so that another one goes on.
+
+    A worker that is gone needs none of this: its lease runs out by itself. It is for one that
+    still gives signs of life and should not. What it had not committed is thrown away and done
+    again; nothing is lost and nothing is done twice. It is written to DATABASE's history.
+
+    Exit status: 0 done or nothing held, 2 refused, 4 a service or a worker cannot be reached.
+    """
+    settings: Settings | None = None
+    try:
+        settings = common.settings()
+        status = _Unlock(settings, require_redis(settings), database, by or default_by()).run(
+            ask=not yes and _on_terminal()
+        )
+    except Exception as error:  # noqa: BLE001 - told in one place
+        console(sys.stderr).print(Text(common.message_of(error, settings) or str(error), "red"))
+        status = common.status_of(error)
+    sys.exit(status)
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+class _Unlock:
+    """One call of the command."""
+
+    def __init__(self, settings: Settings, redis: Redis, database: str, by: str) -> None:
+        self._redis = redis
+        self._prefix = settings.namespace
+        self._database = database
+        self._by = by
+        self._runs = Runs(redis, settings.namespace)
+        self._leases = Leases(redis, settings.namespace, settings.lease_seconds)
+        self._workers = Workers(redis, settings.namespace)
+        self._say: Callable[[str], None] = click.echo
+
+    def run(self, *, ask: bool) -> int:
+        """Show who holds what, ask, and let a worker break it. Returns the exit status."""
+        found = self._held()
+        if found is None:
+            return 0
+        run, upcoming, held = found
+        self._say(self._shown(run, upcoming, held))
+        if ask and not click.confirm("Break this lease?"):
+            self._say("Nothing was changed.")
+            return common.REFUSED
+        answer = self._break(held)
+        if answer == UNLOCK_LATE:
+            self._say("It has ended by itself meanwhile: nothing was broken.")
+            return 0
+        if answer != UNLOCKED:
+            raise Unreachable(f"nothing was broken: {answer.removeprefix('error ')}")
+        self._say(f"Broken, and written to {self._database}'s history as done by {self._by}.")
+        self._say(
+            "The work goes on from its last checkpoint as soon as a worker is free. A worker that "
+            "hangs may take it again: stop that one."
+        )
+        return 0
+
+    def _held(self) -> tuple[Run, Next, Held] | None:
+        """The lease to break; where there is none, say how it stands."""
+        stands = f"no run is at work in {self._database}"
+        for run, upcoming, held in leases_on(self._database, self._runs, self._leases):
+            if held is not None and not held.broken:
+                return run, upcoming, held
+            stands = f"run {run.id} is at {upcoming.key}, and a worker will take it over"
+        self._say(f"{self._database}: no lease is held: {stands}.")
+        return None
+
+    def _shown(self, run: Run, upcoming: Next, held: Held) -> str:
+        holder = held.holder
+        lines = [
+            f"{self._database}: {upcoming.version} operation {upcoming.number} of run {run.id}",
+            f"  held by {holder.worker}, pid {holder.pid} on {holder.node}"
+            + (" (that process is gone)" if held.free else ""),
+        ]
+        snapshot = self._runs.snapshot(run.id)
+        progress = snapshot.progress.get(self._database) if snapshot else None
+        if progress and (progress.version, progress.number) == upcoming[1:]:
+            done = words.amount(progress.done, progress.total)
+            age = words.duration(time.time() - progress.heartbeat)
+            lines.append(f"  {progress.type} {progress.summary}: {done}, heartbeat {age} ago")
+            if progress.waiting:
+                lines.append(f"  waits: {words.first_line(progress.waiting)}")
+        return "\n".join(lines)
+
+    def _break(self, held: Held) -> str:
+        """Let a worker do it: what changes anything runs on a worker (Law 7)."""
+        name = self._database
+        if name not in self._workers.served():
+            msg = f"no live worker serves {name}, and only a worker can write to its history"
+            raise Unreachable(f"{msg}. Start one: celery -A dharma_tasks worker -Q {name}")
+        reply = f"{self._prefix}:reply:{uuid.uuid4().hex}"
+        common.send([[unlock_message(name, self._by, held.token, reply)]])
+        until = time.monotonic() + ANSWER_SECONDS
+        while time.monotonic() < until:
+            found = self._redis.blpop([reply], timeout=1)
+            if found is not None:
+                return str(found[1])
+        msg = (
+            f"no worker has answered for {name} within {ANSWER_SECONDS} s: all of them may be "
+            "busy. The first that is free breaks this lease, if it is still the same; start "
+            f"another one (celery -A dharma_tasks worker -Q {name}), or end the one that hangs"
+        )
+        raise Unreachable(msg)

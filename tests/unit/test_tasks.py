@@ -1,0 +1,55 @@
+"""What Celery does after a task of ours: the next link of a chain is sent, or it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dharma_tasks import tasks
+from dharma_tasks.celery_app import app
+from dharma_tasks.errors import DharmaError, LeaseHeld, StepAside, Stopped
+from dharma_tasks.flow import Chain, Overtaken
+
+
+class FakeFlow:
+    """A flow whose `confirm` ends as the test wants; `read` stands for the chain's next link."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+        self.next = 0
+
+    def confirm(self, run: str, database: str, version: str) -> list[Chain]:
+        """End well, or not."""
+        if self.error is not None:
+            raise self.error
+        return []
+
+    def read(self, database: str, reply: str) -> list[Chain]:
+        """Count."""
+        self.next += 1
+        return []
+
+
+@pytest.mark.parametrize(
+    ("error", "sent"),
+    [
+        (None, 1),
+        (StepAside("not applied yet"), 0),
+        (LeaseHeld("somebody has it"), 0),
+        (Stopped("the run is over"), 0),
+        (Overtaken("the run is further", []), 0),
+        (DharmaError("no"), 0),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, int) else str(value),
+)
+def test_who_steps_aside_fires_no_link(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None, sent: int
+) -> None:
+    """FAULTS 17: a duplicate that returned would let Celery send what comes after it."""
+    flow = FakeFlow(error)
+    monkeypatch.setattr(tasks, "flow", lambda _worker: flow)
+    monkeypatch.setitem(app.conf, "task_always_eager", True)  # noqa: FBT003 - the setting
+    following: Any = tasks.read.si("mongodb", "reply")
+    tasks.confirm.apply(args=("run", "mongodb", "1.0.0"), link=[following])
+    assert flow.next == sent
