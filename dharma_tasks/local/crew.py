@@ -23,6 +23,8 @@ from dharma_tasks.local.processes import Identity
 _PATIENCE = 60
 """Seconds until worker and Flower must answer, and until they must have ended."""
 _LOG_LINES = 40
+_FLOWER = Path("workers", "flowerconfig.py")
+"""As the project's own Flower is started; found where make runs."""
 
 
 class CrewError(Exception):
@@ -73,7 +75,8 @@ class Crew:
             self._write(worker=self._launch("worker", *options))
         if not processes.alive(self._records().flower):
             port = processes.free_port(set())
-            flower = self._launch("flower", f"--address={HOST}", f"--port={port}")
+            conf = [f"--conf={_FLOWER.resolve()}"] if _FLOWER.exists() else []
+            flower = self._launch("flower", *conf, f"--address={HOST}", f"--port={port}")
             self._write(flower=flower, flower_port=port)
         self._await("worker", self._worker_answers)
         return self.flower()
