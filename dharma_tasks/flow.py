@@ -72,7 +72,7 @@ Chain = list[Message]
 
 def survey_message(run: str, database: str) -> Message:
     """Ask `database` what its journal says."""
-    return Message("survey", database, {"run": run, "database": database})
+    return Message("survey", database, {"database": database, "run": run})
 
 
 def read_message(database: str, reply: str) -> Message:
@@ -88,7 +88,7 @@ def unlock_message(database: str, by: str, token: str, reply: str) -> Message:
 
 def begin_message(run: str, database: str) -> Message:
     """Open the run in `database`."""
-    return Message("begin", database, {"run": run, "database": database})
+    return Message("begin", database, {"database": database, "run": run})
 
 
 def operation_chain(runs: Runs, run: Run, upcoming: Next) -> Chain:
@@ -99,7 +99,7 @@ def operation_chain(runs: Runs, run: Run, upcoming: Next) -> Chain:
         Message(
             f"{database}.{kind}",
             database,
-            {"run": run.id, "version": version, "operation": number},
+            {"version": version, "operation": number, "run": run.id},
         )
         for number, kind in enumerate(kinds, start=1)
         if number >= first
@@ -111,7 +111,7 @@ def operation_chain(runs: Runs, run: Run, upcoming: Next) -> Chain:
 
 def _confirm_message(run: Run, ref: Reference) -> Message:
     database, _, version = ref.partition(":")
-    return Message("confirm", database, {"run": run.id, "database": database, "version": version})
+    return Message("confirm", database, {"database": database, "version": version, "run": run.id})
 
 
 def orphans(
