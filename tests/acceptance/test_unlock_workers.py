@@ -1,0 +1,78 @@
+"""`dharma unlock` against a worker that goes on giving signs of life."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import psycopg
+from conftest import Place, wait_for
+
+from dharma_tasks.lease import Leases
+from dharma_tasks.migration import Key
+from dharma_tasks.redis_client import connect_redis
+
+ROWS = 16_000
+KEY = Key(database="postgresql", version="1.0.0", number=1)
+
+
+def query(place: Place, text: str) -> list[tuple[Any, ...]]:
+    """Ask the test's PostgreSQL database."""
+    assert place.settings.postgresql_url is not None
+    with psycopg.connect(place.settings.postgresql_url.get_secret_value()) as connection:
+        return connection.execute(text).fetchall()
+
+
+def holder(place: Place) -> int | None:
+    """The pid that has the lease."""
+    settings = place.settings
+    leases = Leases(connect_redis(settings), settings.namespace, settings.lease_seconds)
+    found = leases.holder(KEY)
+    return found.pid if found else None
+
+
+def unlock(place: Place) -> subprocess.CompletedProcess[str]:
+    """Run `dharma unlock postgresql`, as somebody."""
+    command = [sys.executable, "-m", "dharma_tasks", "unlock", "postgresql", "--by", "ops@desk"]
+    return subprocess.run(
+        command, env=place.environment, check=False, capture_output=True, text=True
+    )
+
+
+def test_a_lease_is_broken_under_a_healthy_worker(place: Place) -> None:
+    """Its holder steps aside and says why, another goes on, each row once, and it is on record."""
+    place.write(
+        "postgresql",
+        "001_count",
+        {"version": "1.0.0", "batch": {"table": "counters", "key": "id", "size": 200}},
+        "UPDATE counters SET n = n + 1 FROM (SELECT pg_sleep(0.15)) AS slow\n"
+        "WHERE id BETWEEN :batch_start AND :batch_end\n",
+    )
+    assert place.settings.postgresql_url is not None
+    with psycopg.connect(place.settings.postgresql_url.get_secret_value()) as connection:
+        connection.execute("CREATE TABLE counters (id int PRIMARY KEY, n int NOT NULL DEFAULT 0)")
+        connection.execute("INSERT INTO counters SELECT i, 0 FROM generate_series(1, %s) i", [ROWS])
+    place.start_worker("-c", "1")
+    submitted = place.start_submit()
+    first = wait_for(lambda: holder(place), "the lease")
+    place.start_worker("-c", "1")
+    done = unlock(place)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{place.logs_text()}"
+    assert f"pid {first} on " in done.stdout
+    assert wait_for(lambda: holder(place), "another lease") != first
+    out, err = submitted.communicate(timeout=90)
+    assert submitted.returncode == 0, f"{out}\n{err}\n{place.logs_text()}"
+    assert "ops@desk broke the lease of" in out + err
+    assert query(place, "SELECT n, count(*) FROM counters GROUP BY n") == [(1, ROWS)]
+    wait_for(lambda: "dharma unlock" in place.log(0), "the first worker's reason in its log")
+    history = f"public.{place.settings.namespace}_history"
+    ((run, by, version, number, detail),) = query(
+        place, f"SELECT run, by, version, number, detail FROM {history} WHERE event = 'unlocked'"
+    )
+    assert (by, version, number) == ("ops@desk", "1.0.0", 1)
+    assert run in done.stdout
+    assert f"(pid {first} on " in detail
+    assert holder(place) is None
+    after = unlock(place)
+    assert (after.returncode, "no lease is held" in after.stdout) == (0, True)
