@@ -10,7 +10,7 @@ from kombu.exceptions import OperationalError
 
 from dharma_tasks.celery_app import app
 from dharma_tasks.errors import Unreachable
-from dharma_tasks.flow import Chain, Message
+from dharma_tasks.messages import Chain, Message
 
 
 def send(chains: Iterable[Chain]) -> None:

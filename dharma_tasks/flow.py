@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import local
 from typing import Any, TypeVar
@@ -36,7 +35,15 @@ from dharma_tasks.errors import (
 from dharma_tasks.identity import owner
 from dharma_tasks.journal import Assignment, Entry, MigrationState, Opening, Survey
 from dharma_tasks.lease import Held, Lease, Leases
-from dharma_tasks.migration import JSON, Key, Reference, reference
+from dharma_tasks.messages import (
+    UNLOCK_LATE,
+    UNLOCKED,
+    Chain,
+    begin_message,
+    operation_chain,
+    orphans,
+)
+from dharma_tasks.migration import Key, reference
 from dharma_tasks.operations import catalogue
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.planner import Request, plan
@@ -53,85 +60,6 @@ REACH_SECONDS = 10
 """How long a survey tries to reach its database before the submit is told."""
 REPLY_SECONDS = 60
 """How long the answer to a `status` waits to be fetched."""
-UNLOCKED = "unlocked"
-UNLOCK_LATE = "late"
-"""The answers to an `unlock`; or "error " and why."""
-
-
-@dataclass(frozen=True)
-class Message:
-    """One task to send: its name without the package, its database (the queue), its arguments."""
-
-    task: str
-    database: str
-    arguments: JSON
-
-
-Chain = list[Message]
-
-
-def survey_message(run: str, database: str) -> Message:
-    """Ask `database` what its journal says."""
-    return Message("survey", database, {"database": database, "run": run})
-
-
-def read_message(database: str, reply: str) -> Message:
-    """Ask `database` for what its journal says, to be put into the list `reply`."""
-    return Message("read", database, {"database": database, "reply": reply})
-
-
-def unlock_message(database: str, by: str, token: str, reply: str) -> Message:
-    """Ask a worker of `database` to break the lease `token`; see `Flow.unlock`."""
-    arguments = {"database": database, "by": by, "token": token, "reply": reply}
-    return Message("unlock", database, arguments)
-
-
-def begin_message(run: str, database: str) -> Message:
-    """Open the run in `database`."""
-    return Message("begin", database, {"database": database, "run": run})
-
-
-def operation_chain(runs: Runs, run: Run, upcoming: Next) -> Chain:
-    """The rest of a migration from one operation on, after what it waits for is confirmed."""
-    database, version, first = upcoming
-    kinds = runs.operations(run, database, version)
-    chain = [
-        Message(
-            f"{database}.{kind}",
-            database,
-            {"version": version, "operation": number, "run": run.id},
-        )
-        for number, kind in enumerate(kinds, start=1)
-        if number >= first
-    ]
-    if first > 1:
-        return chain
-    return [_confirm_message(run, ref) for ref in runs.waits(run, database, version)] + chain
-
-
-def _confirm_message(run: Run, ref: Reference) -> Message:
-    database, _, version = ref.partition(":")
-    return Message("confirm", database, {"database": database, "version": version, "run": run.id})
-
-
-def orphans(
-    runs: Runs, leases: Leases, snapshot: Snapshot, databases: Iterable[str]
-) -> Iterator[tuple[str, Chain]]:
-    """What is next in each database and has no live lease, with a name to claim it by.
-
-    It may be in a queue still: whoever sends it again makes a duplicate then, which steps aside.
-    """
-    run = snapshot.run
-    for database in databases:
-        if snapshot.state is RunState.PLANNING:
-            if database in run.surveyed:
-                yield f"{run.id}:survey:{database}", [survey_message(run.id, database)]
-        elif database in snapshot.working:
-            upcoming = snapshot.working[database]
-            if leases.holder(upcoming.key) is None:
-                yield f"{run.id}:{upcoming.key}", operation_chain(runs, run, upcoming)
-        elif snapshot.total.get(database) and database not in snapshot.generations:
-            yield f"{run.id}:begin:{database}", [begin_message(run.id, database)]
 
 
 class Overtaken(Stopped):

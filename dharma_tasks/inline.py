@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from dharma_tasks.errors import StepAside
-from dharma_tasks.flow import Chain, Flow, Message
+from dharma_tasks.flow import Flow
+from dharma_tasks.messages import Chain, Message
 from dharma_tasks.runner import MigrationFailed
 
 

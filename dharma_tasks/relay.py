@@ -23,7 +23,7 @@ from celery.states import REJECTED, SUCCESS
 
 from dharma_tasks.celery_app import app
 from dharma_tasks.dispatch import identity, send, shown
-from dharma_tasks.flow import Chain, Message
+from dharma_tasks.messages import Chain, Message
 
 BURST_SECONDS = 1.0
 """Short enough that a child is soon free for what else waits in its queue."""

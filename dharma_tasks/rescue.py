@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 import structlog
 from redis import Redis
 
-from dharma_tasks.flow import Chain, operation_chain, orphans
 from dharma_tasks.lease import Leases
+from dharma_tasks.messages import Chain, operation_chain, orphans
 from dharma_tasks.run import Snapshot
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings

@@ -20,9 +20,9 @@ from redis.exceptions import RedisError
 
 from dharma_tasks.databases import NAMES, connect
 from dharma_tasks.errors import Unreachable
-from dharma_tasks.flow import Chain, read_message
 from dharma_tasks.journal import MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.lease import Leases
+from dharma_tasks.messages import Chain, read_message
 from dharma_tasks.migration import Key, Migration, Version
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import Snapshot

@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from redis import Redis
 
 from dharma_tasks.errors import Problem, Refused, Unreachable
-from dharma_tasks.flow import Chain, survey_message
 from dharma_tasks.loader import Loaded
+from dharma_tasks.messages import Chain, survey_message
 from dharma_tasks.planner import Request, required_databases
 from dharma_tasks.run import Event, Run, RunState, Snapshot, new_run_id
 from dharma_tasks.runs import Busy, Runs

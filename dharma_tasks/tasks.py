@@ -20,7 +20,8 @@ from dharma_tasks.celery_app import app
 from dharma_tasks.databases import NAMES
 from dharma_tasks.dispatch import send
 from dharma_tasks.errors import StepAside, Stopped
-from dharma_tasks.flow import Chain, Flow, Overtaken
+from dharma_tasks.flow import Flow, Overtaken
+from dharma_tasks.messages import Chain
 from dharma_tasks.operations import catalogue
 from dharma_tasks.redis_client import connect_redis
 from dharma_tasks.relay import go_on

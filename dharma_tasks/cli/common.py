@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from dharma_tasks.errors import Problem, Refused, Unreachable
-from dharma_tasks.flow import Chain
 from dharma_tasks.logs import configure_logs
+from dharma_tasks.messages import Chain
 from dharma_tasks.settings import Settings
 from dharma_tasks.settings import settings as read
 

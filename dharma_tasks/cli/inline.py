@@ -7,9 +7,10 @@ from threading import Event, Thread
 
 from redis import Redis
 
-from dharma_tasks.flow import Chain, Flow
+from dharma_tasks.flow import Flow
 from dharma_tasks.identity import node
 from dharma_tasks.inline import Inline
+from dharma_tasks.messages import Chain
 from dharma_tasks.rescue import Rescuer
 from dharma_tasks.settings import Settings
 

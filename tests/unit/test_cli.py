@@ -18,8 +18,8 @@ from dharma_tasks.cli import common, main
 from dharma_tasks.cli import submit as command
 from dharma_tasks.cli.submit import _names
 from dharma_tasks.errors import Problem, Refused, Unreachable
-from dharma_tasks.flow import Chain
 from dharma_tasks.loader import Loaded
+from dharma_tasks.messages import Chain
 from dharma_tasks.migration import Migration
 from dharma_tasks.run import Run, RunState
 from dharma_tasks.runs import Runs

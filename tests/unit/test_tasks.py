@@ -9,7 +9,8 @@ import pytest
 from dharma_tasks import tasks
 from dharma_tasks.celery_app import app
 from dharma_tasks.errors import DharmaError, LeaseHeld, StepAside, Stopped
-from dharma_tasks.flow import Chain, Overtaken
+from dharma_tasks.flow import Overtaken
+from dharma_tasks.messages import Chain
 
 
 class FakeFlow:

@@ -14,10 +14,11 @@ from dharma_tasks.cli import common, main
 from dharma_tasks.cli import unlock as command
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import LeaseHeld, LeaseLost, Unreachable
-from dharma_tasks.flow import UNLOCK_LATE, UNLOCKED, Chain, Flow
+from dharma_tasks.flow import Flow
 from dharma_tasks.identity import owner
 from dharma_tasks.journal import Entry, Owner
 from dharma_tasks.lease import Lease, Leases
+from dharma_tasks.messages import UNLOCK_LATE, UNLOCKED, Chain
 from dharma_tasks.migration import Key
 from dharma_tasks.run import Next
 from dharma_tasks.settings import Settings

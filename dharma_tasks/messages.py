@@ -1,0 +1,94 @@
+"""The messages that lead from submit to each operation, and the chains that they are sent in.
+
+A chain is a list of messages of which each is sent when the one before it has done its part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from dharma_tasks.lease import Leases
+from dharma_tasks.migration import JSON, Reference
+from dharma_tasks.run import Next, Run, RunState, Snapshot
+from dharma_tasks.runs import Runs
+
+UNLOCKED = "unlocked"
+UNLOCK_LATE = "late"
+"""The answers to an `unlock`; or "error " and why."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One task to send: its name without the package, its database (the queue), its arguments."""
+
+    task: str
+    database: str
+    arguments: JSON
+
+
+Chain = list[Message]
+
+
+def survey_message(run: str, database: str) -> Message:
+    """Ask `database` what its journal says."""
+    return Message("survey", database, {"database": database, "run": run})
+
+
+def read_message(database: str, reply: str) -> Message:
+    """Ask `database` for what its journal says, to be put into the list `reply`."""
+    return Message("read", database, {"database": database, "reply": reply})
+
+
+def unlock_message(database: str, by: str, token: str, reply: str) -> Message:
+    """Ask a worker of `database` to break the lease `token`; see `Flow.unlock`."""
+    arguments = {"database": database, "by": by, "token": token, "reply": reply}
+    return Message("unlock", database, arguments)
+
+
+def begin_message(run: str, database: str) -> Message:
+    """Open the run in `database`."""
+    return Message("begin", database, {"database": database, "run": run})
+
+
+def operation_chain(runs: Runs, run: Run, upcoming: Next) -> Chain:
+    """The rest of a migration from one operation on, after what it waits for is confirmed."""
+    database, version, first = upcoming
+    kinds = runs.operations(run, database, version)
+    chain = [
+        Message(
+            f"{database}.{kind}",
+            database,
+            {"version": version, "operation": number, "run": run.id},
+        )
+        for number, kind in enumerate(kinds, start=1)
+        if number >= first
+    ]
+    if first > 1:
+        return chain
+    return [_confirm_message(run, ref) for ref in runs.waits(run, database, version)] + chain
+
+
+def _confirm_message(run: Run, ref: Reference) -> Message:
+    database, _, version = ref.partition(":")
+    return Message("confirm", database, {"database": database, "version": version, "run": run.id})
+
+
+def orphans(
+    runs: Runs, leases: Leases, snapshot: Snapshot, databases: Iterable[str]
+) -> Iterator[tuple[str, Chain]]:
+    """What is next in each database and has no live lease, with a name to claim it by.
+
+    It may be in a queue still: whoever sends it again makes a duplicate then, which steps aside.
+    """
+    run = snapshot.run
+    for database in databases:
+        if snapshot.state is RunState.PLANNING:
+            if database in run.surveyed:
+                yield f"{run.id}:survey:{database}", [survey_message(run.id, database)]
+        elif database in snapshot.working:
+            upcoming = snapshot.working[database]
+            if leases.holder(upcoming.key) is None:
+                yield f"{run.id}:{upcoming.key}", operation_chain(runs, run, upcoming)
+        elif snapshot.total.get(database) and database not in snapshot.generations:
+            yield f"{run.id}:begin:{database}", [begin_message(run.id, database)]
