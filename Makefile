@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint bench clean
+.PHONY: help setup demo up down test lint bench chaos clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,14 @@ lint: setup ## Format, rules and types
 
 bench: setup ## Dharma Tasks against a bare loop and other tools
 	@$(BIN)/python -m benchmarks
+
+KILLS ?= 100
+MINUTES ?= 45
+LOAD_MINUTES ?= 0
+
+chaos: setup ## Faults at random instants: KILLS=100 SEED=n MINUTES=45 LOAD_MINUTES=10
+	@$(BIN)/python -m benchmarks.chaos --kills $(KILLS) --minutes $(MINUTES) \
+	  --load-minutes $(LOAD_MINUTES) $(if $(SEED),--seed $(SEED))
 
 clean: ## Remove .venv, .local and every cache
 	@if [ -d .local ] && [ -x $(BIN)/python ]; then \

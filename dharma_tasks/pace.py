@@ -53,6 +53,14 @@ class Pace:
         self.size = max(1, self.size // 2)
         self._growth = _SLOW_GROWTH
 
+    def begun(self, attempts: int) -> None:
+        """Begin with less where earlier attempts ended without a word, before any checkpoint.
+
+        The batch may have been too much for its worker, or longer than workers live there.
+        """
+        if attempts > 1:
+            self.size = min(self.size, max(1, START // 4 ** (attempts - 1)))
+
     def pause(self) -> float:
         """How many seconds to wait after this failure: longer each time, with jitter."""
         self._failures += 1

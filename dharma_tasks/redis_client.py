@@ -12,15 +12,18 @@ from dharma_tasks.settings import Settings
 
 ANSWER_SECONDS = 3
 """How long Redis may take to answer; a hung Redis must not hang a worker (Law 8)."""
+_PART_OF_LEASE = 0.3
+"""And no longer than this: who cannot renew in time must find out before the lease is over."""
 
 
 def connect_redis(settings: Settings) -> Redis:
     """Make a client that answers with text and tries a lost connection again once."""
+    seconds = min(ANSWER_SECONDS, _PART_OF_LEASE * settings.lease_seconds)
     return Redis.from_url(
         settings.redis_url.get_secret_value(),
         decode_responses=True,
-        socket_timeout=ANSWER_SECONDS,
-        socket_connect_timeout=ANSWER_SECONDS,
+        socket_timeout=seconds,
+        socket_connect_timeout=seconds,
         socket_keepalive=True,
         health_check_interval=15,
         retry=Retry(ExponentialBackoff(cap=0.2, base=0.05), 1),

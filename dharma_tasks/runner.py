@@ -103,6 +103,7 @@ class Runner:
                     taken = self._take_over(counted=not counted)
                     counted, prepared = True, taken.undo is not None
                     self._check_attempts(taken)
+                    pace.begun(taken.attempts)
                 elif not prepared:
                     taken, prepared = self._prepare(taken, pace), True
                 else:

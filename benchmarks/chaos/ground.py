@@ -97,8 +97,9 @@ class Ground:
 
     def found(self, text: str) -> None:
         """Note something that must not be."""
-        self.findings.append(text)
-        self.say(f"FOUND: {text}")
+        if text not in self.findings:
+            self.findings.append(text)
+            self.say(f"FOUND: {text}")
 
     def close(self) -> None:
         """Close the clients."""

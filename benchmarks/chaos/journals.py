@@ -117,6 +117,7 @@ class Watch:
     def __init__(self, ground: Ground) -> None:
         """Begin to look."""
         self._ground = ground
+        self._begun = time.monotonic()
         self._versions: dict[str, dict[str, int]] = {}
         self._looks: dict[str, list[_Look]] = {name: [] for name in DATABASES}
         self._lock = Lock()
@@ -143,6 +144,11 @@ class Watch:
         """When one of the databases first moved on after `since`, or had nothing left to do."""
         moments = [self._progress(name, since) for name in databases]
         return min((each for each in moments if each is not None), default=None)
+
+    def moved(self) -> float:
+        """When anything moved last, in any database."""
+        looks = [look.at for found in self._looks.values() for look in found if look.moved]
+        return max(looks, default=self._begun)
 
     def _progress(self, database: str, since: float) -> float | None:
         """The first look after `since` shows how it stood; a later one that it has moved."""

@@ -1,162 +1,16 @@
-"""Real worker processes and the real commands, on the four real engines."""
+"""One test's corner of the engines, with worker processes of its own."""
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from place import Place
 
 from dharma_tasks.local import LocalEngines
-from dharma_tasks.redis_client import connect_redis
-from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
-from dharma_tasks.workers import Workers
-
-DEADLINE = 60.0
-"""Seconds after which a condition that a test waits for counts as never coming."""
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
-    """Wait until `condition` returns something true, and return that."""
-    until = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < until, f"waited {seconds:g} s for {what}"
-        time.sleep(0.05)
-    return found
-
-
-@dataclass
-class Place:
-    """One test's settings, migrations folder and worker processes."""
-
-    settings: Settings
-    folder: Path
-    logs: Path
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The environment of every process of this test."""
-        mine = {
-            f"DHARMA_{name.upper()}_URL": url.get_secret_value()
-            for name in ("mongodb", "postgresql", "elasticsearch", "redis")
-            if (url := self.settings.url(name)) is not None
-        }
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("DHARMA_")}
-        return (
-            clean
-            | mine
-            | {
-                "DHARMA_NAMESPACE": self.settings.namespace,
-                "DHARMA_LEASE_SECONDS": str(self.settings.lease_seconds),
-                "DHARMA_BATCH_SECONDS": str(self.settings.batch_seconds),
-                "DHARMA_MIGRATIONS_DIR": str(self.folder),
-            }
-        )
-
-    @property
-    def runs(self) -> Runs:
-        """The runs in this test's namespace."""
-        return Runs(connect_redis(self.settings), self.settings.namespace)
-
-    def write(self, database: str, stem: str, definition: dict[str, Any], sql: str = "") -> None:
-        """Write a migration file, with what every one of them needs filled in."""
-        folder = self.folder / database
-        folder.mkdir(parents=True, exist_ok=True)
-        common = {
-            "name": stem.partition("_")[2],
-            "description": "a test's",
-            "database_type": database,
-            "migration_type": "data",
-        }
-        (folder / f"{stem}.json").write_text(json.dumps(common | definition))
-        if sql:
-            (folder / f"{stem}.sql").write_text(sql)
-
-    def start_worker(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
-        """Start `celery -A dharma_tasks worker` in a process group of its own."""
-        name = f"w{len(self.workers) + 1}"
-        with (self.logs / f"{name}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "celery",
-                    "-A",
-                    "dharma_tasks",
-                    "worker",
-                    "-n",
-                    f"{name}@%h",
-                    "-c",
-                    "3",
-                    *options,
-                ],
-                env=self.environment | environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self.workers.append(process)
-        wait_for(
-            lambda: (
-                any(w.name.startswith(f"{name}@") for w in self.alive())
-                or process.poll() is not None
-            ),
-            f"the worker {name}",
-        )
-        assert process.poll() is None, self.log(len(self.workers) - 1)
-        return process
-
-    def alive(self) -> list[Any]:
-        """The workers that announce themselves."""
-        return Workers(connect_redis(self.settings), self.settings.namespace).alive()
-
-    def log(self, number: int = 0) -> str:
-        """What the `number`-th worker has logged."""
-        return (self.logs / f"w{number + 1}.log").read_text()
-
-    def submit(self, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run `python -m dharma_tasks.submit` to its end."""
-        process = self.start_submit(*options)
-        out, err = process.communicate(timeout=DEADLINE * 3)
-        done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
-        if check:
-            assert done.returncode == 0, f"{out}\n{err}\n{self.logs_text()}"
-        return done
-
-    def start_submit(self, *options: str) -> subprocess.Popen[str]:
-        """Start `python -m dharma_tasks.submit` and return at once."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "dharma_tasks.submit", "--target", "latest", *options],
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def status(self) -> dict[str, Any]:
-        """What `dharma status --json` says of the databases."""
-        done = subprocess.run(
-            [sys.executable, "-m", "dharma_tasks", "status", "--json"],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        databases: dict[str, Any] = json.loads(done.stdout)["databases"]
-        return databases
-
-    def logs_text(self) -> str:
-        """What every worker has logged."""
-        return "\n".join(self.log(number) for number in range(len(self.workers)))
 
 
 @pytest.fixture

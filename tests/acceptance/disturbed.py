@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import subprocess
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import psycopg
-from conftest import Place, wait_for
 from elasticsearch import Elasticsearch
 from elasticsearch.helpers import bulk
+from place import Place, wait_for
 from pymongo import MongoClient
 
 from dharma_tasks.databases import connect
@@ -22,6 +23,15 @@ from dharma_tasks.journal import MigrationRecord, OperationRecord
 from dharma_tasks.lease import Leases
 from dharma_tasks.migration import Key
 from dharma_tasks.redis_client import connect_redis
+
+LEASE = 2.0
+
+
+def hastened(place: Place) -> Place:
+    """Short leases and batches, so that much happens in little time."""
+    hasty = {"lease_seconds": LEASE, "batch_seconds": 0.2}
+    place.settings = place.settings.model_copy(update=hasty)
+    return place
 
 
 class Disturbed(ABC):
@@ -77,7 +87,7 @@ class Disturbed(ABC):
 
     def in_the_middle(self) -> int:
         """Wait until some of it is done, and return how much."""
-        wait_for(lambda: 0 < self.done(), f"the first batches in {self.database}")
+        wait_for(lambda: self.done() > 0, f"the first batches in {self.database}")
         done = self.done()
         assert done < self.rows, "it was over before it could be disturbed"
         return done
@@ -92,7 +102,8 @@ class Disturbed(ABC):
         """Data and journal are as after an undisturbed run."""
         self.assert_each_once()
         migration, operation = self.migration(), self.operation()
-        assert migration and operation
+        assert migration
+        assert operation
         assert (migration.state, operation.state, operation.error) == ("applied", "done", None)
         assert operation.done == self.rows
 
@@ -115,7 +126,7 @@ class Batched(Disturbed):
         "batch": {"table": "counters", "key": "id", "size": size}
     }
     sql = (
-        "UPDATE counters SET n = n + 1 FROM (SELECT pg_sleep(0.08)) AS slow\n"
+        "UPDATE counters SET n = n + 1 FROM (SELECT pg_sleep(0.1)) AS slow\n"
         "WHERE id BETWEEN :batch_start AND :batch_end\n"
     )
 
@@ -160,7 +171,8 @@ class Plain(Batched):
         """As after an undisturbed run; what is done counts statements."""
         self.assert_each_once()
         migration, operation = self.migration(), self.operation()
-        assert migration and operation
+        assert migration
+        assert operation
         assert (migration.state, operation.state, operation.error) == ("applied", "done", None)
 
 
@@ -168,7 +180,7 @@ class Documents(Disturbed):
     """MongoDB, `$inc` and `$push`, a millisecond for each document."""
 
     database = "mongodb"
-    rows = 6_000
+    rows = 4_000
 
     def fill(self) -> None:
         """Documents that count."""
@@ -260,9 +272,21 @@ class Copied(Disturbed):
         assert self.tasks() == []
 
 
-def assert_undisturbed(
-    place: Place, submitted: subprocess.Popen[str], *works: Disturbed
-) -> None:
+def begin(place: Place, works: Sequence[Disturbed], **environment: str) -> subprocess.Popen[str]:
+    """Start a worker and a submit; all of `works` are in the middle then."""
+    place.start_worker(**environment)
+    submitted = place.start_submit()
+    for work in works:
+        work.in_the_middle()
+    return submitted
+
+
+def progress(work: Disturbed, before: int) -> None:
+    """Wait until more is done than `before`."""
+    wait_for(lambda: work.done() > before, f"progress in {work.database}")
+
+
+def assert_undisturbed(place: Place, submitted: subprocess.Popen[str], *works: Disturbed) -> None:
     """The submit ends well, all is as after an undisturbed run, and nothing is left over.
 
     Workers that were not killed by the test live.

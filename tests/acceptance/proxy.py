@@ -13,9 +13,8 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
 
-_HOST = "127.0.0.1"
+HOST = "127.0.0.1"
 _CHUNK = 65_536
 _REASONS = {429: "Too Many Requests", 503: "Service Unavailable"}
 _TYPES = {429: "es_rejected_execution_exception", 503: "unavailable_shards_exception"}
@@ -44,11 +43,12 @@ class _Pipe:
 
 @dataclass
 class Proxy:
-    """A door to `host:port` at `self.port`; used as a context manager. `http` reads requests."""
+    """A door to `host:behind`; it is at `HOST` and `port`, inside its `with`."""
 
     host: str
-    port_behind: int
+    behind: int
     http: bool = False
+    """Whether to read request by request, for `fail`."""
     delay: float = 0.0
     """Seconds that every piece of data waits, each way."""
     port: int = 0
@@ -77,12 +77,6 @@ class Proxy:
         self.cut()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
-
-    def url(self, url: str) -> str:
-        """The same URL with the proxy's address in it."""
-        parts = urlsplit(url)
-        user, at, _ = parts.netloc.rpartition("@")
-        return parts._replace(netloc=f"{user}{at}{_HOST}:{self.port}").geturl()
 
     # -- the knobs ------------------------------------------------------------------------
 
@@ -125,7 +119,7 @@ class Proxy:
 
     async def _accept(self) -> None:
         if self._server is None:
-            self._server = await asyncio.start_server(self._connected, _HOST, self.port)
+            self._server = await asyncio.start_server(self._connected, HOST, self.port)
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def _refuse(self) -> None:
@@ -147,7 +141,7 @@ class Proxy:
         self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter
     ) -> None:
         try:
-            from_server, to_server = await asyncio.open_connection(self.host, self.port_behind)
+            from_server, to_server = await asyncio.open_connection(self.host, self.behind)
         except OSError:
             to_client.transport.abort()
             return

@@ -14,16 +14,18 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import Place, wait_for
 from disturbed import (
     Batched,
     Copied,
-    Disturbed,
     Documents,
     Plain,
     assert_nothing_left,
     assert_undisturbed,
+    begin,
+    hastened,
+    progress,
 )
+from place import Place, wait_for
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
@@ -31,16 +33,11 @@ from dharma_tasks.local import LocalEngines
 from dharma_tasks.local.mongodb import MongodbEngine
 from dharma_tasks.redis_client import connect_redis
 
-LEASE = 2.0
-
 
 @pytest.fixture
 def place(place: Place) -> Place:
-    """Short leases and batches, so that much happens in little time."""
-    place.settings = place.settings.model_copy(
-        update={"lease_seconds": LEASE, "batch_seconds": 0.2}
-    )
-    return place
+    """In a hurry."""
+    return hastened(place)
 
 
 # -- Redis ----------------------------------------------------------------------------------
@@ -49,9 +46,7 @@ def place(place: Place) -> Place:
 def test_redis_flushed_in_the_middle(place: Place) -> None:
     """FLUSHALL: the submit says so, the worker stops, a new submit goes on (Law 2, FAULTS 21)."""
     work = Batched(place)
-    worker = place.start_worker()
-    submitted = place.start_submit()
-    work.in_the_middle()
+    submitted = begin(place, [work])
     connect_redis(place.settings).flushall()
     out, err = submitted.communicate(timeout=30)
     assert submitted.returncode == 4, f"{out}\n{err}"
@@ -63,17 +58,15 @@ def test_redis_flushed_in_the_middle(place: Place) -> None:
     wait_for(place.alive, "the worker's announcement")
     assert work.done() == before, "the worker went on without a run"
     again = place.start_submit()
-    wait_for(lambda: work.done() > before, "progress from the checkpoint")
+    progress(work, before)
     assert_undisturbed(place, again, work)
-    assert worker.poll() is None
 
 
 def test_two_runs_that_do_not_know_of_each_other(place: Place) -> None:
     """The first run's worker freezes, Redis forgets it, another run begins (FAULTS 8, 21)."""
     work = Batched(place)
-    first = place.start_worker()
-    submitted = place.start_submit()
-    work.in_the_middle()
+    submitted = begin(place, [work])
+    first = place.workers[0]
     family = _family(first)
     for pid in family:
         os.kill(pid, signal.SIGSTOP)
@@ -84,7 +77,7 @@ def test_two_runs_that_do_not_know_of_each_other(place: Place) -> None:
     place.write("postgresql", "002_next", {"version": "1.1.0"}, "CREATE TABLE next (id int);\n")
     again = place.start_submit()
     before = work.done()
-    wait_for(lambda: work.done() > before, "progress of the second run")
+    progress(work, before)
     for pid in family:
         os.kill(pid, signal.SIGCONT)
     out, err = again.communicate(timeout=90)
@@ -104,9 +97,7 @@ def _family(worker: subprocess.Popen[bytes]) -> list[int]:
 def test_redis_frozen_for_longer_than_the_lease(place: Place, engines: LocalEngines) -> None:
     """Redis does not answer while an operation runs: it stops, or goes on fenced; then once."""
     work = Batched(place)
-    worker = place.start_worker()
-    submitted = place.start_submit()
-    work.in_the_middle()
+    submitted = begin(place, [work])
     redis = engines.pid("redis")
     assert redis is not None
     os.kill(redis, signal.SIGSTOP)
@@ -116,75 +107,83 @@ def test_redis_frozen_for_longer_than_the_lease(place: Place, engines: LocalEngi
         assert stopped < work.rows
     finally:
         os.kill(redis, signal.SIGCONT)
-    wait_for(lambda: work.done() > stopped, "progress after it")
+    progress(work, stopped)
     assert_undisturbed(place, submitted, work)
-    assert worker.poll() is None
 
 
 # -- the databases' servers -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [Batched, Plain, Documents, Copied])
-def test_server_killed(place: Place, engines: LocalEngines, kind: type[Disturbed]) -> None:
-    """SIGKILL of the server in the middle of its operation; it is started; once (FAULTS 5)."""
-    work = kind(place)
-    worker = place.start_worker()
-    submitted = place.start_submit()
-    work.in_the_middle()
-    engines.kill(work.database)
+def test_every_server_killed(place: Place, engines: LocalEngines) -> None:
+    """SIGKILL of three servers in the middle of their operations; started; once (FAULTS 5)."""
+    works = (Copied(place), Documents(place), Batched(place))
+    submitted = begin(place, works)
     try:
-        wait_for(work.waiting, "the reason in the run's progress")
+        for work in works:
+            engines.kill(work.database)
+        for work in works:
+            wait_for(work.waiting, f"the reason in the progress of {work.database}")
     finally:
-        engines.start(work.database)
+        engines.up([work.database for work in works])
+    assert_undisturbed(place, submitted, *works)
+
+
+def test_plain_file_interrupted(place: Place, engines: LocalEngines) -> None:
+    """One long transaction: its backend is terminated, then the whole server; each row once."""
+    work = Plain(place)
+    submitted = begin(place, [work])
+    terminate(work)
+    wait_for(lambda: "57P01" in place.log(), "the first failure")
+    work.in_the_middle()
+    engines.kill("postgresql")
+    try:
+        wait_for(lambda: "refused" in (work.waiting() or ""), "the reason in its progress")
+    finally:
+        engines.start("postgresql")
     assert_undisturbed(place, submitted, work)
-    assert worker.poll() is None
+
+
+def test_backend_terminated(place: Place) -> None:
+    """`pg_terminate_backend` in the middle of a batch, three times: each row once."""
+    work = Batched(place)
+    submitted = begin(place, [work])
+    for _ in range(3):
+        before = work.done()
+        wait_for(lambda: terminate(work), "a backend at work")
+        progress(work, before)
+    assert_undisturbed(place, submitted, work)
+    assert "57P01" in place.log()
+
+
+def terminate(work: Batched) -> int:
+    """End the server process that sleeps in our file; returns how many there were."""
+    with psycopg.connect(work.url) as connection:
+        return connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE wait_event = 'PgSleep' AND datname = current_database()"
+        ).rowcount
 
 
 def test_primary_steps_down(place: Place) -> None:
-    """`replSetStepDown` twice in the middle of a bulk update: each document once."""
+    """`replSetStepDown` in the middle of a bulk update: each document once."""
     work = Documents(place)
-    place.start_worker()
-    submitted = place.start_submit()
-    for _ in range(2):
-        before = work.in_the_middle()
-        with work.client() as client:
-            client.admin.command("replSetStepDown", 1, force=True)
-        wait_for(lambda before=before: work.done() > before, "progress")  # type: ignore[misc]
+    submitted = begin(place, [work])
+    before = work.done()
+    with work.client() as client:
+        client.admin.command("replSetStepDown", 1, force=True)
+    progress(work, before)
     assert_undisturbed(place, submitted, work)
-
-
-@pytest.mark.parametrize("kind", [Batched, Plain])
-def test_backend_terminated(place: Place, kind: type[Batched]) -> None:
-    """`pg_terminate_backend` in the middle of a statement: each row once."""
-    work = kind(place)
-    place.start_worker()
-    submitted = place.start_submit()
-    times = 1 if kind is Plain else 3
-    for _ in range(times):
-        before = work.in_the_middle()
-        with psycopg.connect(work.url) as connection:
-            ended = connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE wait_event = 'PgSleep' AND datname = current_database()"
-            ).fetchall()
-        if kind is Batched:
-            wait_for(lambda before=before: work.done() > before, "progress")  # type: ignore[misc]
-        else:
-            assert ended == [(True,)]
-    assert_undisturbed(place, submitted, work)
-    assert "57P01" in place.log()
+    assert "PrimarySteppedDown" in place.log() or "InterruptedDueToRepl" in place.log()
 
 
 def test_reindex_task_cancelled(place: Place) -> None:
     """Somebody cancels the task on the server: its range is done again (FAULTS 5)."""
     work = Copied(place)
-    place.start_worker()
-    submitted = place.start_submit()
-    work.in_the_middle()
+    submitted = begin(place, [work])
     (task,) = work.tasks()
     with work.client() as client:
         client.tasks.cancel(task_id=task, wait_for_completion=True)
-    wait_for(lambda: set(work.tasks()) - {task} or submitted.poll() is not None, "another task")
+    wait_for(lambda: set(work.tasks()) - {task}, "another task")
     assert_undisturbed(place, submitted, work)
 
 
@@ -267,15 +266,13 @@ def test_transactions_fail(place: Place, failing_mongod: str) -> None:
     url = SecretStr(failing_mongod.replace("/dharma?", f"/{name}?"))
     place.settings = place.settings.model_copy(update={"mongodb_url": url})
     work = Documents(place)
-    place.start_worker()
-    submitted = place.start_submit()
-    work.in_the_middle()
+    submitted = begin(place, [work])
     with MongoClient[dict[str, Any]](failing_mongod) as client:
         for data in FAILURES.values():
             before = work.done()
             # Three in a row: the driver tries a commit once more by itself.
             fail = {"configureFailPoint": "failCommand", "mode": {"times": 3}, "data": data}
             client.admin.command(fail)
-            wait_for(lambda before=before: work.done() > before, "progress")  # type: ignore[misc]
+            progress(work, before)
             client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
     assert_undisturbed(place, submitted, work)

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
-from conftest import Place, wait_for
+from place import Place, wait_for
 
 from dharma_tasks.local import LocalEngines
 from dharma_tasks.migration import Key

@@ -13,8 +13,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import Place, wait_for
 from elasticsearch import Elasticsearch
+from place import Place, wait_for
 from pymongo import MongoClient
 
 from dharma_tasks.databases import NAMES

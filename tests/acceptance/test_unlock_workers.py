@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import psycopg
-from conftest import Place, wait_for
+from place import Place, wait_for
 
 from dharma_tasks.lease import Leases
 from dharma_tasks.migration import Key

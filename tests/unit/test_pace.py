@@ -21,6 +21,23 @@ def test_grows_towards_the_wanted_time() -> None:
     assert pace.size == LARGEST
 
 
+def test_begins_smaller_after_attempts_that_came_to_nothing() -> None:
+    """A worker killed before its first checkpoint, again and again, gets there all the same.
+
+    Found by `make chaos`: workers killed every six seconds, a first batch of three seconds.
+    """
+    pace = Pace(seconds=1.0)
+    pace.begun(1)
+    assert pace.size == START
+    sizes = []
+    for attempts in (2, 3, 4, 5, 20):
+        pace.begun(attempts)
+        sizes.append(pace.size)
+    assert sizes == [START // 4, START // 16, START // 64, START // 256, 1]
+    pace.begun(2)
+    assert pace.size == 1
+
+
 def test_conflicts_halve_down_to_one_and_growth_is_slow_after() -> None:
     """FAULTS 9."""
     pace = Pace(seconds=1.0)

@@ -81,7 +81,14 @@ class PostgresqlDatabase(Database[Session]):
     def watched(self, alive: Callable[[], None]) -> AbstractContextManager[Any]:
         """Ask `pg_stat_activity` about our process once a second."""
         identity = self._session.identity
-        return self._watcher.watching(lambda: self._onlooker.works(identity), alive)
+
+        def works() -> bool:
+            seen = self._onlooker.works(identity)
+            if seen:
+                self._session.heard()
+            return seen
+
+        return self._watcher.watching(works, alive)
 
     def interrupt(self) -> None:
         """Cancel the statement: its transaction rolls back, and whoever comes next runs it."""

@@ -7,6 +7,7 @@ the file and nothing else: no placeholders, no quoting, several statements at on
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,10 +19,9 @@ from psycopg.generators import execute
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.rows import TupleRow
 
+from dharma_tasks.databases.postgresql.connection import Connection
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.settings import Settings
-
-Connection = psycopg.Connection[TupleRow]
 
 _PARAMETERS = {
     "client_encoding": "UTF8",
@@ -59,6 +59,9 @@ and back to the role that ALTER ROLE … SET role has given."""
 
 _SPOILING = {"PREPARE", "DEALLOCATE", "DEALLOCATE ALL", "DISCARD ALL"}
 """After these in a file, the session is not cleaned but made anew."""
+
+_PATIENCE_IN_LEASES = 3
+"""How long a server may be silent that nobody sees working for us."""
 
 _TRANSACTION_TIMEOUT_SINCE = 170000
 _IDLE_SESSION_TIMEOUT_SINCE = 140000
@@ -132,6 +135,12 @@ class Session:
     def alive(self) -> bool:
         """Whether the connection was not lost, as far as can be told without asking."""
         return self._connection is not None and not self._connection.closed
+
+    def heard(self) -> None:
+        """Note that the server was seen working for us. Called from another thread."""
+        connection = self._connection
+        if connection is not None:
+            connection.heard = time.monotonic()
 
     def recover(self) -> None:
         """Drop the connection unless it is known to be alive and outside any transaction."""
@@ -295,6 +304,12 @@ def connect(settings: Settings) -> Connection:
     name = f"dharma:{settings.namespace}"
     parameters = {**_PARAMETERS, **given, "application_name": name}
     # Statements are prepared where the code says so, and never because they come often.
-    return psycopg.connect(
+    made = Connection.connect(
         make_conninfo("", **parameters), autocommit=True, prepare_threshold=sys.maxsize
     )
+    # Several leases: by then somebody else has the work. The journal's writes may wait for a lock.
+    made.patience = max(
+        _PATIENCE_IN_LEASES * settings.lease_seconds,
+        settings.lock_timeout_seconds + settings.lease_seconds,
+    )
+    return made

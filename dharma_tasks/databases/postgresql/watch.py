@@ -6,7 +6,8 @@ from typing import Any
 
 import psycopg
 
-from dharma_tasks.databases.postgresql.session import Connection, connect
+from dharma_tasks.databases.postgresql.connection import Connection
+from dharma_tasks.databases.postgresql.session import connect
 from dharma_tasks.settings import Settings
 
 _WORKING = """
@@ -15,6 +16,8 @@ SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity
         AND state = 'active' AND wait_event_type IS DISTINCT FROM 'Client')
 """
 """A process that waits for its client does not work for it."""
+
+_ANSWER_SECONDS = 5
 
 
 class Onlooker:
@@ -30,6 +33,7 @@ class Onlooker:
         try:
             if self._connection is None:
                 self._connection = connect(self._settings)
+                self._connection.patience = _ANSWER_SECONDS
             row = self._connection.execute(_WORKING, identity).fetchone()
         except psycopg.Error:
             self.close()

@@ -1,0 +1,70 @@
+"""A short `make chaos` with a fixed seed; and that it would see a lost or a doubled effect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.chaos.campaign import Campaign, Wanted
+from benchmarks.chaos.generations import Generation
+from benchmarks.chaos.ground import Ground
+from dharma_tasks.local import LocalEngines
+from dharma_tasks.settings import Settings
+
+KINDS = (
+    "pool child killed",
+    "worker killed",
+    "worker frozen",
+    "worker told to end",
+    "redis killed",
+    "redis flushed",
+    "redis set back",
+    "messages delivered again",
+    "mongodb stepped down",
+    "postgresql killed",
+)
+"""One of each. Elasticsearch takes 12 s to start: it is killed by tests of its own."""
+
+
+@pytest.fixture
+def ground(engines: LocalEngines, settings: Settings, tmp_path: Path) -> Ground:
+    """The engines and a namespace of the test's own, with short leases."""
+    quick = settings.model_copy(update={"lease_seconds": 3.0, "batch_seconds": 0.3})
+    return Ground(engines, quick, tmp_path)
+
+
+def test_short_campaign(ground: Ground) -> None:
+    """Ten faults at random instants: nothing lost, nothing doubled, and each is recovered from.
+
+    FAULTS 6, 7, 13, 16, 17, 21 and 26, in whatever order and company the seed brings them.
+    """
+    kinds = tuple((kind, 1) for kind in KINDS)
+    wanted = Wanted(len(kinds), seed=4, seconds=40, scale=0.4, kinds=kinds, pause=1.0)
+    figures = Campaign(ground, wanted).run()
+    assert figures.well, str(figures)
+    assert len(figures.faults) >= 5, str(figures)
+    assert figures.recovered == figures.faults, str(figures)
+    assert figures.generations >= 1
+
+
+def test_comparison_sees_what_is_lost_and_doubled(ground: Ground) -> None:
+    """One effect more, and one less, in each database: the comparison counts them."""
+    generation = Generation(ground, 1, scale=0.01)
+    generation.make()
+    before = generation.compare()
+    assert before.lost > 0
+    assert before.doubled == 0
+    mixed = ground.mongodb.get_default_database()["mixed_1"]
+    mixed.update_many({}, {"$inc": {"n": 2}})
+    mixed.update_one({}, {"$inc": {"n": 1}})
+    with ground.postgresql() as connection:
+        rows = connection.execute("UPDATE whole_1 SET n = 1").rowcount
+        connection.execute("UPDATE whole_1 SET n = 2 WHERE id = 1")
+    copy = f"{ground.namespace}_1_v1"
+    for _ in range(2):
+        text = "the text of document 0"
+        ground.elasticsearch.index(index=copy, id="0", document={"n": 0, "text": text})
+    after = generation.compare()
+    assert after.doubled == 3
+    assert after.lost == before.lost - rows - 2 * mixed.count_documents({}) - 1
