@@ -44,7 +44,7 @@ bench: setup ## Dharma Tasks against a bare loop and other tools
 
 KILLS ?= 100
 MINUTES ?= 45
-LOAD_MINUTES ?= 0
+LOAD_MINUTES ?= 10
 
 chaos: setup ## Faults at random instants: KILLS=100 SEED=n MINUTES=45 LOAD_MINUTES=10
 	@$(BIN)/python -m benchmarks.chaos --kills $(KILLS) --minutes $(MINUTES) \

@@ -134,6 +134,7 @@ class Campaign:
             before = generation
         if before is not None:
             self._compare(before)
+            before.drop()
 
     def _enough(self) -> bool:
         enough = len(self._figures.faults) >= self._wanted.kills
@@ -242,7 +243,8 @@ class Campaign:
     def _account(self, generation: Generation) -> None:
         """Check the journals, and count what had to be done again."""
         self._figures.generations += 1
-        crashes = sum(fault.kind == "postgresql killed" for fault in self._figures.faults)
+        ours = [fault for fault in self._figures.faults if fault.at > generation.made]
+        crashes = sum(fault.kind == "postgresql killed" for fault in ours)
         for part in generation.parts:
             versions = generation.versions[part.database]
             entries = Journals(self._ground).read(part.database, versions)

@@ -7,6 +7,7 @@ end: a row that is too low has lost one, a row that is too high got one twice.
 from __future__ import annotations
 
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -401,12 +402,14 @@ class Generation:
         kinds: tuple[type[Part], ...] = (MongodbPart, PostgresqlPart, ElasticsearchPart)
         self.parts = [kind(ground, number, scale) for kind in kinds]
         self.versions: dict[str, dict[str, int]] = {}
+        self.made = 0.0
 
     def make(self) -> None:
         """Make the data, then the files."""
         for part in self.parts:
             part.seed()
         self.versions = {part.database: part.write() for part in self.parts}
+        self.made = time.monotonic()
 
     def compare(self) -> Difference:
         """Compare all of it."""

@@ -74,9 +74,10 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         """Close the door and every connection."""
         self.refuse()
-        self.cut()
+        self._do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
+        self._loop.close()
 
     # -- the knobs ------------------------------------------------------------------------
 
@@ -132,6 +133,12 @@ class Proxy:
         for pipe in pipes:
             pipe.abort()
         return len(pipes)
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _swallow(self) -> None:
         for pipe in self._pipes:

@@ -103,7 +103,7 @@ def test_connections_cut(place: Place, works: Works, doors: dict[str, Proxy]) ->
                 progress(work, before)
     works[0].hurry()
     assert_undisturbed(place, submitted, *works)
-    assert place.log().count("fault=passing") >= len(works)
+    assert "fault=passing" in place.log()
 
 
 MARKS = {"postgresql": b"COMMIT", "mongodb": b"commitTransaction", "elasticsearch": b"PUT /"}
@@ -194,11 +194,11 @@ def test_elasticsearch_refuses_for_a_while(place: Place, door: Door) -> None:
     proxy = door("elasticsearch")
     submitted = begin(place, [work], **through(place, elasticsearch=proxy))
     for status in (429, 503):
-        proxy.fail(*[status] * 5)
+        proxy.fail(*[status] * 3)
         wait_for(lambda status=status: str(status) in (work.waiting() or ""), "the reason")  # type: ignore[misc]
     work.hurry()
     assert_undisturbed(place, submitted, work)
-    assert proxy.failed == 10
+    assert proxy.failed == 6
 
 
 def test_redis_cut(place: Place, door: Door) -> None:
