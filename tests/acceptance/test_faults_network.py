@@ -119,6 +119,7 @@ def test_answers_lost(place: Place, works: Works, doors: dict[str, Proxy]) -> No
     assert {name: proxy.lost for name, proxy in doors.items()} == dict.fromkeys(doors, 4)
 
 
+@pytest.mark.campaign
 def test_slow_network(place: Place, works: Works, doors: dict[str, Proxy]) -> None:
     """300 ms each way, for every answer: slower, and a healthy worker keeps its lease."""
     usual = 10.0
@@ -172,6 +173,7 @@ def gave_up(place: Place) -> list[str]:
     ]
 
 
+@pytest.mark.campaign
 def test_black_hole_that_heals(place: Place, works: Works, doors: dict[str, Proxy]) -> None:
     """The only worker hangs, in each of its children, for longer than its leases: it goes on."""
     submitted = begin(place, works, **through(place, **doors))
