@@ -9,12 +9,10 @@ from pydantic import Field as Default
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.databases.mongodb.faults import shown
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.explain import suggestion
 from dharma_tasks.journal import Prepared, Step, Work
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.mongodb.collections import find
-from dharma_tasks.operations.mongodb.values import CollectionName, ValueDocument
-from dharma_tasks.strict_json import text_of
+from dharma_tasks.operations.mongodb.values import CollectionName, ValueDocument, unknown_options
 
 _OPTIONS = (
     *("capped", "size", "max", "validator", "validationLevel", "validationAction"),
@@ -44,16 +42,7 @@ class CreateCollection(Operation[Handle]):
 
     def problems(self) -> list[Problem]:
         """Options that MongoDB does not know."""
-        return [
-            Problem(
-                "",
-                text_of(("options", name)),
-                f"unknown option {name!r}",
-                suggestion(name, _OPTIONS, "options"),
-            )
-            for name in self.options
-            if name not in _OPTIONS
-        ]
+        return unknown_options(self.options, _OPTIONS)
 
     def transactional(self, cursor: Any) -> bool:  # noqa: ARG002
         """MongoDB makes no views and no time series inside a transaction."""

@@ -9,13 +9,16 @@ from pymongo.errors import OperationFailure
 
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.explain import suggestion
 from dharma_tasks.journal import Prepared, Step, Work
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.mongodb import indexes
 from dharma_tasks.operations.mongodb.collections import aimed, find, hint, unchanged
-from dharma_tasks.operations.mongodb.values import CollectionName, IndexKeys, ValueDocument
-from dharma_tasks.strict_json import text_of
+from dharma_tasks.operations.mongodb.values import (
+    CollectionName,
+    IndexKeys,
+    ValueDocument,
+    unknown_options,
+)
 
 _OPTIONS = (
     *("name", "unique", "sparse", "hidden", "partialFilterExpression", "expireAfterSeconds"),
@@ -57,16 +60,7 @@ class CreateIndex(Operation[Handle]):
 
     def problems(self) -> list[Problem]:
         """Options that MongoDB does not know."""
-        return [
-            Problem(
-                "",
-                text_of(("options", name)),
-                f"unknown option {name!r}",
-                suggestion(name, _OPTIONS, "options"),
-            )
-            for name in self.options
-            if name not in _OPTIONS
-        ]
+        return unknown_options(self.options, _OPTIONS)
 
     def transactional(self, cursor: Any) -> bool:
         """All but the build on a collection that exists."""

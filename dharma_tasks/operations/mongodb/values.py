@@ -5,6 +5,7 @@ https://www.mongodb.com/docs/manual/reference/mongodb-extended-json/
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any
 
 import bson
@@ -15,6 +16,8 @@ from bson.errors import BSONError
 from pydantic import AfterValidator, BeforeValidator
 
 from dharma_tasks.databases.mongodb.connection import Document
+from dharma_tasks.errors import Problem
+from dharma_tasks.explain import suggestion
 from dharma_tasks.strict_json import Path, text_of
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "dumps",
     "index_keys",
     "loads",
+    "unknown_options",
 ]
 
 _EXTENDED = json_util.JSONOptions(
@@ -157,3 +161,17 @@ CollectionName = Annotated[str, AfterValidator(_collection_name)]
 Field = Annotated[str, AfterValidator(_field)]
 IndexKeys = Annotated[Any, BeforeValidator(index_keys)]
 """The keys of an index, in their order: `[("field", 1), ("other", "text")]`."""
+
+
+def unknown_options(options: Document, known: Collection[str]) -> list[Problem]:
+    """One problem for each of `options` that MongoDB does not know."""
+    return [
+        Problem(
+            "",
+            text_of(("options", name)),
+            f"unknown option {name!r}",
+            suggestion(name, known, "options"),
+        )
+        for name in options
+        if name not in known
+    ]
