@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 from bson import Binary
 
 from dharma_tasks.databases.base import Database, Fault
+from dharma_tasks.databases.freeing import ended
 from dharma_tasks.databases.mongodb import faults
 from dharma_tasks.databases.mongodb.connection import Connection, Handle, operating
 from dharma_tasks.databases.mongodb.journal import MongodbJournal
@@ -19,9 +19,6 @@ from dharma_tasks.databases.watch import Watcher
 from dharma_tasks.journal import Owner
 from dharma_tasks.migration import JSON
 from dharma_tasks.settings import Settings
-
-_FREE_SECONDS = 10
-"""How long a killed session may take to roll back and go."""
 
 
 class MongodbDatabase(Database[Handle]):
@@ -67,14 +64,9 @@ class MongodbDatabase(Database[Handle]):
             return
         admin = self._connection.client.admin
         admin.command({"killSessions": [{"id": theirs}]})
-        deadline = time.monotonic() + _FREE_SECONDS
-        pause = 0.002
-        while self._open(theirs):
-            if time.monotonic() > deadline:
-                msg = f"the session {theirs.as_uuid()} of {owner.worker} has not ended"
-                raise faults.StillOpen(msg)
-            time.sleep(pause)
-            pause = min(0.1, pause * 2)
+        if not ended(lambda: self._open(theirs)):
+            msg = f"the session {theirs.as_uuid()} of {owner.worker} has not ended"
+            raise faults.StillOpen(msg)
 
     def classify(self, error: BaseException) -> Fault:
         """By the server's code and the driver's labels; a lost connection is passing."""

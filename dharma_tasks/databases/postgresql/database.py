@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 from dharma_tasks.databases.base import Database, Fault
+from dharma_tasks.databases.freeing import FREE_SECONDS, ended
 from dharma_tasks.databases.postgresql import faults
 from dharma_tasks.databases.postgresql.journal import PostgresqlJournal
 from dharma_tasks.databases.postgresql.session import Session
@@ -16,9 +16,6 @@ from dharma_tasks.databases.watch import Watcher
 from dharma_tasks.journal import Owner
 from dharma_tasks.migration import JSON
 from dharma_tasks.settings import Settings
-
-_FREE_SECONDS = 10
-"""How long a terminated server process may take to roll back and go."""
 
 _SAME = """
 FROM pg_catalog.pg_stat_activity
@@ -60,15 +57,10 @@ class PostgresqlDatabase(Database[Session]):
             return
         process = owner.resources
         self._session.query(f"SELECT pg_catalog.pg_terminate_backend(pid) {_SAME}", **process)
-        deadline = time.monotonic() + _FREE_SECONDS
-        pause = 0.002
-        while self._session.query(f"SELECT 1 {_SAME}", **process):
-            if time.monotonic() > deadline:
-                whose = f"the server process {process['pid']} of {owner.worker}"
-                msg = f"{whose} has not ended in {_FREE_SECONDS} s"
-                raise faults.StillThere(msg)
-            time.sleep(pause)
-            pause = min(0.1, pause * 2)
+        if not ended(lambda: self._session.query(f"SELECT 1 {_SAME}", **process)):
+            whose = f"the server process {process['pid']} of {owner.worker}"
+            msg = f"{whose} has not ended in {FREE_SECONDS} s"
+            raise faults.StillThere(msg)
 
     def classify(self, error: BaseException) -> Fault:
         """By SQLSTATE; a lost connection is passing."""
