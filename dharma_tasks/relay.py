@@ -19,7 +19,7 @@ from typing import Any
 
 from celery import Task
 from celery.events.dispatcher import EventDispatcher
-from celery.states import REJECTED, SUCCESS
+from celery.states import FAILURE, REJECTED, SUCCESS
 
 from dharma_tasks.celery_app import app
 from dharma_tasks.dispatch import identity, send, shown
@@ -82,8 +82,10 @@ def _carry_out(message: Message, events: EventDispatcher) -> list[Chain]:
         return list(result.result)
     if result.state == REJECTED:
         send([[message]])
-    events.send("task-failed", uuid=uuid, exception=repr(result.result), traceback="")
-    return []
+        events.send("task-rejected", uuid=uuid, requeue=True)
+    if result.state == FAILURE:
+        events.send("task-failed", uuid=uuid, exception=repr(result.result), traceback="")
+    return []  # Celery says nothing of one that stepped aside
 
 
 @contextmanager
