@@ -279,10 +279,12 @@ class Runs:
     def claim_rescue(self, name: str, seconds: float) -> bool:
         """Whether the caller is the one to send `name` again (FAULTS 26).
 
-        Over all workers one is, once an interval; it begins with `seconds` and doubles each time.
+        Over all workers one is, once an interval: `seconds`, which doubles from the fourth time on
+        that it is sent without moving; a worker may well die twice in the same moment.
         """
         claim, tries = f"{self._namespace}:rescue:{name}", self._tries(name)
-        wait = min(seconds * 2 ** int(self._redis.get(tries) or 0), _LONGEST_RESCUE_SECONDS)
+        doubled = max(0, int(self._redis.get(tries) or 0) - 2)
+        wait = min(seconds * 2**doubled, _LONGEST_RESCUE_SECONDS)
         if not self._redis.set(claim, "sent", nx=True, px=int(wait * 1000)):
             return False
         with self._redis.pipeline() as pipe:

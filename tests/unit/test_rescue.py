@@ -131,11 +131,12 @@ def test_progress_shortens_the_interval_again(
     begin(runs, run)
     name = f"{run.id}:{KEY}"
     waits = []
-    for _ in range(4):
+    for _ in range(6):
         assert runs.claim_rescue(name, 1)
         waits.append(redis.pttl(f"dharma:rescue:{name}"))
         redis.delete(f"dharma:rescue:{name}")
-    assert waits == sorted(waits)
+    assert max(waits[:3]) <= 1_000
+    assert waits[3:] == sorted(waits[3:])
     assert waits[-1] > 4_000
     runs.report(run.id, "mongodb", make_progress())
     assert runs.claim_rescue(name, 1)
