@@ -77,9 +77,10 @@ class OperationControl:
         """Raise `LeaseLost` unless the lease is ours at this moment."""
         self.lease.confirm()
 
-    def waiting(self, reason: str) -> None:
-        """Show why there is no progress at this moment."""
-        self._show(self.progress.model_copy(update={"heartbeat": time.time(), "waiting": reason}))
+    def waiting(self, reason: str, stuck_for: float) -> None:
+        """Show why there is no progress, and tell the next worker for how many seconds."""
+        update = {"heartbeat": time.time(), "waiting": reason, "stuck_for": stuck_for}
+        self._show(self.progress.model_copy(update=update))
 
     def warn(self, message: str) -> None:
         """Tell whoever watches the run; of a flood only the beginning."""
@@ -96,12 +97,14 @@ class OperationControl:
     def report(self, taken: Taken) -> None:
         """Show progress, at most twice a second."""
         now = time.time()
-        update = {"done": taken.done, "total": taken.total, "heartbeat": now}
+        stuck = self.progress.stuck_for > 0
+        update = {"done": taken.done, "total": taken.total, "heartbeat": now, "stuck_for": 0.0}
         if not self._began:
             self._began = True
             update |= {"since": now, "since_done": taken.done}
         self.progress = self.progress.model_copy(update=update)
-        if now - self._reported >= _ASK_SECONDS:
+        # That it is not stuck any more must be known: the next worker's attempt counts again.
+        if stuck or now - self._reported >= _ASK_SECONDS:
             self._show(self.progress)
 
     def _show(self, progress: Progress) -> None:

@@ -9,6 +9,7 @@
         ├── LeaseLost      the lease went to somebody else, or ran out
         ├── FenceLost      the journal was written by a newer owner
         │   └── Outdated   the journal is not where this run left it: the run cannot go on
+        ├── CutOff         this worker alone may be cut off from the database
         └── Stopped        the run is over, paused or gone, or this worker is shutting down
 
 `StepAside` is not a failure: the work is where it was, and somebody else goes on with it.
@@ -86,6 +87,10 @@ class FenceLost(StepAside):
 
 class Outdated(FenceLost):
     """The journal is another run's by now, or was put back: this run can never go on in it."""
+
+
+class CutOff(StepAside):
+    """This worker has not reached the database for a lease's time; another one may reach it."""
 
 
 class Stopped(StepAside):

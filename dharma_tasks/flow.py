@@ -354,7 +354,7 @@ class Flow:
     ) -> list[Chain]:
         begun = time.monotonic()
         assignment = _assignment(job, key)
-        progress = self._progress(assignment, operation)
+        progress = self._progress(assignment, operation, job.stuck_for)
         log.info("started", type=assignment.type, works_on=progress.summary)
         runner = Runner(
             operation=operation,
@@ -370,6 +370,7 @@ class Flow:
             ),
             settings=self.settings,
             worker=self.worker,
+            stuck_before=job.stuck_for,
         )
         try:
             taken = runner.run()
@@ -389,7 +390,9 @@ class Flow:
         ready = self.runs.moved(job.run, key, last=assignment.last, event=event)
         return self._chains(job.run, ready)
 
-    def _progress(self, assignment: Assignment, operation: Operation[Any]) -> Progress:
+    def _progress(
+        self, assignment: Assignment, operation: Operation[Any], stuck_for: float
+    ) -> Progress:
         now = time.time()
         return Progress(
             version=assignment.key.version,
@@ -401,6 +404,7 @@ class Flow:
             worker=self.worker,
             since=now,
             heartbeat=now,
+            stuck_for=stuck_for,
         )
 
     # -- what comes next ------------------------------------------------------------------

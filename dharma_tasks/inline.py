@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from dharma_tasks.errors import StepAside
+from dharma_tasks.errors import CutOff, StepAside
 from dharma_tasks.flow import Flow
 from dharma_tasks.messages import Chain, Message
 from dharma_tasks.runner import MigrationFailed
@@ -26,9 +26,13 @@ class Inline:
     def run(self) -> None:
         """Carry out everything that is queued, and what follows from it."""
         while self._chains:
-            first, *rest = self._chains.popleft()
+            chain = self._chains.popleft()
+            first, *rest = chain
             try:
                 self.send(self._step(first)())
+            except CutOff:  # there is nobody else
+                self._chains.appendleft(chain)
+                continue
             except (StepAside, MigrationFailed):
                 continue
             if rest:

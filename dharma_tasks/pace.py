@@ -23,9 +23,13 @@ class Pace:
 
     _pause: wait_base = wait_random_exponential(multiplier=0.2, max=10)
 
-    def __init__(self, seconds: float) -> None:
-        """Begin with a middling size."""
+    def __init__(self, seconds: float, stuck_before: float = 0.0) -> None:
+        """Begin with a middling size.
+
+        `stuck_before` is for how many seconds workers before this one have been stuck.
+        """
         self._seconds = seconds
+        self._stuck_before = stuck_before
         self._growth = _FAST_GROWTH
         self._failures = 0
         self._stuck_since: float | None = None
@@ -33,8 +37,13 @@ class Pace:
 
     @property
     def stuck_for(self) -> float:
-        """Seconds since the first failure after which nothing has moved; 0 without one."""
+        """Seconds since the first failure here after which nothing has moved; 0 without one."""
         return time.monotonic() - self._stuck_since if self._stuck_since is not None else 0.0
+
+    @property
+    def stuck_in_all(self) -> float:
+        """The same, with the time of the workers before this one."""
+        return self._stuck_before + self.stuck_for
 
     def went_well(self, seconds: float, *, moved: bool = True) -> None:
         """A batch took `seconds`: bring the size towards the wanted time.
@@ -43,7 +52,7 @@ class Pace:
         how far it is may go on doing so for ever.
         """
         if moved:
-            self._stuck_since = None
+            self._stuck_since, self._stuck_before = None, 0.0
         factor = min(self._growth, max(0.5, self._seconds / max(seconds, 0.001)))
         self.size = min(LARGEST, math.ceil(self.size * factor))
         self._failures = 0

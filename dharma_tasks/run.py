@@ -81,6 +81,8 @@ class Job(NamedTuple):
     migration: Migration
     since: float
     """When the migration began in this run, seconds since 1970."""
+    stuck_for: float
+    """Seconds that passing errors have kept the operation from moving, under other workers."""
 
 
 class Progress(BaseModel):
@@ -101,6 +103,8 @@ class Progress(BaseModel):
     heartbeat: float
     waiting: str | None = None
     """Why it does not move: a passing error, a worker that is too old."""
+    stuck_for: float = 0.0
+    """Seconds that passing errors had kept it from moving, over all its workers, at `heartbeat`."""
 
     @property
     def rate(self) -> float:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import structlog
 
 from dharma_tasks.databases.base import Database, Fault
-from dharma_tasks.errors import DharmaError, OperationFailed, StepAside, Stopped
+from dharma_tasks.errors import CutOff, DharmaError, OperationFailed, StepAside, Stopped
 from dharma_tasks.identity import owner
 from dharma_tasks.journal import Assignment, MigrationState, OperationState, Step, Taken, Work
 from dharma_tasks.operations.base import Operation
@@ -47,8 +47,8 @@ class Control(Protocol):
     def report(self, taken: Taken) -> None:
         """Show progress."""
 
-    def waiting(self, reason: str) -> None:
-        """Show why there is no progress at this moment."""
+    def waiting(self, reason: str, stuck_for: float) -> None:
+        """Show why there has been no progress for so many seconds."""
 
     def warn(self, message: str) -> None:
         """Show what a person should know."""
@@ -76,6 +76,8 @@ class Runner:
     control: Control
     settings: Settings
     worker: str
+    stuck_before: float = 0.0
+    """Seconds that passing errors have kept it from moving, under the workers before this one."""
     first: Taken | None = None
     """What this worker found when it took the operation over."""
     _preparing: bool = False
@@ -89,10 +91,11 @@ class Runner:
             StepAside: another worker has it, or this one must stop; nothing is lost.
             MigrationFailed: a lasting error, already written to the journal.
         """
-        pace = Pace(self.settings.batch_seconds)
+        pace = Pace(self.settings.batch_seconds, self.stuck_before)
         taken: Taken | None = None
         ours: Taken | None = None  # the last that is known, also while it is not sure any more
-        prepared = counted = False
+        prepared = False
+        counted = self.stuck_before > 0  # it was handed on, and is not an attempt of its own
         pause = 0.0
         while taken is None or taken.state is not OperationState.DONE:
             try:
@@ -208,13 +211,18 @@ class Runner:
         log.warning("retry", fault=fault.value, error=message, batch_size=pace.size)
         self.database.recover()
         self._error = message
-        self.control.waiting(message)
-        return pace.pause()
+        pause = pace.pause()
+        self.control.waiting(message, pace.stuck_in_all)
+        if taken is None and pace.stuck_for > self.settings.lease_seconds:
+            # Not even the journal answers: another worker may reach it (Law 8).
+            msg = f"out of reach for {pace.stuck_for:.0f} s: {message}"
+            raise CutOff(msg)
+        return pause
 
     def _fault(self, error: Exception, pace: Pace) -> Fault:
         if isinstance(error, DharmaError):
             return Fault.LASTING
-        if pace.stuck_for > self.settings.retry_seconds:
+        if pace.stuck_in_all > self.settings.retry_seconds:
             return Fault.LASTING
         return self.database.classify(error)
 

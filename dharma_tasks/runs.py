@@ -214,7 +214,8 @@ class Runs:
             pipe.hmget(name, ["record", "state", *(f"{f}:{key.database}" for f in _OF_A_DATABASE)])
             pipe.hget(f"{name}:migrations", ref)
             pipe.hget(f"{name}:waits", ref)
-            (record, state, generation, working, since), migration, waits = pipe.execute()
+            pipe.hget(f"{name}:progress", key.database)
+            (record, state, generation, working, since), migration, waits, last = pipe.execute()
         if record is None or RunState(state).over:
             msg = f"run {run} is {state or 'not known (any more)'}"
             raise Stopped(msg)
@@ -229,6 +230,7 @@ class Runs:
             int(generation),
             Migration.model_validate_json(migration),
             float(since),
+            _stuck_for(last, key),
         )
 
     def waits(self, run: Run, database: str, version: str) -> list[Reference]:
@@ -367,6 +369,14 @@ def _below(fields: Mapping[str, str], prefix: str) -> Iterator[tuple[str, str]]:
 def _next(text: str) -> Next:
     database, version, number = text.split()
     return Next(database, version, int(number))
+
+
+def _stuck_for(progress: str | None, key: Key) -> float:
+    """What the last worker on this operation said; what is shown may be of the one before."""
+    if progress is None:
+        return 0.0
+    last = Progress.model_validate_json(progress)
+    return last.stuck_for if (last.version, last.number) == (key.version, key.number) else 0.0
 
 
 def _nexts(answer: Iterable[str]) -> list[Next]:

@@ -19,7 +19,7 @@ from dharma_tasks.bootsteps import shutting_down
 from dharma_tasks.celery_app import app
 from dharma_tasks.databases import NAMES
 from dharma_tasks.dispatch import send
-from dharma_tasks.errors import StepAside, Stopped
+from dharma_tasks.errors import CutOff, StepAside, Stopped
 from dharma_tasks.flow import Flow, Overtaken
 from dharma_tasks.messages import Chain
 from dharma_tasks.operations import catalogue
@@ -63,13 +63,19 @@ class FlowTask(Task):  # type: ignore[type-arg]  # not generic when it runs
             raise Ignore from reason
         except Stopped as reason:
             log.info("stopped", task=self.name, reason=str(reason))
-            # A worker that is told to end hands its work on at once: the message, with the
-            # rest of its chain, goes back to the queue.
-            raise (Reject(reason, requeue=True) if shutting_down() else Ignore()) from reason
+            raise (_hand_on(reason) if shutting_down() else Ignore()) from reason
+        except CutOff as reason:
+            log.warning("stepped_aside", task=self.name, reason=str(reason))
+            raise _hand_on(reason) from reason
         except StepAside as reason:
             log.info("stepped_aside", task=self.name, reason=str(reason))
             raise Ignore from reason
         return chains
+
+
+def _hand_on(reason: StepAside) -> Reject:
+    """Hand work on at once: the message, with the rest of its chain, goes back to the queue."""
+    return Reject(reason, requeue=True)
 
 
 def _flow_of(task: FlowTask) -> Flow:

@@ -6,6 +6,7 @@ black hole: the peer takes everything and answers nothing.
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -147,21 +148,33 @@ def test_black_hole_of_one_worker(place: Place, works: Works, doors: dict[str, P
     """FAULTS 18: its leases run out, another worker takes over, the hung one commits nothing.
 
     Its children give up by themselves: PostgreSQL's after three leases, MongoDB's when the
-    driver's monitor has missed an answer. Elasticsearch is asked in short requests, none of
-    which outlives a lease: nothing hangs there, and `test_black_hole_that_heals` has it.
+    driver's monitor has missed an answer, Elasticsearch's after short requests that fail.
     """
     submitted = begin(place, works, **through(place, **doors))
-    hung = works[1:]
-    for work in hung:
-        doors[work.database].swallow()
-    works[0].hurry()
-    before = [work.done() for work in hung]
+    for proxy in doors.values():
+        proxy.swallow()
+    taken_over(place, submitted, works)
+
+
+def test_one_worker_is_refused(place: Place, works: Works, doors: dict[str, Proxy]) -> None:
+    """Law 8: it hears errors, not silence, and tries again; a worker that is not goes on."""
+    submitted = begin(place, works, **through(place, **doors))
+    for proxy in doors.values():
+        proxy.refuse()
+        proxy.cut()
+    taken_over(place, submitted, works)
+
+
+def taken_over(place: Place, submitted: subprocess.Popen[bytes], works: Works) -> None:
+    """A second worker, which is not cut off, goes on; the first one leaves everything to it."""
+    before = [work.done() for work in works]
     place.start_worker()
-    for work, then in zip(hung, before, strict=True):
+    for work, then in zip(works, before, strict=True):
         assert then < work.rows
         progress(work, then)
+    works[0].hurry()
     assert_undisturbed(place, submitted, *works)
-    wait_for(lambda: len(gave_up(place)) == len(hung), "the hung children's end")
+    wait_for(lambda: len(gave_up(place)) >= len(works), "the first worker's reasons in its log")
 
 
 def gave_up(place: Place) -> list[str]:

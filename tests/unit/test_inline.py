@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 from fake_run import NAMESPACE, migration, without_settings
 from fakeredis import FakeRedis
-from model import Faults, Increment, ModelDatabase, ModelJournal, Server
+from model import Faults, Increment, ModelDatabase, ModelJournal, Passing, Server
 from pydantic import SecretStr
 
 from dharma_tasks import flow
@@ -54,11 +54,13 @@ class Stage:
         self.redis = FakeRedis(decode_responses=True)
         self.server = Server(dict.fromkeys(range(300), 0))
         self.operation = Slow()
+        self.faults = Faults()
         self._patch = monkeypatch
         settings = Settings(
             _env_file=None,  # type: ignore[call-arg]
             namespace=NAMESPACE,
             mongodb_url=SecretStr("model://"),
+            lease_seconds=1,
         )
         folder = Loaded((migration("mongodb", "1.0.0"),), {}, ())
         monkeypatch.setattr(common, "read", lambda: settings)
@@ -71,8 +73,8 @@ class Stage:
 
     def database(self) -> ModelDatabase:
         """A new connection."""
-        found = ModelDatabase(self.server, Faults())
-        found._journal = Journal(self.server, Faults())
+        found = ModelDatabase(self.server, self.faults)
+        found._journal = Journal(self.server, self.faults)
         return found
 
     def parse(self, _operation: object) -> Slow:
@@ -110,6 +112,26 @@ def test_it_applies_without_a_worker(stage: Stage) -> None:
     assert "mongodb 1.0.0 change applied in" in result.stdout
     assert set(stage.server.documents.values()) == {1}
     assert stage.redis.keys(f"{NAMESPACE}:lease:*") == []
+
+
+class Outage(Faults):
+    """From its 40th point on the database does not answer for a while."""
+
+    def point(self) -> None:
+        """Fail until the time is over."""
+        self.points += 1
+        if self.points == 40:
+            self.over = time.monotonic() + 2
+        if self.points >= 40 and time.monotonic() < self.over:
+            raise Passing
+
+
+def test_it_waits_for_its_database(stage: Stage) -> None:
+    """A worker would leave the work to another one after a lease's time: here is no other."""
+    stage.faults = Outage()
+    result = stage.submit()
+    assert result.exit_code == 0, result.output
+    assert set(stage.server.documents.values()) == {1}
 
 
 def test_ctrl_c_stops_between_two_batches(stage: Stage) -> None:

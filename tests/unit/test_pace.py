@@ -81,6 +81,15 @@ def test_stuck_since_the_first_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pace.stuck_for == 0
 
 
+def test_the_time_of_earlier_workers_counts_until_it_moves() -> None:
+    """What each of them has waited is one wait to who looks at it (Law 10)."""
+    pace = Pace(seconds=1.0, stuck_before=50.0)
+    pace.pause()
+    assert pace.stuck_in_all - pace.stuck_for == pytest.approx(50)
+    pace.went_well(1.0)
+    assert pace.stuck_in_all == 0
+
+
 def test_a_good_batch_ends_the_series_of_pauses() -> None:
     """The next failure begins with a short pause again."""
     pace = Pace(seconds=1.0)

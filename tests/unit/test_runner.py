@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import count
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from model import Conflict, Crash, Faults, Increment, ModelDatabase, Passing, Server
+from tenacity import wait_none
 
-from dharma_tasks.errors import FenceLost, Stopped
+from dharma_tasks.errors import CutOff, FenceLost, Stopped
 from dharma_tasks.journal import Assignment, MigrationState, OperationState, Step, Taken, Work
 from dharma_tasks.migration import Key
 from dharma_tasks.runner import MigrationFailed, Runner
@@ -25,6 +27,7 @@ class FakeControl:
     stop_after: int | None = None
     asked: int = 0
     reports: list[int] = field(default_factory=list)
+    stuck_for: float = 0.0
 
     def check(self) -> None:
         self.asked += 1
@@ -41,8 +44,8 @@ class FakeControl:
     def report(self, taken: Taken) -> None:
         self.reports.append(taken.done)
 
-    def waiting(self, reason: str) -> None:
-        pass
+    def waiting(self, reason: str, stuck_for: float) -> None:
+        self.stuck_for = stuck_for
 
     def ending(self) -> bool:
         return False
@@ -61,6 +64,7 @@ def make_runner(
     faults: Faults,
     control: FakeControl | None = None,
     operation: Increment | None = None,
+    stuck_before: float = 0.0,
 ) -> Runner:
     """Return a new worker on the model."""
     assignment = Assignment(
@@ -80,12 +84,13 @@ def make_runner(
         control=control or FakeControl(),
         settings=Settings(_env_file=None),
         worker="w",
+        stuck_before=stuck_before,
     )
 
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dharma_tasks.pace.Pace.pause", lambda self: 0.0)
+    monkeypatch.setattr("dharma_tasks.pace.Pace._pause", wait_none())
 
 
 def assert_applied_once(server: Server) -> None:
@@ -179,6 +184,59 @@ def test_passing_errors_count_no_attempt() -> None:
     faults = Faults(dict.fromkeys(range(6, 26), Passing))
     make_runner(server, faults).run()
     assert_applied_once(server)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second goes by each time that somebody looks."""
+    seconds = count()
+    monkeypatch.setattr("time.monotonic", lambda: float(next(seconds)))
+
+
+@pytest.mark.usefixtures("clock")
+def test_who_is_cut_off_hands_on() -> None:
+    """Law 8: a worker that gets errors, and not even the journal, leaves it to another one.
+
+    That one goes on, and being handed on is no attempt; the time without progress adds up.
+    """
+    server, control = make_server(), FakeControl()
+    cut_off = Faults(dict.fromkeys(range(6, 500), Passing))  # from the first batch on
+    with pytest.raises(CutOff, match="out of reach"):
+        make_runner(server, cut_off, control).run()
+    assert server.attempts == 1
+    assert 10 <= control.stuck_for < 60
+    second = FakeControl()
+    with pytest.raises(CutOff):
+        make_runner(server, cut_off, second, stuck_before=control.stuck_for).run()
+    assert second.stuck_for >= control.stuck_for + 10
+    third = make_runner(server, Faults(), stuck_before=second.stuck_for)
+    third.run()
+    assert third.first is not None
+    assert third.first.attempts == 1
+    assert_applied_once(server)
+
+
+@pytest.mark.usefixtures("clock")
+def test_who_reaches_the_journal_keeps_trying() -> None:
+    """A lock that others hold is there for every worker: to hand on would help nobody."""
+    server, tries = make_server(), count()
+
+    class Locked(Increment):
+        def step(self, work: Work[dict[int, int]]) -> Step:
+            if next(tries) < 50:
+                raise Passing
+            return super().step(work)
+
+    make_runner(server, Faults(), operation=Locked()).run()
+    assert_applied_once(server)
+
+
+@pytest.mark.usefixtures("clock")
+def test_the_time_without_progress_is_limited_over_all_workers() -> None:
+    """Law 10: `retry_seconds` is not begun anew by whoever it is handed on to."""
+    server = make_server()
+    with pytest.raises(MigrationFailed):
+        make_runner(server, Faults({6: Passing}), stuck_before=4_000).run()
 
 
 def test_a_passing_error_reaches_the_journal() -> None:

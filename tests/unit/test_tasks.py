@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from celery.states import IGNORED, REJECTED
 
 from dharma_tasks import tasks
 from dharma_tasks.celery_app import app
-from dharma_tasks.errors import DharmaError, LeaseHeld, StepAside, Stopped
+from dharma_tasks.errors import CutOff, DharmaError, LeaseHeld, StepAside, Stopped
 from dharma_tasks.flow import Overtaken
 from dharma_tasks.messages import Chain
 
@@ -40,6 +41,7 @@ class FakeFlow:
         (LeaseHeld("somebody has it"), 0),
         (Stopped("the run is over"), 0),
         (Overtaken("the run is further", []), 0),
+        (CutOff("out of reach"), 0),
         (DharmaError("no"), 0),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, int) else str(value),
@@ -54,3 +56,16 @@ def test_who_steps_aside_fires_no_link(
     following: Any = tasks.read.si("mongodb", "reply")
     tasks.confirm.apply(args=("run", "mongodb", "1.0.0"), link=[following])
     assert flow.next == sent
+
+
+@pytest.mark.parametrize(
+    ("error", "state"), [(CutOff("out of reach"), REJECTED), (LeaseHeld("held"), IGNORED)]
+)
+def test_who_is_cut_off_hands_on(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, state: str
+) -> None:
+    """The message goes back to the queue for another worker, at once; a duplicate is dropped."""
+    monkeypatch.setattr(tasks, "flow", lambda _worker: FakeFlow(error))
+    found = tasks.confirm.apply(args=("run", "mongodb", "1.0.0"))
+    assert found.state == state
+    assert getattr(found.result, "requeue", False) is (state == REJECTED)

@@ -1,0 +1,84 @@
+"""What is shown of an operation, and what the next worker on it learns from that."""
+
+from __future__ import annotations
+
+import pytest
+from fake_run import NAMESPACE, Driver, key, migration, progress
+from fakeredis import FakeRedis
+
+from dharma_tasks.control import OperationControl
+from dharma_tasks.identity import owner
+from dharma_tasks.journal import Assignment, OperationState, Taken
+from dharma_tasks.lease import Leases
+from dharma_tasks.run import Next, Run
+
+FIRST, SECOND = (Next("mongodb", "1.0.0", number) for number in (1, 2))
+
+
+@pytest.fixture
+def driver() -> Driver:
+    """One migration of two operations."""
+    redis = FakeRedis(decode_responses=True)
+    return Driver(redis, migration("mongodb", "1.0.0", operations=2))
+
+
+@pytest.fixture
+def run(driver: Driver) -> Run:
+    """A run that is at its first operation."""
+    run = driver.submit()
+    driver.start(run)
+    return run
+
+
+def make_control(driver: Driver, run: Run) -> OperationControl:
+    """Return what a worker has that begins on the first operation."""
+    job = driver.runs.job(run.id, key(FIRST))
+    return OperationControl(
+        lease=Leases(driver.redis, NAMESPACE, 10).acquire(key(FIRST), owner("w", {}), run.id),
+        runs=driver.runs,
+        run=run.id,
+        database="mongodb",
+        progress=progress(FIRST, stuck_for=job.stuck_for),
+        shutting_down=lambda: False,
+    )
+
+
+def make_taken() -> Taken:
+    """Return what the journal answers to who takes the operation over."""
+    assignment = Assignment(
+        run="r",
+        generation=1,
+        by="me",
+        key=key(FIRST),
+        name="n",
+        checksum="c",
+        type="kind_1",
+        count=2,
+    )
+    return Taken(assignment, 1, OperationState.RUNNING)
+
+
+def test_the_next_worker_learns_for_how_long_it_has_been_stuck(driver: Driver, run: Run) -> None:
+    """Until one has taken the operation over: from then on its end is an attempt of its own."""
+    first = make_control(driver, run)
+    first.waiting("connection refused", stuck_for=12.0)
+    first.lease.release()
+    second = make_control(driver, run)
+    assert second.progress.stuck_for == 12.0
+    second.report(make_taken())
+    assert driver.runs.job(run.id, key(FIRST)).stuck_for == 0
+
+
+def test_what_is_over_soon_is_not_shown(driver: Driver, run: Run) -> None:
+    """A small operation costs no message to Redis for its progress bar."""
+    make_control(driver, run).report(make_taken())
+    snapshot = driver.runs.snapshot(run.id)
+    assert snapshot is not None
+    assert snapshot.progress == {}
+
+
+def test_another_operation_was_stuck(driver: Driver, run: Run) -> None:
+    """What is shown of a database may still be its former operation."""
+    make_control(driver, run).waiting("connection refused", stuck_for=12.0)
+    driver.move(run, FIRST, last=False)
+    assert driver.runs.job(run.id, key(SECOND)).stuck_for == 0
