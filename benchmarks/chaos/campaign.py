@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from benchmarks.chaos import batches
 from benchmarks.chaos.crew import Crew
 from benchmarks.chaos.faults import Fault, Faults, NotNow
 from benchmarks.chaos.figures import Figures
@@ -243,8 +245,6 @@ class Campaign:
     def _account(self, generation: Generation) -> None:
         """Check the journals, and count what had to be done again."""
         self._figures.generations += 1
-        ours = [fault for fault in self._figures.faults if fault.at > generation.made]
-        crashes = sum(fault.kind == "postgresql killed" for fault in ours)
         for part in generation.parts:
             versions = generation.versions[part.database]
             entries = Journals(self._ground).read(part.database, versions)
@@ -257,14 +257,21 @@ class Campaign:
                 where = f"journal of {part.database} {version}#{number}"
                 if entry.state != "done" or (entry.total or entry.done) != entry.done:
                     self._ground.found(f"{where}: {entry}")
-            rows, most = part.once_more(entries, crashes)
-            self._figures.rows_again += max(rows, 0)
-            self._figures.batches_again += max(rows, 0) / 200
-            if rows > most:
-                self._ground.found(f"{part.database}: {rows} rows done again, at most {most} may")
+        self._replays(generation)
         lease = self._ground.settings.lease_seconds
         if not wait_for(lambda: not self._leases(), lease + 2):
             self._ground.found(f"leases are left: {sorted(self._leases())}")
+
+    def _replays(self, generation: Generation) -> None:
+        """Count the batches done again: for each fault at most one of each open range."""
+        faults = sum(fault.at > generation.made for fault in self._figures.faults)
+        begun = batches.read(self._ground.batches)[sum(self._figures.batches.values()) :]
+        replayed = Counter(each.database for each in batches.again(begun))
+        self._figures.batches += Counter(each.database for each in begun)
+        self._figures.batches_again += replayed
+        for name, times in replayed.items():
+            if times > faults * batches.OPEN_RANGES[name]:
+                self._ground.found(f"{name}: {times} batches done again, after {faults} faults")
 
     def _leases(self) -> dict[str, Held]:
         return self._ground.held()

@@ -21,6 +21,8 @@ from dharma_tasks.workers import Workers
 
 _LONGEST_PAUSE = 3.0
 """Seconds until the supervisor starts a worker again."""
+_RANGE = "4000"
+"""Documents in a range of a reindex: several in each copy, though it is small."""
 _END_SECONDS = 30
 """A worker that is told to end must have ended by then."""
 
@@ -152,9 +154,10 @@ class Crew:
             return subprocess.Popen(
                 [
                     *(sys.executable, "-m", "celery", "-A", "dharma_tasks", "worker"),
-                    *("-n", f"{name}@%h", "-c", "3"),
+                    *("-n", f"{name}@%h", "-c", "3", "-I", "benchmarks.chaos.batches"),
                 ],
-                env=self._ground.environment,
+                env=self._ground.environment
+                | {"BATCHES": str(self._ground.batches), "BATCHES_RANGE": _RANGE},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from benchmarks.chaos.batches import OPEN_RANGES
 from benchmarks.chaos.faults import Fault
 from benchmarks.chaos.generations import Difference
 
@@ -20,8 +22,10 @@ class Figures:
     migrations: int = 0
     operations: int = 0
     take_overs: int = 0
-    rows_again: int = 0
-    batches_again: float = 0
+    batches: Counter[str] = field(default_factory=Counter)
+    """By database: how many were begun."""
+    batches_again: Counter[str] = field(default_factory=Counter)
+    """By database: how many of these were begun in vain, and had to be begun again."""
     difference: Difference = field(default_factory=Difference)
     findings: list[str] = field(default_factory=list)
     seconds: float = 0
@@ -55,10 +59,10 @@ class Figures:
         yield ""
         yield f"  recoveries          {len(self.recovered)} of {len(self.faults)}"
         yield f"  operations taken over again   {self.take_overs}"
-        yield (
-            f"  batches replayed    {self.batches_again:.1f} of PostgreSQL's ({self.rows_again} "
-            "rows, by a sequence that counts what was rolled back too)"
-        )
+        for name, begun in sorted(self.batches.items()):
+            most = len(self.faults) * OPEN_RANGES[name]
+            again = f"{self.batches_again[name]} of {begun}, may be {most}"
+            yield f"  batches replayed    {again:24} {name}"
         yield f"  effects lost        {self.difference.lost}"
         yield f"  effects doubled     {self.difference.doubled}"
         for text in [*self.difference.other, *self.findings]:

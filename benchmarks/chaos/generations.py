@@ -18,7 +18,6 @@ from bson import ObjectId
 from elasticsearch.helpers import bulk, scan
 
 from benchmarks.chaos.ground import Document, Ground
-from benchmarks.chaos.journals import Entries
 
 _PORTION = 5_000
 
@@ -119,11 +118,6 @@ class Part(ABC):
     @abstractmethod
     def drop(self) -> None:
         """Remove the data."""
-
-    def once_more(self, entries: Entries, crashes: int) -> tuple[int, int]:
-        """How many rows were worked on again, and how many that may be at most."""
-        del entries, crashes
-        return 0, 0
 
 
 class MongodbPart(Part):
@@ -226,18 +220,17 @@ class PostgresqlPart(Part):
         return f"{table}_{self.number}"
 
     def seed(self) -> None:
-        """Three tables, and a sequence, which counts on whatever a transaction comes to."""
+        """Three tables to count in, and one for what was told."""
         with self.ground.postgresql() as connection:
             for name in ("batched", "whole", "steps"):
                 table = self._name(name)
                 connection.execute(
-                    f"CREATE TABLE {table} (id int PRIMARY KEY, n int NOT NULL DEFAULT 0, t bigint)"
+                    f"CREATE TABLE {table} (id int PRIMARY KEY, n int NOT NULL DEFAULT 0)"
                 )
                 connection.execute(
                     f"INSERT INTO {table} SELECT i, 0 FROM generate_series(1, {self._rows}) i"
                 )
             connection.execute(f"CREATE TABLE {self._name('told')} (what text)")
-            connection.execute(f"CREATE SEQUENCE {self._name('tried')}")
 
     def files(self) -> Iterable[File]:
         """Four files."""
@@ -266,8 +259,8 @@ class PostgresqlPart(Part):
         return File(
             name,
             {"batch": batch, **more},
-            f"UPDATE {table} SET n = n + 1, t = nextval('{self._name('tried')}')\n"
-            "FROM (SELECT pg_sleep(0.1)) AS slow WHERE id BETWEEN :batch_start AND :batch_end\n",
+            f"UPDATE {table} SET n = n + 1 FROM (SELECT pg_sleep(0.1)) AS slow\n"
+            "WHERE id BETWEEN :batch_start AND :batch_end\n",
         )
 
     def compare(self) -> Difference:
@@ -292,20 +285,9 @@ class PostgresqlPart(Part):
         found.check("postgresql indexes", indexes, [(f"{self._name('steps')}_n", True)])
         return found
 
-    def once_more(self, entries: Entries, crashes: int) -> tuple[int, int]:
-        """What the sequence has counted above the rows; a server that crashes skips up to 32.
-
-        A batch is done again at most once for each time that the operation was taken over.
-        """
-        with self.ground.postgresql() as connection:
-            row = connection.execute(f"SELECT last_value FROM {self._name('tried')}").fetchone()
-        fences = sum(entries[self.version(position), 1].fence - 1 for position in (0, 3))
-        return int(row[0] if row else 0) - 2 * self._rows, fences * self._size + 32 * crashes
-
     def drop(self) -> None:
         """All of it."""
         with self.ground.postgresql(timeout=10) as connection:
-            connection.execute(f"DROP SEQUENCE IF EXISTS {self._name('tried')} CASCADE")
             for name in ("batched", "whole", "steps", "told"):
                 connection.execute(f"DROP TABLE IF EXISTS {self._name(name)}")
 

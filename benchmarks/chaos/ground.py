@@ -52,6 +52,11 @@ class Ground:
         return self.folder / "logs"
 
     @property
+    def batches(self) -> Path:
+        """The batches that the workers have begun: see `batches.py`."""
+        return self.folder / "batches"
+
+    @property
     def migrations(self) -> Path:
         """The migrations folder."""
         return self.folder / "migrations"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from benchmarks.chaos.batches import OPEN_RANGES, again, read
 from benchmarks.chaos.campaign import Campaign, Wanted
 from benchmarks.chaos.generations import Generation
-from benchmarks.chaos.ground import Ground
+from benchmarks.chaos.ground import DATABASES, Ground
 from dharma_tasks.local import LocalEngines
 from dharma_tasks.settings import Settings
 
@@ -46,6 +48,22 @@ def test_short_campaign(ground: Ground) -> None:
     assert len(figures.faults) >= 5, str(figures)
     assert figures.recovered == figures.faults, str(figures)
     assert figures.generations >= 1
+    assert set(figures.batches) == set(DATABASES)
+    for name, most in OPEN_RANGES.items():
+        assert figures.batches_again[name] <= most * len(figures.faults), str(figures)
+
+
+def test_batches_that_are_done_again_are_counted(tmp_path: Path) -> None:
+    """Begun at the same place, or at one before; another operation or range is another matter."""
+    walk = [(0, None), (200, 200), (400, 400), (200, 200), (400, 400), (600, 600), (600, 600)]
+    lines = [["postgresql:1.0.0#1", done, repr(cursor), n] for n, (done, cursor) in enumerate(walk)]
+    lines[4:4] = [[f"elasticsearch:1.0.0#1 {low}-{low + 9}", 0, "None", low] for low in (0, 10, 0)]
+    notes = tmp_path / "batches"
+    assert read(notes) == []
+    notes.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = [(each.database, each.pid) for each in again(read(notes))]
+    expected = [("postgresql", pid) for pid in (1, 2, 5)] + [("elasticsearch", 0)]
+    assert sorted(found) == sorted(expected)
 
 
 def test_comparison_sees_what_is_lost_and_doubled(ground: Ground) -> None:

@@ -8,8 +8,8 @@ folder. A file in it arms the point that it is named after, in one of these spel
 It holds what happens there: `child` (SIGKILL of this child of the pool), `worker` (of the
 whole process group), or `hold` (stand still until the file is gone). The point is disarmed
 before it is acted on, so it kills once; with ` always` behind, each time. What happened is
-written to `KILLING.log`. `KILLING_NODE` is the name of the node that the worker believes to be
-on; `KILLING_TIMES` is how often it sends each chain of messages.
+written to `KILLING.log`, with the pid. `KILLING_NODE` is the name of the node that the worker
+believes to be on; `KILLING_TIMES` is how often it sends each chain of messages.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from celery import signals
+from elasticsearch import Elasticsearch
 
 from dharma_tasks import dispatch
 from dharma_tasks.databases.elasticsearch.journal import ElasticsearchJournal
@@ -68,7 +69,7 @@ def _hold(armed: Path) -> None:
 
 def _note(what: str) -> None:
     with _LOG.open("a") as log:
-        log.write(f"{time.time():.3f} {what}\n")
+        log.write(f"{time.time():.3f} {what} {os.getpid()}\n")
 
 
 def _after(owner: type, name: str, point: Callable[..., Point]) -> None:
@@ -130,6 +131,7 @@ def _wrap() -> None:
         _in_batches(journal)
         _after(journal, "step", _stepped)
         _after(journal, "fail", lambda _, taken, *__: _of("failed")(taken))
+    _after(Elasticsearch, "reindex", lambda *_, **__: ("sent", "elasticsearch"))
     _after(Runs, "put_survey", lambda _, __, survey: ("surveyed", survey.database))
     _after(Runs, "start", lambda *_: ("planned",))
     _after(Runs, "begun", lambda _, __, database, ___: ("begun", database))
