@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from failing import FailingMongod
 from place import Place
 
 from dharma_tasks.local import LocalEngines
+from dharma_tasks.local.mongodb import MongodbEngine
 from dharma_tasks.settings import Settings
 
 
@@ -26,3 +29,24 @@ def place(engines: LocalEngines, settings: Settings, tmp_path: Path) -> Iterator
         if worker.poll() is None:
             os.killpg(worker.pid, 9)
             worker.wait()
+
+
+@pytest.fixture(scope="session")
+def failing_mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FailingMongod]:
+    """A mongod beside the others that can be told to fail; it starts in about a second."""
+    local = LocalEngines(tmp_path_factory.mktemp("failing"))
+    patch = pytest.MonkeyPatch()
+    usual = MongodbEngine.command
+
+    def command(self: MongodbEngine, place: Any) -> list[str]:
+        return [*usual(self, place), "--setParameter", "enableTestCommands=1"]
+
+    patch.setattr(MongodbEngine, "command", command)
+    try:
+        addresses = local.up(only=["mongodb"])
+    finally:
+        patch.undo()
+    try:
+        yield FailingMongod(addresses["DHARMA_MONGODB_URL"])
+    finally:
+        local.delete()

@@ -1,25 +1,30 @@
 """Long operations for tests to disturb, one kind for each database: each effect counts itself.
 
-Every one adds 1 to every row or document, or copies each document, slowly and with little work
-for the processor. What it has done is read from the database itself, by a connection of the
-test's own.
+Every one adds 1 to every row or document, or copies each document, with little work for the
+processor, and so slowly that no machine is done before the test has done what it wants to;
+then the test says `hurry`. What it has done is read from the database itself, by a connection of
+the test's own.
 """
 
 from __future__ import annotations
 
 import subprocess
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import psycopg
+from bson import Code
 from elasticsearch import Elasticsearch
 from elasticsearch.helpers import bulk
 from place import Place, wait_for
 from pymongo import MongoClient
 
 from dharma_tasks.databases import connect
-from dharma_tasks.journal import MigrationRecord, OperationRecord
+from dharma_tasks.databases.base import Fault
+from dharma_tasks.journal import MigrationRecord, OperationRecord, Survey
 from dharma_tasks.lease import Leases
 from dharma_tasks.migration import Key
 from dharma_tasks.redis_client import connect_redis
@@ -62,16 +67,33 @@ class Disturbed(ABC):
         """Make what the operation works on, and the migration."""
 
     @abstractmethod
+    def hurry(self) -> None:
+        """Let it go on as fast as it can, from now on."""
+
+    @abstractmethod
     def assert_each_once(self) -> None:
         """Every effect is there, and none twice."""
 
     # -- the journal, by a connection of the test's own -----------------------------------
 
     def migration(self) -> MigrationRecord | None:
-        """What the journal says of the migration."""
+        """What the journal says of the migration.
+
+        Elasticsearch refuses to read an index that is being made, as the journal's is at first.
+        """
         found = connect(self.database, self.place.settings)
+
+        def survey() -> Survey | None:
+            try:
+                return found.journal.survey()
+            except Exception as error:
+                if found.classify(error) is not Fault.PASSING:
+                    raise
+                return None
+
         try:
-            return found.journal.survey().by_version().get("1.0.0")
+            read: Survey = wait_for(survey, f"the journal of {self.database}")
+            return read.by_version().get("1.0.0")
         finally:
             found.close()
 
@@ -119,14 +141,14 @@ class Batched(Disturbed):
     """PostgreSQL, an UPDATE over ranges of keys."""
 
     database = "postgresql"
-    rows = 10_000
-    size = 200
+    rows = 20_000
+    size = 100
 
     definition: ClassVar[dict[str, Any]] = {
         "batch": {"table": "counters", "key": "id", "size": size}
     }
     sql = (
-        "UPDATE counters SET n = n + 1 FROM (SELECT pg_sleep(0.1)) AS slow\n"
+        "UPDATE counters SET n = n + 1 FROM (SELECT pg_sleep(seconds) FROM pace) AS slow\n"
         "WHERE id BETWEEN :batch_start AND :batch_end\n"
     )
 
@@ -134,11 +156,39 @@ class Batched(Disturbed):
         """Rows that count."""
         with psycopg.connect(self.url) as connection:
             connection.execute("CREATE TABLE counters (id int PRIMARY KEY, n int NOT NULL)")
+            connection.execute("CREATE TABLE pace AS SELECT 0.15 AS seconds")
             connection.execute(
                 "INSERT INTO counters SELECT i, 0 FROM generate_series(1, %s) i", [self.rows]
             )
         self.place.write("postgresql", "001_count", {"version": "1.0.0", **self.definition},
                          self.sql)  # fmt: skip
+
+    def hurry(self) -> None:
+        """No more pauses, from the next batch on."""
+        with psycopg.connect(self.url) as connection:
+            connection.execute("UPDATE pace SET seconds = 0")
+
+    def checkpoint(self) -> tuple[int, int]:
+        """Fence and rows done, as the journal has them together."""
+        with psycopg.connect(self.url) as connection:
+            table = f"public.{self.place.settings.namespace}_operations"
+            row = connection.execute(f"SELECT fence, done FROM {table}").fetchone()
+        assert row
+        return int(row[0]), int(row[1])
+
+    def progress_after(self, act: Callable[[], object]) -> float:
+        """Act, and return the seconds from then to a checkpoint of whoever takes the work over.
+
+        What the former owner has sent may still be committed, until the fence moves.
+        """
+        fence, _ = self.checkpoint()
+        begun = time.monotonic()
+        act()
+        _, taken = wait_for(
+            lambda: now if (now := self.checkpoint())[0] > fence else None, "a new owner"
+        )
+        wait_for(lambda: self.checkpoint()[1] > taken, "its first checkpoint")
+        return time.monotonic() - begun
 
     def assert_each_once(self) -> None:
         """Each row is one higher."""
@@ -151,7 +201,11 @@ class Plain(Batched):
     """PostgreSQL, a file that is one long transaction."""
 
     definition: ClassVar[dict[str, Any]] = {}
-    sql = "UPDATE counters SET n = n + 1;\nSELECT pg_sleep(4);\n"
+    sql = (
+        "UPDATE counters SET n = n + 1;\n"
+        "DO $$ BEGIN WHILE EXISTS (SELECT FROM pace WHERE seconds > 0) LOOP\n"
+        "PERFORM pg_sleep(0.1); END LOOP; END $$\n"
+    )
 
     def in_the_middle(self) -> int:
         """Wait until its transaction is open; the journal shows nothing of it."""
@@ -177,20 +231,25 @@ class Plain(Batched):
 
 
 class Documents(Disturbed):
-    """MongoDB, `$inc` and `$push`, a millisecond for each document."""
+    """MongoDB, `$inc` and `$push`, a millisecond for each document, later on two.
+
+    The first batches are the largest; the others take `batch_seconds`.
+    """
 
     database = "mongodb"
-    rows = 4_000
+    rows = 10_000
+    slow = "function(id) { sleep(id < 4000 ? 1 : 2); return true; }"
 
     def fill(self) -> None:
         """Documents that count."""
         with self.client() as client:
             documents = client.get_default_database()["counters"]
             documents.insert_many({"_id": n, "n": 0, "seen": []} for n in range(self.rows))
+        self._pace(self.slow)
         operation = {
             "type": "update_documents",
             "collection": "counters",
-            "filter": {"$where": "sleep(1) || true"},
+            "filter": {"$where": "pace(this._id)"},
             "update": {"$inc": {"n": 1}, "$push": {"seen": 1}},
         }
         self.place.write("mongodb", "001_count", {"version": "1.0.0", "operations": [operation]})
@@ -198,6 +257,16 @@ class Documents(Disturbed):
     def client(self) -> MongoClient[dict[str, Any]]:
         """A client of the test's own."""
         return MongoClient(self.url)
+
+    def _pace(self, function: str) -> None:
+        """Store the function that the filter calls; the server reads it for each command."""
+        with self.client() as client:
+            stored = client.get_default_database()["system.js"]
+            stored.replace_one({"_id": "pace"}, {"value": Code(function)}, upsert=True)
+
+    def hurry(self) -> None:
+        """No more pauses, from the next batch on."""
+        self._pace("function() { return true; }")
 
     def assert_each_once(self) -> None:
         """Each document is one higher, and one longer."""
@@ -208,13 +277,20 @@ class Documents(Disturbed):
 
 
 class Copied(Disturbed):
-    """Elasticsearch, a reindex; its task is slowed down on the server until `hurry`."""
+    """Elasticsearch, a reindex; the server holds its tasks back from their birth until `hurry`.
+
+    A thousand documents come at once, and then a thousand every two seconds.
+    """
 
     database = "elasticsearch"
     rows = 12_000
+    rate = 500
 
     def fill(self) -> None:
         """An index, and an empty one with the same mapping."""
+        self._rate = self.place.logs / "rate"
+        self._rate.write_text(str(self.rate))
+        self.place.injected["throttling"] = str(self._rate)
         self.source, self.dest = (f"{self.place.settings.namespace}-{n}" for n in ("old", "new"))
         mapping = {"properties": {"n": {"type": "integer"}}}
         alone = {"number_of_replicas": 0}
@@ -241,24 +317,18 @@ class Copied(Disturbed):
             found = client.tasks.list(actions="indices:data/write/reindex")
         return [task for node in found["nodes"].values() for task in node["tasks"]]
 
-    def slow(self) -> str | None:
-        """Slow down the task, once it is there, and return its id."""
-        for task in self.tasks():
-            with self.client() as client:
-                client.reindex_rethrottle(task_id=task, requests_per_second=1_500)
-            return task
-        return None
+    def started(self) -> list[str]:
+        """The ids of the tasks that the workers have started, in order."""
+        log = Path(f"{self._rate}.log")
+        return log.read_text().split() if log.exists() else []
 
     def hurry(self) -> None:
-        """Let the tasks that still run go on as fast as they can."""
+        """Let tasks go on as fast as they can, both those that run and those that will."""
+        self._rate.unlink(missing_ok=True)
         for task in self.tasks():
             with self.client() as client:
-                client.reindex_rethrottle(task_id=task, requests_per_second=-1)
-
-    def in_the_middle(self) -> int:
-        """Wait until the task runs, slowed down, and has copied some."""
-        wait_for(self.slow, "the reindex task")
-        return super().in_the_middle()
+                quiet = client.options(ignore_status=404)  # it may have ended meanwhile
+                quiet.reindex_rethrottle(task_id=task, requests_per_second=-1)
 
     def assert_each_once(self) -> None:
         """Every document is there, as it was; no task is left, and the settings are back."""
@@ -289,8 +359,10 @@ def progress(work: Disturbed, before: int) -> None:
 def assert_undisturbed(place: Place, submitted: subprocess.Popen[str], *works: Disturbed) -> None:
     """The submit ends well, all is as after an undisturbed run, and nothing is left over.
 
-    Workers that were not killed by the test live.
+    Workers that were not killed by the test live. What is still to do need not be slow.
     """
+    for work in works:
+        work.hurry()
     out, err = submitted.communicate(timeout=90)
     assert submitted.returncode == 0, f"{out}\n{err}\n{place.logs_text()}"
     for work in works:

@@ -17,6 +17,8 @@ from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Workers
 
+INJECTED = Path(__file__).parent / "injected"
+"""Modules that a worker loads so that it fails, or stands still, where a test needs it."""
 DEADLINE = 60.0
 """Seconds after which a condition that a test waits for counts as never coming."""
 
@@ -38,6 +40,9 @@ class Place:
     folder: Path
     logs: Path
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    injected: dict[str, str] = field(default_factory=dict)
+    """By name the modules of `injected/` that workers load from now on, each with the value of
+    the variable in the environment that is named like it."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -81,6 +86,11 @@ class Place:
     def start_worker(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
         """Start `celery -A dharma_tasks worker` in a process group of its own."""
         name = f"w{len(self.workers) + 1}"
+        if self.injected:
+            options = ("-I", ",".join(self.injected), *options)
+            path = os.pathsep.join(filter(None, [str(INJECTED), os.environ.get("PYTHONPATH")]))
+            mine = {module.upper(): value for module, value in self.injected.items()}
+            environment = {"PYTHONPATH": path} | mine | environment
         with (self.logs / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 [

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -25,12 +24,11 @@ from disturbed import (
     hastened,
     progress,
 )
+from failing import FailingMongod
 from place import Place, wait_for
-from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from dharma_tasks.local import LocalEngines
-from dharma_tasks.local.mongodb import MongodbEngine
 from dharma_tasks.redis_client import connect_redis
 
 
@@ -80,6 +78,7 @@ def test_two_runs_that_do_not_know_of_each_other(place: Place) -> None:
     progress(work, before)
     for pid in family:
         os.kill(pid, signal.SIGCONT)
+    work.hurry()
     out, err = again.communicate(timeout=90)
     assert again.returncode == 0, f"{out}\n{err}\n{place.logs_text()}"
     work.assert_applied()
@@ -132,7 +131,7 @@ def test_plain_file_interrupted(place: Place, engines: LocalEngines) -> None:
     """One long transaction: its backend is terminated, then the whole server; each row once."""
     work = Plain(place)
     submitted = begin(place, [work])
-    terminate(work)
+    wait_for(lambda: terminate(work), "a backend at work")
     wait_for(lambda: "57P01" in place.log(), "the first failure")
     work.in_the_middle()
     engines.kill("postgresql")
@@ -211,6 +210,7 @@ def test_an_application_writes_one_document_all_the_time(place: Place) -> None:
     try:
         place.start_worker()
         submitted = place.start_submit()
+        wait_for(lambda: work.done() > work.rows // 3, "the batch with this document")
         assert_undisturbed(place, submitted, work)
     finally:
         stop.set()
@@ -220,24 +220,6 @@ def test_an_application_writes_one_document_all_the_time(place: Place) -> None:
     assert found is not None
     assert found["hits"] == hits[0] > 0
     assert "fault=conflict" in place.log() or '"conflict"' in place.log()
-
-
-@pytest.fixture(scope="module")
-def failing_mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A mongod of its own that can be told to fail."""
-    local = LocalEngines(tmp_path_factory.mktemp("failing"))
-    patch = pytest.MonkeyPatch()
-    usual = MongodbEngine.command
-
-    def command(self: MongodbEngine, place: Any) -> list[str]:
-        return [*usual(self, place), "--setParameter", "enableTestCommands=1"]
-
-    patch.setattr(MongodbEngine, "command", command)
-    try:
-        yield local.up(only=["mongodb"])["DHARMA_MONGODB_URL"]
-    finally:
-        local.delete()
-        patch.undo()
 
 
 FAILURES: dict[str, dict[str, Any]] = {
@@ -258,21 +240,14 @@ FAILURES: dict[str, dict[str, Any]] = {
 """What `failCommand` does to the next commands."""
 
 
-def test_transactions_fail(place: Place, failing_mongod: str) -> None:
+def test_transactions_fail(place: Place, failing_mongod: FailingMongod) -> None:
     """Every way in which a transaction fails at its end, several times each: once (Law 3)."""
-    from pydantic import SecretStr
-
-    name = place.settings.namespace
-    url = SecretStr(failing_mongod.replace("/dharma?", f"/{name}?"))
-    place.settings = place.settings.model_copy(update={"mongodb_url": url})
+    failing_mongod.serve(place)
     work = Documents(place)
     submitted = begin(place, [work])
-    with MongoClient[dict[str, Any]](failing_mongod) as client:
-        for data in FAILURES.values():
-            before = work.done()
-            # Three in a row: the driver tries a commit once more by itself.
-            fail = {"configureFailPoint": "failCommand", "mode": {"times": 3}, "data": data}
-            client.admin.command(fail)
+    for data in FAILURES.values():
+        before = work.done()
+        # Three in a row: the driver tries a commit once more by itself.
+        with failing_mongod.fails("failCommand", {"times": 3}, **data):
             progress(work, before)
-            client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
     assert_undisturbed(place, submitted, work)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from disturbed import Batched, Copied
 from elasticsearch import Elasticsearch, helpers
+from failing import FailingMongod
 from place import Place, wait_for
 from pymongo import MongoClient
 
@@ -31,7 +34,6 @@ from dharma_tasks.loader import load
 from dharma_tasks.redis_client import connect_redis
 from dharma_tasks.status import gather
 
-INJECTED = Path(__file__).parent / "injected"
 ROWS = 60
 """Rows of PostgreSQL, and documents of Elasticsearch, of the small mixed run."""
 DOCUMENTS = 5_000
@@ -76,6 +78,7 @@ class Killing:
         self._place = place
         self.armed = folder / "armed"
         self.armed.mkdir()
+        place.injected["killing"] = str(self.armed)
 
     def arm(self, *points: str, what: str = "child") -> None:
         """Let each of these points do `what`."""
@@ -97,10 +100,7 @@ class Killing:
 
     def start_worker(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
         """Start a worker that can kill itself."""
-        path = os.pathsep.join(filter(None, [str(INJECTED), os.environ.get("PYTHONPATH")]))
-        mine = {"KILLING": str(self.armed), "PYTHONPATH": path, "DHARMA_LOG_FORMAT": "json"}
-        fast = ("--without-mingle", "-I", "killing")  # mingling takes a second
-        return self._place.start_worker(*fast, *options, **(mine | environment))
+        return self._place.start_worker(*options, DHARMA_LOG_FORMAT="json", **environment)
 
 
 @pytest.fixture
@@ -108,6 +108,13 @@ def killing(place: Place, tmp_path: Path) -> Killing:
     """Nothing is armed yet. A short lease: what is left of a dead worker's is gone soon."""
     place.settings = place.settings.model_copy(update={"lease_seconds": 2.0})
     return Killing(place, tmp_path)
+
+
+@pytest.fixture
+def held(killing: Killing, place: Place) -> Killing:
+    """For workers that stand still, and give no sign of life: a lease that outlasts it."""
+    place.settings = place.settings.model_copy(update={"lease_seconds": 30.0})
+    return killing
 
 
 def events(place: Place, event: str) -> list[dict[str, Any]]:
@@ -335,11 +342,13 @@ def test_child_killed_in_postgresql(place: Place, killing: Killing) -> None:
     with postgresql(place) as connection:
         connection.execute("CREATE TABLE counters (id int, n int DEFAULT 0)")
         connection.execute("INSERT INTO counters SELECT generate_series(1, 1000)")
+        connection.execute("CREATE TABLE go ()")
     place.write(
         "postgresql",
         "001_plain",
         {"version": "1.0.0"},
-        "UPDATE counters SET n = n + 1;\nSELECT pg_sleep(2);\n",
+        "UPDATE counters SET n = n + 1;\nDO $$ BEGIN WHILE NOT EXISTS (SELECT FROM go) LOOP\n"
+        "PERFORM pg_sleep(0.05); END LOOP; END $$\n",
     )
     place.write(
         "postgresql",
@@ -355,10 +364,13 @@ def test_child_killed_in_postgresql(place: Place, killing: Killing) -> None:
             query = f"SELECT pid FROM {table} WHERE {column} LIKE %s AND pid <> pg_backend_pid()"
             return looks.execute(query, [text]).fetchone()
 
-        wait_for(lambda: runs("query", "pg_stat_activity", "%pg_sleep%"), "the long statement")
+        activity = ("query", "pg_stat_activity", "%pg_sleep%")
+        first = wait_for(lambda: runs(*activity), "the long statement")
         blocks.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         blocks.execute("SELECT FROM pg_class")  # an old snapshot, for which the index must wait
         assert kill_child(place) < WITHIN_A_WORKER
+        wait_for(lambda: runs(*activity) not in {None, first}, "the statement, once more")
+        looks.execute("INSERT INTO go DEFAULT VALUES")
         built = "pg_stat_progress_create_index"
         first = wait_for(lambda: runs("phase", built, "%old snapshots%"), "the index")
         assert kill_child(place) < WITHIN_A_WORKER
@@ -375,99 +387,89 @@ def test_child_killed_in_postgresql(place: Place, killing: Killing) -> None:
     assert_tidy(place)
 
 
-def test_child_killed_in_mongodb(place: Place, killing: Killing) -> None:
-    """In a bulk $inc and $push, then in an index build that goes on in the server (FAULTS 6)."""
-    count = 40_000
-    body = " ".join(f"word{n}" for n in range(20))
+def test_child_killed_in_mongodb(
+    place: Place, held: Killing, failing_mongod: FailingMongod
+) -> None:
+    """In a bulk $inc and $push, then in an index build that goes on in the server (FAULTS 6).
+
+    Each kill finds its work standing still: with a batch that is not committed yet, then with
+    an index that the server holds half built.
+    """
+    failing_mongod.serve(place)
     with mongodb(place) as database:
         counters = database["counters"]
-        counters.insert_many({"_id": n, "n": 0, "body": f"{body} {n}"} for n in range(count))
+        counters.insert_many({"_id": n, "n": 0} for n in range(DOCUMENTS))
         update = {"$inc": {"n": 1}, "$push": {"tags": "once"}}
         bulk = {"type": "update_documents", "collection": "counters", "filter": {}}
-        index = {"type": "create_index", "collection": "counters", "index": [["body", "text"]]}
+        index = {"type": "create_index", "collection": "counters", "index": [["n", 1]]}
         operations = [{**bulk, "update": update}, index]
         place.write("mongodb", "001_bulk", {"version": "1.0.0", "operations": operations})
-        place.settings = place.settings.model_copy(update={"batch_seconds": 0.05})
-        killing.start_worker()
+        step = "mongodb.update_documents"
+        held.arm(f"stepped.{step}", what="hold")
+        held.start_worker()
         submitted = place.start_submit()
-        wait_for(lambda: 0 < counters.count_documents({"n": 1}) < count, "some batches")
-        assert kill_child(place) < WITHIN_A_WORKER
-        wait_for(lambda: building(database), "the index build")
-        assert kill_child(place) < WITHIN_A_WORKER
+        wait_for(held.log, "the first batch")
+        held.arm(f"batch.{step}", what="hold")
+        held.disarm(f"stepped.{step}")
+        wait_for(lambda: len(held.log()) == 2, "the second batch")
+        assert 0 < counters.count_documents({"n": 1}) < DOCUMENTS
+        with failing_mongod.fails("hangAfterStartingIndexBuild"):
+            assert kill_child(place) < WITHIN_A_WORKER
+            held.disarm(f"batch.{step}")
+            wait_for(lambda: building(database), "the index build")
+            assert kill_child(place) < WITHIN_A_WORKER
+            assert building(database), "the server should go on with it"
         ended(place, submitted)
-        documents = list(counters.find({}, {"body": False}).sort("_id"))
+        documents = list(counters.find().sort("_id"))
         indexes = counters.index_information()
-    assert documents == [{"_id": n, "n": 1, "tags": ["once"]} for n in range(count)]
-    assert len(indexes) == 2
+    assert documents == [{"_id": n, "n": 1, "tags": ["once"]} for n in range(DOCUMENTS)]
+    assert set(indexes) == {"_id_", "n_1"}
     assert_tidy(place)
 
 
 def building(database: Any) -> bool:
-    """Whether the server builds the index."""
+    """Whether the server builds an index."""
     running = database.client.admin.aggregate([{"$currentOp": {"allUsers": True}}])
     return any("Index Build" in each.get("msg", "") for each in running)
 
 
-def test_child_killed_in_elasticsearch(place: Place, killing: Killing, unique: str) -> None:
-    """In a reindex: its task goes on in the server, and is adopted (FAULTS 3)."""
-    count = 30_000
-    old, new = f"{unique}_old", f"{unique}_new"
-    with elasticsearch(place) as client:
-        for index in (old, new):
-            client.indices.create(index=index, settings={"number_of_replicas": 0})
-        sources = ({"_index": old, "_id": str(n), "n": n} for n in range(count))
-        helpers.bulk(client, sources, chunk_size=5_000, refresh=True)
-        operation = {"type": "reindex", "source": old, "dest": new}
-        place.write("elasticsearch", "001_copy", {"version": "1.0.0", "operations": [operation]})
-        killing.start_worker()
-        submitted = place.start_submit()
-        for _ in range(2):
-            wait_for(lambda: reindexing(client, old), "a task of the server")
-            assert kill_child(place) < WITHIN_A_WORKER
-        ended(place, submitted)
-    assert copied(place, new) == {str(n): {"n": n} for n in range(count)}
+def test_child_killed_in_elasticsearch(place: Place, held: Killing) -> None:
+    """A task that is not in the journal yet is ended, one that is is adopted (FAULTS 3).
+
+    The server holds every task back from its birth, so each kill finds one that runs.
+    """
+    work = Copied(place)
+    stepped, batch = "stepped.elasticsearch.reindex", "batch.elasticsearch.reindex"
+    held.arm(stepped, what="hold")
+    held.start_worker()
+    submitted = place.start_submit()
+    wait_for(held.log, "the step before that which starts a task")
+    held.arm(batch)
+    held.disarm(stepped)
+    work.in_the_middle()
+    assert held.log() == [stepped, batch]
+    ended_task, adopted = work.started()
+    for kills in (1, 2):
+        assert kill_child(place) < WITHIN_A_WORKER
+        held.arm(stepped, what="hold")
+        wait_for(lambda kills=kills: len(held.log()) == 2 + kills, "a step with the task")  # type: ignore[misc]
+        held.disarm(stepped)
+        assert work.tasks() == [adopted]
+    work.hurry()
+    ended(place, submitted)
+    assert work.started() == [ended_task, adopted]
+    work.assert_applied()
     assert_tidy(place)
-
-
-def reindexing(client: Elasticsearch, source: str) -> bool:
-    """Whether the server copies from `source`."""
-    nodes = client.tasks.list(actions="*reindex", detailed=True)["nodes"].values()
-    tasks = [task for node in nodes for task in node["tasks"].values()]
-    return any(source in task["description"] for task in tasks)
 
 
 # -- how soon there is progress ------------------------------------------------------------
 
 
 @pytest.fixture
-def slow(place: Place) -> Place:
-    """An update in batches that takes a few seconds."""
-    with postgresql(place) as connection:
-        connection.execute("CREATE TABLE counters (id int PRIMARY KEY, n int DEFAULT 0)")
-        connection.execute("INSERT INTO counters SELECT generate_series(1, 6000)")
-    place.write(
-        "postgresql",
-        "001_slow",
-        {"version": "1.0.0", "batch": {"table": "counters", "key": "id", "size": 100}},
-        "UPDATE counters SET n = n + 1 FROM (SELECT pg_sleep(0.05)) AS slow\n"
-        "WHERE id BETWEEN :batch_start AND :batch_end\n",
-    )
-    return place
-
-
-def changed(place: Place) -> int:
-    """How many rows are changed."""
-    with postgresql(place) as connection:
-        row = connection.execute("SELECT count(*) FROM counters WHERE n > 0").fetchone()
-    return int(row[0]) if row else 0
-
-
-def progress_after(place: Place, act: Callable[[], object]) -> float:
-    """Act, and return the seconds from its beginning until more rows are changed."""
-    before, begun = changed(place), time.monotonic()
-    act()
-    wait_for(lambda: changed(place) > before, "progress")
-    return time.monotonic() - begun
+def slow(place: Place, killing: Killing) -> Batched:
+    """An update in batches that goes on slowly; the usual leases."""
+    place.settings = place.settings.model_copy(update={"lease_seconds": 10.0})
+    return Batched(place)
 
 
 def kill_worker(worker: subprocess.Popen[bytes]) -> None:
@@ -476,42 +478,37 @@ def kill_worker(worker: subprocess.Popen[bytes]) -> None:
     worker.wait()
 
 
-def assert_each_row_once(place: Place) -> None:
-    """Every row is exactly one higher."""
-    with postgresql(place) as connection:
-        counts = connection.execute("SELECT n, count(*) FROM counters GROUP BY n").fetchall()
-    assert counts == [(1, 6000)]
+def test_only_worker_started_again_and_again(place: Place, killing: Killing, slow: Batched) -> None:
+    """Kill -9 of the whole group, twice: progress soon after each start."""
+    killing.start_worker()
+    submitted = place.start_submit()
+    slow.in_the_middle()
+    took = []
+    for _ in range(2):
+        kill_worker(place.workers[-1])
+        took.append(slow.progress_after(killing.start_worker))
+    assert min(took) < 5, f"{took} s, with the start of Python itself"
+    slow.hurry()
+    ended(place, submitted)
+    slow.assert_each_once()
     assert_tidy(place)
 
 
-def test_only_worker_started_again_and_again(slow: Place, killing: Killing) -> None:
-    """Kill -9 of the whole group, twice: progress soon after each start."""
-    slow.settings = slow.settings.model_copy(update={"lease_seconds": 10.0})
-    worker = killing.start_worker()
-    submitted = slow.start_submit()
-    took = []
-    for rows in (500, 2_000):
-        wait_for(lambda rows=rows: changed(slow) > rows, "some work")  # type: ignore[misc]
-        kill_worker(worker)
-        took.append(progress_after(slow, killing.start_worker))
-        worker = slow.workers[-1]
-    assert min(took) < 5, f"{took} s, with the start of Python itself"
-    ended(slow, submitted)
-    assert_each_row_once(slow)
-
-
-def test_worker_killed_with_another_on_another_node(slow: Place, killing: Killing) -> None:
+def test_worker_killed_with_another_on_another_node(
+    place: Place, killing: Killing, slow: Batched
+) -> None:
     """Kill -9 of the whole group: its neighbour cannot see that, and waits for the lease's end."""
-    slow.settings = slow.settings.model_copy(update={"lease_seconds": 10.0})
     worker = killing.start_worker(KILLING_NODE="first")
-    submitted = slow.start_submit()
+    submitted = place.start_submit()
     killing.start_worker("-Q", "postgresql", KILLING_NODE="second")
-    wait_for(lambda: changed(slow), "some batches")
-    took = progress_after(slow, lambda: kill_worker(worker))
-    assert leases(slow)[0].holder.node == "second"
+    slow.in_the_middle()
+    took = slow.progress_after(lambda: kill_worker(worker))
+    assert leases(place)[0].holder.node == "second"
     assert 8 < took < 15
-    ended(slow, submitted)
-    assert_each_row_once(slow)
+    slow.hurry()
+    ended(place, submitted)
+    slow.assert_each_once()
+    assert_tidy(place)
 
 
 # -- messages that come twice, and runs at the same time -----------------------------------
@@ -529,15 +526,15 @@ send([operation_chain(runs, snapshot.run, snapshot.working["mongodb"])] * 3)
 """
 
 
-def test_the_same_message_three_times_at_once(mixed: Place, killing: Killing, unique: str) -> None:
+def test_the_same_message_three_times_at_once(mixed: Place, held: Killing, unique: str) -> None:
     """Each duplicate of a chain steps aside, and none fires the next link (FAULTS 17)."""
-    killing.arm("batch.mongodb.update_documents", what="hold")
-    killing.start_worker()
+    held.arm("batch.mongodb.update_documents", what="hold")
+    held.start_worker()
     submitted = mixed.start_submit()
-    wait_for(killing.log, "the first batch")
+    wait_for(held.log, "the first batch")
     subprocess.run([sys.executable, "-c", _SEND_THREE_TIMES], env=mixed.environment, check=True)
     wait_for(lambda: len(aside(mixed)) == 3, "three that step aside")
-    killing.disarm("batch.mongodb.update_documents")
+    held.disarm("batch.mongodb.update_documents")
     ended(mixed, submitted)
     assert len(aside(mixed)) == 3
     begun = [(e["version"], e["operation"]) for e in events(mixed, "started") if of_mongodb(e)]
@@ -565,31 +562,49 @@ def test_every_chain_sent_three_times(mixed: Place, killing: Killing, unique: st
     assert_tidy(mixed)
 
 
-def test_two_submits_at_the_same_instant(mixed: Place, killing: Killing, unique: str) -> None:
+def test_two_submits_at_the_same_instant(mixed: Place, held: Killing, unique: str) -> None:
     """Of the same folder one joins the other's run; of another folder it waits for its turn."""
     other = replace(mixed, folder=mixed.folder.with_name("other"))
     other.write("postgresql", "000_more", {"version": "0.1.0"}, "CREATE TABLE more ();\n")
-    killing.start_worker()
-    both = [mixed.start_submit("--json"), mixed.start_submit("--json")]
-    third = other.start_submit("--json", "--allow-out-of-order")
-    runs = [json.loads(ended(mixed, each)) for each in both]
-    assert runs[0]["run"] == runs[1]["run"]
-    assert json.loads(ended(mixed, third))["run"] != runs[0]["run"]
+    held.arm("batch.mongodb", what="hold")
+    held.start_worker()
+    both = [mixed.start_submit(), mixed.start_submit()]
+    said = [submitted_run(each) for each in both]
+    assert said[0] == said[1]
+    third = other.start_submit("--allow-out-of-order")
+    assert said[0] in next_line(third)
+    held.disarm("batch.mongodb")
+    assert submitted_run(third) != said[0]
+    for each in (*both, third):
+        ended(mixed, each)
     assert_each_effect_once(mixed, unique)
     with postgresql(mixed) as connection:
         assert connection.execute("SELECT to_regclass('more') IS NOT NULL").fetchone() == (True,)
 
 
-def test_two_runs_on_different_databases(mixed: Place, killing: Killing) -> None:
+def next_line(submitted: subprocess.Popen[str]) -> str:
+    """The next line that a submit prints."""
+    assert submitted.stdout
+    return submitted.stdout.readline()
+
+
+def submitted_run(submitted: subprocess.Popen[str]) -> str:
+    """The run that a submit says that it has submitted or joined."""
+    found = re.match(r"(?:Run|Joined run) ([^ :]+)", line := next_line(submitted))
+    assert found, line
+    return found[1]
+
+
+def test_two_runs_on_different_databases(mixed: Place, held: Killing) -> None:
     """One goes its way while the other stands still."""
-    killing.arm("batch.mongodb", what="hold")
-    killing.start_worker()
+    held.arm("batch.mongodb", what="hold")
+    held.start_worker()
     first = mixed.start_submit("--databases", "mongodb")
-    wait_for(killing.log, "a batch that stands still")
+    wait_for(held.log, "a batch that stands still")
     mixed.submit("--databases", "elasticsearch")
     assert first.poll() is None
     assert [snapshot.run.databases for snapshot in mixed.runs.open()] == [("mongodb",)]
-    killing.disarm("batch.mongodb")
+    held.disarm("batch.mongodb")
     ended(mixed, first)
 
 
