@@ -37,22 +37,30 @@ class MigrationState(StrEnum):
     RUNNING = "running"
     APPLIED = "applied"
     FAILED = "failed"
+    ROLLING_BACK = "rolling_back"
     ROLLED_BACK = "rolled_back"
 
 
 class OperationState(StrEnum):
-    """The state of an operation. One without a record is pending."""
+    """The state of an operation. One without a record is pending.
+
+    An operation that is undone goes from wherever it is to `undoing`, and from there back to
+    `pending`: one record, and so one fence, for both ways. While it is `undoing` its cursor is
+    that of the way back.
+    """
 
     PENDING = "pending"
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+    UNDOING = "undoing"
 
 
 class Direction(StrEnum):
-    """Which way a run goes."""
+    """Which way a run, or an operation in it, goes."""
 
     FORWARD = "forward"
+    BACK = "back"
 
 
 class Owner(BaseModel):
@@ -77,6 +85,7 @@ class OperationRecord(BaseModel):
 
     `attempts` counts how often it was begun since its cursor last moved, `worker` is who had it
     last, `error` why it failed, or the passing error since which no batch went well.
+    `irreversible` is why what it has found cannot be undone, as `prepare` has recorded it.
     """
 
     number: int
@@ -88,6 +97,7 @@ class OperationRecord(BaseModel):
     error: str | None = None
     worker: str | None = None
     updated: datetime | None = None
+    irreversible: str | None = None
 
 
 class MigrationRecord(BaseModel):
@@ -143,7 +153,10 @@ class Opening:
 class Assignment:
     """One operation that a worker is asked to carry out, with what the journal notes of it.
 
-    `count` is the number of operations of the migration: the last one's end applies it.
+    `count` is the number of operations; the end of the last one brings the migration to
+    `outcome`. With `direction` BACK the operation is undone, and the last one is number 1. The
+    operations of a rollback file are carried out forward: they are numbered on from those of
+    the migration, which are all done, and their outcome is ROLLED_BACK.
     """
 
     run: str
@@ -154,11 +167,18 @@ class Assignment:
     checksum: str
     type: str
     count: int
+    direction: Direction = Direction.FORWARD
+    outcome: MigrationState = MigrationState.APPLIED
+
+    @property
+    def back(self) -> bool:
+        """Whether the operation is to be undone."""
+        return self.direction is Direction.BACK
 
     @property
     def last(self) -> bool:
-        """Whether the migration is applied when this operation is done."""
-        return self.key.number == self.count
+        """Whether the migration has its outcome when this operation is over."""
+        return self.key.number == (1 if self.back else self.count)
 
 
 @dataclass(frozen=True)
@@ -180,7 +200,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What an operation found before its first effect. `undo` also holds recorded identities."""
+    """What an operation found before its first effect. `undo` also holds recorded identities.
+
+    Where what was found makes it impossible to undo the operation, `undo["irreversible"]` says
+    why, in words for people.
+    """
 
     undo: JSON
     total: int | None = None
@@ -202,11 +226,20 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Walked:
+    """How far an operation had come when it began to be undone."""
+
+    cursor: Any = None
+    done: int = 0
+
+
+@dataclass(frozen=True)
 class Taken:
     """An operation that is this worker's, as of its last journal write.
 
-    `former` is who had it before. `undo` is None until `prepare` was written. `mark` is the
-    storage's own (for Elasticsearch the document's sequence number).
+    `former` is who had it before. `undo` is None until `prepare` was written. `walked` is None
+    on the way forward. `mark` is the storage's own (for Elasticsearch the document's sequence
+    number).
     """
 
     assignment: Assignment
@@ -218,7 +251,14 @@ class Taken:
     total: int | None = None
     attempts: int = 1
     former: Owner | None = None
+    walked: Walked | None = None
     mark: Any = None
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to do: it is done, or on the way back undone."""
+        end = OperationState.PENDING if self.assignment.back else OperationState.DONE
+        return self.state is end
 
     def prepared(self, prepared: Prepared) -> Taken:
         """This record, after `prepare` was written."""
@@ -226,12 +266,15 @@ class Taken:
 
     def stepped(self, step: Step) -> Taken:
         """This record, after `step` was written: the cursor moved, so attempts begin again."""
+        back = self.assignment.back
+        going = OperationState.UNDOING if back else OperationState.RUNNING
+        over = OperationState.PENDING if back else OperationState.DONE
         return replace(
             self,
             cursor=step.cursor,
             done=self.done + step.done,
             total=self.total if step.total is None else step.total,
-            state=OperationState.DONE if step.finished else OperationState.RUNNING,
+            state=over if step.finished else going,
             attempts=0,
         )
 
@@ -243,9 +286,10 @@ class Work(Generic[HandleT]):
     `handle` is the database's own (connection, session, …), inside the batch's transaction
     where there is one. `size` is how many documents this batch should have. `label` names
     run, operation and fence: it goes along to the server (comment, X-Opaque-Id) where that
-    helps a successor. `confirm` raises `LeaseLost` unless the lease is ours now: called
-    immediately before a command that no transaction protects. `warn` logs what a user
-    should know, with the operation's context.
+    helps a successor. `key` names the operation; `walked` is, on the way back, how far the
+    way forward had come. `confirm` raises `LeaseLost` unless the lease is ours now: called
+    immediately before a command that no transaction protects. `warn` logs what a user should
+    know, with the operation's context.
     """
 
     handle: HandleT
@@ -253,8 +297,10 @@ class Work(Generic[HandleT]):
     undo: JSON
     size: int
     label: str
+    key: Key
     confirm: Callable[[], None]
     warn: Callable[[str], None] = field(default=lambda _message: None)
+    walked: Walked | None = None
 
 
 class Journal(ABC, Generic[HandleT]):
@@ -290,11 +336,19 @@ class Journal(ABC, Generic[HandleT]):
         says whether this is a new attempt; a worker that goes on after a passing error does
         not count, and `error` is what it was: kept as the last one until a batch goes well. An
         operation that is done already is returned as it is, with the migration brought to
-        `applied` if that write had been lost.
+        its outcome if that write had been lost.
+
+        On the way back, the first taking moves cursor and count of the way forward to
+        `Taken.walked`, sets the operation to `undoing` and the migration to `rolling_back`;
+        `undo` stays. The same write raises the fence, so whoever still went forward commits
+        nothing any more (Law 8). One that is pending, or has no record, is undone already: it
+        is returned with the state PENDING, and the migration brought to its outcome. The
+        migration keeps its error, if it failed before.
 
         Raises:
-            Outdated: the head is at another generation, or an earlier operation of the
-                migration is not done.
+            Outdated: the head is at another generation; an earlier operation of the migration
+                is not done; the operation is being undone and was to go forward; or, on the
+                way back, a later operation is not undone.
         """
 
     @abstractmethod
@@ -307,13 +361,18 @@ class Journal(ABC, Generic[HandleT]):
 
         With `transactional`, both commit in one transaction, where the database has any;
         without, the checkpoint is written after the batch. The last step of the last
-        operation applies the migration in the same write. Raises `FenceLost`, and whatever
-        the batch or the database raises.
+        operation brings the migration to its outcome in the same write. What is undone is
+        pending again, with nothing of it recorded but its fence. Raises `FenceLost`, and
+        whatever the batch or the database raises.
         """
 
     @abstractmethod
     def fail(self, taken: Taken, error: str, state: MigrationState) -> None:
-        """Write the lasting error and the migration's state. Raises `FenceLost`."""
+        """Write the lasting error and the migration's state. Raises `FenceLost`.
+
+        An operation that was being undone stays `undoing`, without an owner and with no
+        attempts: its cursor is of use on the way back only.
+        """
 
     @abstractmethod
     def note(self, taken: Taken, error: str | None) -> None:

@@ -18,7 +18,7 @@ import structlog
 from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.errors import CutOff, DharmaError, OperationFailed, StepAside, Stopped
 from dharma_tasks.identity import owner
-from dharma_tasks.journal import Assignment, MigrationState, OperationState, Step, Taken, Work
+from dharma_tasks.journal import Assignment, MigrationState, Step, Taken, Work
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.pace import Pace
 from dharma_tasks.settings import Settings
@@ -97,14 +97,14 @@ class Runner:
         prepared = False
         counted = self.stuck_before > 0  # it was handed on, and is not an attempt of its own
         pause = 0.0
-        while taken is None or taken.state is not OperationState.DONE:
+        while taken is None or not taken.over:
             try:
                 self._wait(pause)
                 self.control.check()
                 pause = 0.0
                 if taken is None:
                     taken = self._take_over(counted=not counted)
-                    counted, prepared = True, taken.undo is not None
+                    counted, prepared = True, taken.undo is not None or self.assignment.back
                     self._check_attempts(taken)
                     pace.begun(taken.attempts)
                 elif not prepared:
@@ -160,13 +160,16 @@ class Runner:
     def _batch(self, taken: Taken, pace: Pace) -> Taken:
         """One batch and its checkpoint, in one transaction where the operation can (Law 3)."""
         begun = time.monotonic()
+        operation, back = self.operation, self.assignment.back
+        step = operation.undo if back else operation.step
+        transactional = operation.undoes_in_transaction if back else operation.transactional
 
         def batch(handle: object) -> Step:
-            return self.operation.step(self._work(taken, handle, pace))
+            return step(self._work(taken, handle, pace))
 
         with self.database.watched(self._alive()):
             after = self.database.journal.step(
-                taken, batch, transactional=self.operation.transactional(taken.cursor)
+                taken, batch, transactional=transactional(taken.cursor)
             )
         moved = (after.cursor, after.done) != (taken.cursor, taken.done)
         pace.went_well(time.monotonic() - begun, moved=moved)
@@ -196,6 +199,8 @@ class Runner:
             undo=taken.undo or {},
             size=pace.size,
             label=f"{self.assignment.run}/{self.assignment.key}/{taken.fence}",
+            key=self.assignment.key,
+            walked=taken.walked,
             confirm=self.control.confirm,
             warn=self._warn,
         )
@@ -237,7 +242,7 @@ class Runner:
         """Write the lasting error to the journal. `taken` is None when the taking itself failed."""
         text = f"{self.assignment.key} {self.assignment.type} {self.operation.summary}: {message}"
         log.error("failed", error=message, exc_info=error)
-        kept = taken is None or self._keeps_something(taken)
+        kept = taken is None or self.assignment.back or self._keeps_something(taken)
         state = MigrationState.FAILED if kept else MigrationState.ROLLED_BACK
         if taken is not None:
             self.database.journal.fail(taken, message, state)

@@ -6,7 +6,9 @@ An operation is one small file with the same few verbs:
 - `problems`: what the schema cannot say, found before anything runs;
 - `prepare`: looks at what is there and returns what to record; changes nothing;
 - `step`: does one batch from a cursor. It is called again after a crash with the last cursor
-  that was committed, so what it did after that must be accepted, not done twice.
+  that was committed, so what it did after that must be accepted, not done twice;
+- `irreversible`: why it cannot be undone, known before anything runs;
+- `undo`: undoes one batch, from a cursor of its own, with the same promise as `step`.
 """
 
 from __future__ import annotations
@@ -66,6 +68,30 @@ class Operation(BaseModel, ABC, Generic[HandleT]):
         Raises:
             OperationFailed: a lasting error; the database's own exceptions pass through.
         """
+
+    def irreversible(self) -> Problem | None:
+        """Why it can never be undone, and what would help; None where it can (or may) be.
+
+        What only `prepare` can find out goes into `Prepared.undo["irreversible"]`.
+        """
+        what = f"{self.kind} cannot be undone"
+        return Problem("", "", what, "Write a NNN_name_rollback file for it.")
+
+    def undoes_in_transaction(self, cursor: Any) -> bool:  # noqa: ARG002
+        """Whether the `undo` at `cursor` runs inside a transaction with its checkpoint."""
+        return True
+
+    def undo(self, work: Work[HandleT]) -> Step:
+        """Undo one batch from `work.cursor` (None at the start); `work.walked` is what was done.
+
+        `work.undo` is what `prepare` recorded: empty where it was not reached, and then
+        nothing was done. What the application has changed since is left as it is, counted
+        and named in a warning.
+
+        Raises:
+            OperationFailed: a lasting error; the database's own exceptions pass through.
+        """
+        raise NotImplementedError(self.kind)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,8 @@ class Hand:
             undo=taken.undo or {},
             size=1000,
             label=f"{self.run}/{taken.assignment.key}/{taken.fence}",
+            key=taken.assignment.key,
+            walked=taken.walked,
             confirm=confirm,
             warn=self.warnings.append,
         )

@@ -70,6 +70,8 @@ class Hand:
             undo=taken.undo or {},
             size=self.size,
             label=f"run/{taken.assignment.key}/{taken.fence}",
+            key=taken.assignment.key,
+            walked=taken.walked,
             confirm=self.confirm,
             warn=self.warnings.append,
         )

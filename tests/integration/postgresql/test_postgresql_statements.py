@@ -12,9 +12,11 @@ import pytest
 from dharma_tasks.databases.postgresql import PostgresqlDatabase
 from dharma_tasks.errors import LeaseLost, OperationFailed
 from dharma_tasks.journal import MigrationState, Work
+from dharma_tasks.migration import Key
 from dharma_tasks.runner import MigrationFailed
 
 KIND = "sql_statements"
+KEY = Key(database="postgresql", version="1.0.0", number=1)
 
 
 def cut_off(postgres: Any) -> str:
@@ -259,7 +261,7 @@ def test_a_drop_aims_at_what_was_recorded(postgres: Any, warnings: Callable[[], 
     handle, messages = postgres.database.handle, []
 
     def work(cursor: Any) -> Work[Any]:
-        return Work(handle, cursor, {}, 1, "label", lambda: None, messages.append)
+        return Work(handle, cursor, {}, 1, "label", KEY, lambda: None, messages.append)
 
     cursor = operation.step(work(None)).cursor
     assert operation.transactional(None)
@@ -314,7 +316,7 @@ def test_looking_changes_nothing(postgres: Any) -> None:
     handle = postgres.database.handle
     handle.begin()
     with pytest.raises(OperationFailed):
-        operation.step(Work(handle, None, {}, 1, "label", lambda: None))
+        operation.step(Work(handle, None, {}, 1, "label", KEY, lambda: None))
     tables = "SELECT count(*) FROM pg_class WHERE relname = 't'"
     assert handle.query(tables) == [(1,)]
     handle.rollback()

@@ -1,0 +1,220 @@
+"""What every database's journal promises of the way back: see `dharma_tasks/journal.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from journal_hand import Worker, refused
+
+from dharma_tasks.databases import NAMES
+from dharma_tasks.errors import FenceLost
+from dharma_tasks.journal import (
+    Assignment,
+    Direction,
+    MigrationRecord,
+    MigrationState,
+    OperationState,
+    Prepared,
+    Walked,
+)
+
+pytestmark = pytest.mark.parametrize("name", NAMES)
+
+
+def back(assignment: Assignment, generation: int | None = None) -> Assignment:
+    """The assignment to undo the same operation."""
+    return replace(
+        assignment,
+        generation=assignment.generation if generation is None else generation,
+        direction=Direction.BACK,
+        outcome=MigrationState.ROLLED_BACK,
+    )
+
+
+def record(worker: Worker) -> MigrationRecord:
+    """The one migration."""
+    (found,) = worker.journal.survey().migrations
+    return found
+
+
+def applied(worker: Worker, count: int = 1) -> list[Assignment]:
+    """Apply a migration of so many operations."""
+    generation = worker.begin()
+    assignments = [worker.assignment(generation, n, count) for n in range(1, count + 1)]
+    for assignment in assignments:
+        taken = worker.take(assignment)
+        taken = worker.journal.prepare(taken, Prepared({"was": assignment.key.number}, total=20))
+        worker.step(worker.step(taken, "half"), "end", finished=True)
+    assert record(worker).state is MigrationState.APPLIED
+    return assignments
+
+
+def test_an_operation_is_undone(worker: Worker) -> None:
+    """From a cursor of its own, with what was recorded and how far the way forward had come."""
+    (assignment,) = applied(worker)
+    taken = worker.take(back(assignment))
+    assert (taken.state, taken.cursor, taken.done) == (OperationState.UNDOING, None, 0)
+    assert (taken.undo, taken.walked) == ({"was": 1}, Walked("end", 20))
+    assert (taken.attempts, taken.over) == (1, False)
+    assert record(worker).state is MigrationState.ROLLING_BACK
+    assert record(worker).operations[0].state is OperationState.UNDOING
+    worker.step(taken, {"back": 1})
+    again = worker.take(back(assignment))
+    assert (again.cursor, again.done, again.fence) == ({"back": 1}, 10, taken.fence + 1)
+    assert (again.undo, again.walked) == ({"was": 1}, Walked("end", 20))
+    undone = worker.step(again, None, finished=True)
+    assert (undone.state, undone.over) == (OperationState.PENDING, True)
+    found = record(worker)
+    assert (found.state, found.operations, found.error) == (MigrationState.ROLLED_BACK, [], None)
+    assert found.finished is not None
+    assert worker.journal.owner(assignment.key) is None
+
+
+def test_the_way_back_fences_out_the_way_forward(new: Callable[[], Worker]) -> None:
+    """Who was frozen on the way forward commits nothing once the way back has begun (Law 8)."""
+    one, other = new(), new()
+    assignment = one.assignment(one.begin())
+    late = one.step(one.take(assignment), "kept")
+    taken = other.take(back(assignment))
+    assert taken.walked == Walked("kept", 10)
+    refused(one, late)
+    with pytest.raises(FenceLost):
+        one.take(assignment)
+    late = taken
+    taken = one.take(back(assignment))
+    refused(other, late)
+    one.step(taken, None, finished=True)
+    refused(one, taken)
+
+
+def test_operations_are_undone_from_the_last(worker: Worker) -> None:
+    """The first one can't be undone before the second, and the migration ends with the first."""
+    first, second = applied(worker, 2)
+    with pytest.raises(FenceLost):
+        worker.take(back(first))
+    worker.step(worker.take(back(second)), None, finished=True)
+    found = record(worker)
+    assert (found.state, found.finished) == (MigrationState.ROLLING_BACK, None)
+    assert [each.state for each in found.operations] == [OperationState.DONE]
+    worker.step(worker.take(back(first)), None, finished=True)
+    assert record(worker).state is MigrationState.ROLLED_BACK
+
+
+def test_what_is_undone_stays_undone(worker: Worker) -> None:
+    """A duplicate delivery sees that there is nothing to undo, and changes nothing."""
+    first, second = applied(worker, 2)
+    for assignment in (second, first):
+        worker.step(worker.take(back(assignment)), None, finished=True)
+        again = worker.take(back(assignment))
+        assert (again.state, again.over) == (OperationState.PENDING, True)
+    before = record(worker)
+    assert worker.take(back(second)).over
+    assert record(worker) == before
+    assert before.state is MigrationState.ROLLED_BACK
+
+
+def test_after_a_failure_what_was_done_is_undone(worker: Worker) -> None:
+    """By the same run; a last operation that was never begun is skipped, the first error stays."""
+    generation = worker.begin()
+    first, second, third = (worker.assignment(generation, n, 3) for n in (1, 2, 3))
+    worker.step(worker.take(first), "end", finished=True)
+    worker.journal.fail(worker.step(worker.take(second), "some"), "no", MigrationState.FAILED)
+    assert worker.take(back(third)).over
+    taken = worker.take(back(second))
+    assert taken.walked == Walked("some", 10)
+    assert record(worker).error == "no"
+    worker.step(taken, None, finished=True)
+    worker.step(worker.take(back(first)), None, finished=True)
+    found = record(worker)
+    assert (found.state, found.error) == (MigrationState.ROLLED_BACK, "no")
+
+
+def test_the_way_back_may_fail_and_go_on(worker: Worker) -> None:
+    """What was being undone is still to be undone, from where it was; forward it cannot go."""
+    (assignment,) = applied(worker)
+    taken = worker.step(worker.take(back(assignment)), "some")
+    worker.journal.fail(taken, "no way", MigrationState.FAILED)
+    found = record(worker)
+    assert (found.state, found.error) == (MigrationState.FAILED, "no way")
+    assert found.operations[0].state is OperationState.UNDOING
+    assert worker.journal.owner(assignment.key) is None
+    refused(worker, taken)
+    generation = worker.begin("run-2", assignment.generation)
+    with pytest.raises(FenceLost):
+        worker.take(replace(assignment, generation=generation))
+    again = worker.take(back(assignment, generation))
+    assert (again.cursor, again.attempts, again.walked) == ("some", 1, Walked("end", 20))
+    worker.step(again, None, finished=True)
+    assert record(worker).state is MigrationState.ROLLED_BACK
+
+
+def test_what_was_undone_can_be_applied_again(worker: Worker) -> None:
+    """From the start, under higher fences, by another run, with another checksum."""
+    (assignment,) = applied(worker)
+    undone = worker.step(worker.take(back(assignment)), None, finished=True)
+    generation = worker.begin("run-2", assignment.generation)
+    anew = replace(assignment, generation=generation, checksum="sum-2")
+    taken = worker.take(anew)
+    assert (taken.state, taken.cursor, taken.undo) == (OperationState.RUNNING, None, None)
+    assert (taken.done, taken.attempts, taken.walked) == (0, 1, None)
+    assert taken.fence > undone.fence
+    assert record(worker).checksum == "sum-2"
+    worker.step(taken, "end", finished=True)
+    assert record(worker).state is MigrationState.APPLIED
+
+
+def test_half_undone_can_go_on_to_be_undone_only(worker: Worker) -> None:
+    """The first operation is done still: forward, the second one begins again from its start."""
+    first, second = applied(worker, 2)
+    worker.step(worker.take(back(second)), None, finished=True)
+    with pytest.raises(FenceLost):
+        worker.begin("run-2", second.generation + 1)
+    generation = worker.begin("run-2", second.generation)
+    taken = worker.take(replace(second, generation=generation))
+    assert (taken.state, taken.cursor, taken.undo) == (OperationState.RUNNING, None, None)
+    worker.step(taken, "end", finished=True)
+    assert record(worker).state is MigrationState.APPLIED
+    assert worker.take(replace(first, generation=generation)).state is OperationState.DONE
+
+
+def test_a_rollback_file_is_carried_out_after_the_migration(worker: Worker) -> None:
+    """Its operations are numbered on, go forward, and the last one rolls the migration back."""
+    (assignment,) = applied(worker)
+    files = [
+        replace(
+            assignment,
+            key=assignment.key.model_copy(update={"number": number}),
+            count=3,
+            outcome=MigrationState.ROLLED_BACK,
+        )
+        for number in (2, 3)
+    ]
+    with pytest.raises(FenceLost):
+        worker.take(files[1])
+    taken = worker.take(files[0])
+    assert (taken.state, taken.walked) == (OperationState.RUNNING, None)
+    assert record(worker).state is MigrationState.ROLLING_BACK
+    worker.step(taken, None, finished=True)
+    assert record(worker).state is MigrationState.ROLLING_BACK
+    worker.step(worker.take(files[1]), None, finished=True)
+    assert record(worker).state is MigrationState.ROLLED_BACK
+    for done in files:
+        assert worker.take(done).state is OperationState.DONE
+    assert record(worker).state is MigrationState.ROLLED_BACK
+    generation = worker.begin("run-2", assignment.generation)
+    again = worker.take(replace(assignment, generation=generation))
+    assert (again.state, again.cursor) == (OperationState.RUNNING, None)
+    worker.step(again, "end", finished=True)
+    redone = worker.take(replace(files[0], generation=generation))
+    assert (redone.state, redone.cursor) == (OperationState.RUNNING, None)
+
+
+def test_why_it_cannot_be_undone_is_known(worker: Worker) -> None:
+    """What `prepare` has found out is there for planning."""
+    assignment = worker.assignment(worker.begin())
+    undo = {"irreversible": "the destination held documents before"}
+    worker.journal.prepare(worker.take(assignment), Prepared(undo, total=1))
+    (operation,) = record(worker).operations
+    assert operation.irreversible == "the destination held documents before"
