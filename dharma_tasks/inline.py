@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dharma_tasks.errors import CutOff, StepAside
 from dharma_tasks.flow import Flow
 from dharma_tasks.messages import Chain, Message
+from dharma_tasks.run import Next
 from dharma_tasks.runner import MigrationFailed
 
 
@@ -47,6 +48,10 @@ class Inline:
                 return lambda: self._flow.begin(**arguments)
             case "confirm":
                 return lambda: self._flow.confirm(**arguments)
-        return lambda: self._flow.operation(
-            arguments["run"], message.database, arguments["version"], arguments["operation"]
+        at = Next(
+            message.database,
+            arguments["version"],
+            arguments["operation"],
+            arguments.get("undo_until"),
         )
+        return lambda: self._flow.operation(arguments["run"], at)

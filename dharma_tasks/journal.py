@@ -154,9 +154,10 @@ class Assignment:
     """One operation that a worker is asked to carry out, with what the journal notes of it.
 
     `count` is the number of operations; the end of the last one brings the migration to
-    `outcome`. With `direction` BACK the operation is undone, and the last one is number 1. The
-    operations of a rollback file are carried out forward: they are numbered on from those of
-    the migration, which are all done, and their outcome is ROLLED_BACK.
+    `outcome`. With `direction` BACK the operation is undone, and the last one is number `until`;
+    the outcome is FAILED where that leaves operations that cannot be undone. The operations of
+    a rollback file are carried out forward: they are numbered on from those of the migration,
+    which are all done, and their outcome is ROLLED_BACK.
     """
 
     run: str
@@ -169,6 +170,7 @@ class Assignment:
     count: int
     direction: Direction = Direction.FORWARD
     outcome: MigrationState = MigrationState.APPLIED
+    until: int = 1
 
     @property
     def back(self) -> bool:
@@ -178,7 +180,7 @@ class Assignment:
     @property
     def last(self) -> bool:
         """Whether the migration has its outcome when this operation is over."""
-        return self.key.number == (1 if self.back else self.count)
+        return self.key.number == (self.until if self.back else self.count)
 
 
 @dataclass(frozen=True)

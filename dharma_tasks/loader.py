@@ -6,7 +6,7 @@ must hold between them. Nothing is read after this: workers get what is loaded h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,12 +33,11 @@ _OPERATIONS = "operations"
 class Loaded:
     """A folder that holds nothing wrong.
 
-    `migrations` are sorted by database and version. `rollbacks` holds, by the migration that
-    it undoes, what a `NNN_name_rollback.json` says. `warnings` do not keep it from running.
+    `migrations` are sorted by database and version, each with the operations of its
+    `NNN_name_rollback.json`. `warnings` do not keep it from running.
     """
 
     migrations: tuple[Migration, ...]
-    rollbacks: Mapping[Reference, Migration]
     warnings: tuple[Problem, ...]
 
 
@@ -65,12 +64,9 @@ def load(folder: Path) -> Loaded:
     warnings = [_with_line(w, texts) for reading in readings for w in reading.warnings]
     if not files:
         warnings.append(Problem("", "", f"there are no migrations in {str(folder)!r}", ""))
-    made = [(reading.file.undoes, reading.migration()) for reading in readings]
-    return Loaded(
-        migrations=tuple(sorted((m for undoes, m in made if not undoes), key=_order)),
-        rollbacks={m.reference: m for undoes, m in made if undoes},
-        warnings=tuple(warnings),
-    )
+    rollbacks = {r.file.undoes: r.operations for r in readings if r.file.undoes}
+    made = [r.migration(rollbacks.get(r.file.file, ())) for r in readings if not r.file.undoes]
+    return Loaded(tuple(sorted(made, key=_order)), tuple(warnings))
 
 
 def _order(migration: Migration) -> tuple[int, Version]:
@@ -149,8 +145,8 @@ class _Reading:
         file = self.file
         return Entry(file.database, self.version, file.number, file.file, self.dependencies)
 
-    def migration(self) -> Migration:
-        """The migration; only where there are no problems."""
+    def migration(self, rollback: Iterable[JSON]) -> Migration:
+        """The migration, with its rollback's operations; only where there are no problems."""
         if not self.keys:
             raise Refused(self.problems)
         return Migration(
@@ -161,6 +157,7 @@ class _Reading:
             migration_type=self.keys.migration_type,
             dependencies=tuple(dict.fromkeys(self.dependencies.values())),
             operations=tuple(self.operations),
+            rollback=tuple(rollback),
             file=self.file.file,
         ).with_checksum()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from dharma_tasks.journal import Direction
 from dharma_tasks.lease import Leases
 from dharma_tasks.migration import JSON, Reference
 from dharma_tasks.run import Next, Run, RunState, Snapshot
@@ -52,21 +53,25 @@ def begin_message(run: str, database: str) -> Message:
 
 
 def operation_chain(runs: Runs, run: Run, upcoming: Next) -> Chain:
-    """The rest of a migration from one operation on, after what it waits for is confirmed."""
-    database, version, first = upcoming
-    kinds = runs.operations(run, database, version)
-    chain = [
-        Message(
-            f"{database}.{kind}",
-            database,
-            {"version": version, "operation": number, "run": run.id},
-        )
-        for number, kind in enumerate(kinds, start=1)
-        if number >= first
-    ]
-    if first > 1:
+    """The rest of a migration from one operation on, after what it waits for is confirmed.
+
+    That is asked again with every chain on the way back: it begins anywhere, and costs little.
+    """
+    operations, rollback = runs.operations(run, upcoming.database, upcoming.version)
+    kinds = [*operations, *rollback]
+    rest = upcoming.rest(len(operations), len(rollback))
+    chain = [_operation_message(run, at, kinds[at.number - 1]) for at in rest]
+    if run.direction is Direction.FORWARD and upcoming.text != f"{upcoming.version} 1":
         return chain
-    return [_confirm_message(run, ref) for ref in runs.waits(run, database, version)] + chain
+    waits = runs.waits(run, upcoming.database, upcoming.version)
+    return [_confirm_message(run, ref) for ref in waits] + chain
+
+
+def _operation_message(run: Run, at: Next, kind: str) -> Message:
+    arguments = {"version": at.version, "operation": at.number, "run": run.id}
+    if at.until is not None:
+        arguments["undo_until"] = at.until
+    return Message(f"{at.database}.{kind}", at.database, arguments)
 
 
 def _confirm_message(run: Run, ref: Reference) -> Message:

@@ -55,7 +55,8 @@ class Migration(BaseModel):
 
     `operations` holds each operation as JSON, with its `type`; a database's own folder below
     `dharma_tasks/operations/` knows what the rest means. `dependencies` are whole references
-    and name the migrations of *any* database that must be applied before.
+    and name the migrations of *any* database that must be applied before. `rollback` holds the
+    operations of its rollback file, if it has one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +68,7 @@ class Migration(BaseModel):
     migration_type: Literal["schema", "data"]
     dependencies: tuple[Reference, ...] = ()
     operations: tuple[JSON, ...] = Field(min_length=1)
+    rollback: tuple[JSON, ...] = ()
     file: str
     checksum: str = ""
 
@@ -80,10 +82,15 @@ class Migration(BaseModel):
         """What migrations of one database are sorted by."""
         return Version.parse(self.version)
 
+    def operation(self, number: int) -> JSON:
+        """The operation `number`; those of the rollback file are numbered on from the last one."""
+        return (*self.operations, *self.rollback)[number - 1]
+
     def with_checksum(self) -> Migration:
         """Return a copy that carries the checksum of its meaning.
 
-        White space, the order of the file's top-level keys and the description do not count;
+        White space, the order of the file's top-level keys, the description and the rollback
+        file do not count;
         the order of keys inside an operation does, because MongoDB compares embedded
         documents with their order.
         """

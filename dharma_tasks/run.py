@@ -50,22 +50,52 @@ class Run(BaseModel):
     created: datetime
     by: str
     target: str
+    """The highest version to apply; on the way back the one that stays."""
     databases: tuple[str, ...]
     """The databases it may change: it has them to itself."""
     surveyed: tuple[str, ...]
     """Those, and the ones that their migrations depend on."""
     allow_out_of_order: bool = False
     direction: Direction = Direction.FORWARD
+    accept_data_loss: bool = False
+    """Whether what cannot be undone is passed over on the way back."""
     fingerprint: str
     """Equal for two submits that want the same."""
 
 
 class Next(NamedTuple):
-    """An operation whose chain is to be sent."""
+    """An operation whose chain is to be sent; where `until` is set, it is to be undone.
+
+    Undoing goes down to the operation `until`.
+    """
 
     database: str
     version: str
     number: int
+    until: int | None = None
+
+    @classmethod
+    def parse(cls, database: str, text: str) -> Next:
+        """Make it from its `text`."""
+        version, number, *until = text.split()
+        return cls(database, version, int(number), int(until[0]) if until else None)
+
+    @property
+    def text(self) -> str:
+        """How a run's record knows it: `VERSION NUMBER`, or `VERSION NUMBER UNTIL`."""
+        return " ".join(str(part) for part in self[1:] if part is not None)
+
+    def rest(self, operations: int, rollback: int) -> list[Next]:
+        """This operation and what follows it, in a migration of so many operations.
+
+        `rollback` is how many its rollback file has, which are numbered on.
+        """
+        if self.until is not None:
+            numbers = range(self.number, self.until - 1, -1)
+        else:
+            end = operations if self.number <= operations else operations + rollback
+            numbers = range(self.number, end + 1)
+        return [self._replace(number=number) for number in numbers]
 
     @property
     def key(self) -> Key:
@@ -77,6 +107,7 @@ class Job(NamedTuple):
     """What a worker needs to carry out one operation."""
 
     run: Run
+    at: Next
     generation: int
     migration: Migration
     since: float

@@ -9,7 +9,7 @@ from __future__ import annotations
 _SHARED = """
 local function keep(run, seconds, argv, first)
   for i = first, #argv do redis.call('EXPIRE', run .. ':order:' .. argv[i], seconds) end
-  for _, part in ipairs({'', ':migrations', ':kinds', ':surveys', ':waits', ':applied',
+  for _, part in ipairs({'', ':migrations', ':kinds', ':surveys', ':first', ':waits', ':ended',
                          ':confirmed', ':events', ':progress'}) do
     redis.call('EXPIRE', run .. part, seconds)
   end
@@ -28,7 +28,7 @@ end
 local function ready(run, db, version)
   local waits = redis.call('HGET', run .. ':waits', db .. ':' .. version) or ''
   for other in string.gmatch(waits, '%S+') do
-    if redis.call('SISMEMBER', run .. ':applied', other) == 0 then return false end
+    if redis.call('SISMEMBER', run .. ':ended', other) == 0 then return false end
   end
   return true
 end
@@ -55,9 +55,10 @@ local function advance(run, argv, first)
       if state == 'running' and redis.call('HEXISTS', run, 'generation:' .. db) == 1 then
         local version = redis.call('LINDEX', run .. ':order:' .. db, done)
         if ready(run, db, version) then
-          redis.call('HSET', run, 'working:' .. db, version .. ' 1',
-                     'since:' .. db, now())
-          table.insert(started, db .. ' ' .. version .. ' 1')
+          local first = redis.call('HGET', run .. ':first', db .. ':' .. version)
+                        or (version .. ' 1')
+          redis.call('HSET', run, 'working:' .. db, first, 'since:' .. db, now())
+          table.insert(started, db .. ' ' .. first)
           open = true
         end
       end
@@ -92,34 +93,36 @@ return advance(KEYS[1], ARGV, 5)
 MOVE = (
     _SHARED
     + """
-local database, version, number, last = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
-if redis.call('HGET', KEYS[1], 'working:' .. database) ~= version .. ' ' .. number then
-  return false
-end
-if last == '0' then
-  redis.call('HSET', KEYS[1], 'working:' .. database, version .. ' ' .. (number + 1))
+local database, at, following, ended, event = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+if redis.call('HGET', KEYS[1], 'working:' .. database) ~= at then return false end
+if following ~= '' then
+  redis.call('HSET', KEYS[1], 'working:' .. database, following)
   return {}
 end
 redis.call('HDEL', KEYS[1], 'working:' .. database)
 redis.call('HDEL', KEYS[1] .. ':progress', database)
-redis.call('HINCRBY', KEYS[1], 'done:' .. database, 1)
-redis.call('SADD', KEYS[1] .. ':applied', database .. ':' .. version)
-redis.call('RPUSH', KEYS[1] .. ':events', ARGV[8])
+if ended ~= '' then
+  redis.call('HINCRBY', KEYS[1], 'done:' .. database, 1)
+  redis.call('SADD', KEYS[1] .. ':ended', ended)
+end
+redis.call('RPUSH', KEYS[1] .. ':events', event)
 return advance(KEYS[1], ARGV, 9)
 """
 )
 FAIL = (
     _SHARED
     + """
-local database, version, number = ARGV[4], ARGV[5], ARGV[6]
-if redis.call('HGET', KEYS[1], 'working:' .. database) ~= version .. ' ' .. number then
-  return 0
-end
-redis.call('HDEL', KEYS[1], 'working:' .. database)
+local database, at, following = ARGV[4], ARGV[5], ARGV[6]
+if redis.call('HGET', KEYS[1], 'working:' .. database) ~= at then return {} end
 redis.call('HSET', KEYS[1], 'state', 'failing')
 redis.call('RPUSH', KEYS[1] .. ':events', ARGV[7])
+if following ~= '' then
+  redis.call('HSET', KEYS[1], 'working:' .. database, following)
+  return {database .. ' ' .. following}
+end
+redis.call('HDEL', KEYS[1], 'working:' .. database)
 advance(KEYS[1], ARGV, 8)
-return 1
+return {}
 """
 )
 END = (

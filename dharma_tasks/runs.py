@@ -7,14 +7,16 @@ from there. Its keys, below `NAMESPACE:`:
     runs                   the runs that are not over
     run:ID                 hash: `record` (the `Run`), `state`, and for each database
                            `generation:DB`, `total:DB`, `done:DB` (migrations),
-                           `working:DB` ("VERSION NUMBER" of the operation that is next),
+                           `working:DB` (the operation that is next: see `Next.text`),
                            `since:DB` (when that migration began, seconds since 1970)
     run:ID:migrations      hash: reference -> the migration as JSON
-    run:ID:kinds           hash: reference -> the types of its operations
+    run:ID:kinds           hash: reference -> the types of its operations, and after a bar
+                           those of its rollback file
     run:ID:surveys         hash: database -> what its journal said
-    run:ID:order:DB        list: the versions to apply
+    run:ID:order:DB        list: the versions to apply, or to undo
+    run:ID:first           hash: reference -> where it begins, if not at its first operation
     run:ID:waits           hash: reference -> references in other databases it waits for
-    run:ID:applied         set: references applied in this run; a hint for the order
+    run:ID:ended           set: references that this run is through with; a hint for the order
     run:ID:confirmed       set: references that their own database confirmed
     run:ID:events          list: what happened, for whoever watches
     run:ID:progress        hash: database -> `Progress` as JSON
@@ -102,7 +104,7 @@ class Runs:
         definitions, kinds = {}, {}
         for migration in migrations:
             definitions[migration.reference] = migration.model_dump_json()
-            kinds[migration.reference] = " ".join(op["type"] for op in migration.operations)
+            kinds[migration.reference] = _kinds(migration)
         while True:
             with self._redis.pipeline() as pipe:
                 pipe.watch(self._active)
@@ -185,6 +187,8 @@ class Runs:
                     pipe.rpush(f"{key}:order:{database}", *order)
             if waits:
                 pipe.hset(f"{key}:waits", mapping=waits)
+            if plan.first:
+                pipe.hset(f"{key}:first", mapping=plan.first)
             try:
                 pipe.execute()
             except WatchError:
@@ -202,13 +206,13 @@ class Runs:
 
     # -- working --------------------------------------------------------------------------
 
-    def job(self, run: str, key: Key) -> Job:
+    def job(self, run: str, at: Next) -> Job:
         """What is needed to carry out one operation.
 
         Raises:
             Stopped: the run is over or gone, or this operation is not its next one.
         """
-        name = self._key(run)
+        name, key = self._key(run), at.key
         ref = reference(key.database, key.version)
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.hmget(name, ["record", "state", *(f"{f}:{key.database}" for f in _OF_A_DATABASE)])
@@ -219,7 +223,7 @@ class Runs:
         if record is None or RunState(state).over:
             msg = f"run {run} is {state or 'not known (any more)'}"
             raise Stopped(msg)
-        if working != f"{key.version} {key.number}":
+        if working != at.text:
             msg = f"run {run} is at {working or 'no operation'} in {key.database}"
             raise Stopped(msg)
         if waits and not all(self._redis.smismember(f"{name}:confirmed", waits.split())):
@@ -227,6 +231,7 @@ class Runs:
             raise Stopped(msg)
         return Job(
             Run.model_validate_json(record),
+            at,
             int(generation),
             Migration.model_validate_json(migration),
             float(since),
@@ -238,33 +243,41 @@ class Runs:
         text = self._redis.hget(f"{self._key(run.id)}:waits", reference(database, version))
         return [Reference(ref) for ref in (text or "").split()]
 
-    def operations(self, run: Run, database: str, version: str) -> list[str]:
-        """The types of the operations of one migration, in order."""
+    def operations(self, run: Run, database: str, version: str) -> tuple[list[str], list[str]]:
+        """The types of the operations of one migration, and those of its rollback file."""
         ref = reference(database, version)
         text = self._redis.hget(f"{self._key(run.id)}:kinds", ref)
-        return text.split() if text else []
+        forward, _, back = (text or "").partition("|")
+        return forward.split(), back.split()
 
     def confirm(self, run: Run, ref: Reference) -> None:
         """Note that the database of `ref` itself says that it is applied (Law 7)."""
         self._redis.sadd(f"{self._key(run.id)}:confirmed", ref)
 
-    def moved(self, run: Run, key: Key, *, last: bool, event: Event) -> list[Next]:
-        """End an operation: the run goes on to the next, or with `last` to what is ready.
+    def moved(
+        self, run: Run, at: Next, following: Next | None, event: Event, *, ended: bool = True
+    ) -> list[Next]:
+        """End an operation: the run goes on to `following`, or without it to what is ready.
+
+        `ended` says that the run has done with the migration what it was to do; else the
+        migration had failed, and what was done of it is undone now.
 
         Raises:
             Stopped: another delivery did that already; the caller must not go on.
         """
-        answer = self._call(
-            "move", run, key.database, key.version, key.number, int(last), event.model_dump_json()
-        )
+        ref = reference(at.database, at.version) if ended else ""
+        answer = self._call("move", run, *_turn(at, following), ref, event.model_dump_json())
         if answer is None:
-            msg = f"{key} was finished by another delivery"
+            msg = f"{at.key} was finished by another delivery"
             raise Stopped(msg)
         return _nexts(answer)
 
-    def failed(self, run: Run, key: Key, event: Event) -> None:
-        """End an operation, and with it the run: nothing new begins in any database."""
-        self._call("fail", run, key.database, key.version, key.number, event.model_dump_json())
+    def failed(self, run: Run, at: Next, event: Event, undo: Next | None = None) -> list[Next]:
+        """End an operation, and with it the run: nothing new begins in any database.
+
+        Returns `undo`, where what was done is to be undone first.
+        """
+        return _nexts(self._call("fail", run, *_turn(at, undo), event.model_dump_json()))
 
     def stop(self, run: Run, event: Event) -> None:
         """Begin nothing new; what is open finishes, and then the run has failed."""
@@ -327,7 +340,7 @@ class Runs:
             state=RunState(fields["state"]),
             total={db: int(n) for db, n in _below(fields, "total:")},
             done={db: int(n) for db, n in _below(fields, "done:")},
-            working={db: _next(f"{db} {text}") for db, text in _below(fields, "working:")},
+            working={db: Next.parse(db, text) for db, text in _below(fields, "working:")},
             generations={db: int(n) for db, n in _below(fields, "generation:")},
             problems=_PROBLEMS.validate_json(fields.get("problems", "[]")),
             progress={db: Progress.model_validate_json(text) for db, text in progress.items()},
@@ -366,9 +379,14 @@ def _below(fields: Mapping[str, str], prefix: str) -> Iterator[tuple[str, str]]:
     return ((k.removeprefix(prefix), v) for k, v in fields.items() if k.startswith(prefix))
 
 
-def _next(text: str) -> Next:
-    database, version, number = text.split()
-    return Next(database, version, int(number))
+def _kinds(migration: Migration) -> str:
+    ways = migration.operations, migration.rollback
+    return "|".join(" ".join(operation["type"] for operation in way) for way in ways)
+
+
+def _turn(at: Next, following: Next | None) -> tuple[str, str, str]:
+    """The arguments that `MOVE` and `FAIL` begin with."""
+    return at.database, at.text, following.text if following else ""
 
 
 def _stuck_for(progress: str | None, key: Key) -> float:
@@ -380,4 +398,4 @@ def _stuck_for(progress: str | None, key: Key) -> float:
 
 
 def _nexts(answer: Iterable[str]) -> list[Next]:
-    return [_next(text) for text in answer]
+    return [Next.parse(*text.split(maxsplit=1)) for text in answer]

@@ -25,6 +25,7 @@ from dharma_tasks.messages import Chain
 from dharma_tasks.operations import catalogue
 from dharma_tasks.redis_client import connect_redis
 from dharma_tasks.relay import go_on
+from dharma_tasks.run import Next
 from dharma_tasks.runner import MigrationFailed
 from dharma_tasks.settings import settings
 
@@ -114,9 +115,12 @@ def unlock(self: FlowTask, database: str, by: str, token: str, reply: str) -> No
 
 def _register(database: str, kind: str) -> None:
     @app.task(bind=True, base=FlowTask, name=f"dharma_tasks.{database}.{kind}")
-    def operation(self: FlowTask, run: str, version: str, operation: int) -> list[Chain] | None:
+    def operation(
+        self: FlowTask, run: str, version: str, operation: int, undo_until: int | None = None
+    ) -> list[Chain] | None:
         begun = time.monotonic()
-        chains = self.on_flow(_flow_of(self).operation, run, database, version, operation)
+        at = Next(database, version, operation, undo_until)
+        chains = self.on_flow(_flow_of(self).operation, run, at)
         if self.request.is_eager:  # part of a burst, which goes on with them
             return chains
         go_on(self, time.monotonic() - begun, database, chains, shutting_down)
