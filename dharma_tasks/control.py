@@ -77,10 +77,13 @@ class OperationControl:
         """Raise `LeaseLost` unless the lease is ours at this moment."""
         self.lease.confirm()
 
-    def waiting(self, reason: str, stuck_for: float) -> None:
+    def waiting(self, reason: str, stuck_for: float, *, handed_on: bool = False) -> None:
         """Show why there is no progress, and tell the next worker for how many seconds."""
-        update = {"heartbeat": time.time(), "waiting": reason, "stuck_for": stuck_for}
-        self._show(self.progress.model_copy(update=update))
+        self.progress = self.progress.model_copy(
+            update={"stuck_for": stuck_for, "handed_on": handed_on}
+        )
+        shown = {"heartbeat": time.time(), "waiting": reason}
+        self._show(self.progress.model_copy(update=shown))
 
     def warn(self, message: str) -> None:
         """Tell whoever watches the run; of a flood only the beginning."""
@@ -94,17 +97,17 @@ class OperationControl:
         except RedisError:
             return
 
-    def report(self, taken: Taken) -> None:
-        """Show progress, at most twice a second."""
+    def report(self, taken: Taken, stuck_for: float) -> None:
+        """Show progress, at most twice a second; what the next worker must know, at once."""
         now = time.time()
-        stuck = self.progress.stuck_for > 0
-        update = {"done": taken.done, "total": taken.total, "heartbeat": now, "stuck_for": 0.0}
+        told = {"stuck_for": stuck_for, "handed_on": False}
+        new = (self.progress.stuck_for, self.progress.handed_on) != (stuck_for, False)
+        update = {"done": taken.done, "total": taken.total, "heartbeat": now, **told}
         if not self._began:
             self._began = True
             update |= {"since": now, "since_done": taken.done}
         self.progress = self.progress.model_copy(update=update)
-        # That it is not stuck any more must be known: the next worker's attempt counts again.
-        if stuck or now - self._reported >= _ASK_SECONDS:
+        if new or now - self._reported >= _ASK_SECONDS:
             self._show(self.progress)
 
     def _show(self, progress: Progress) -> None:

@@ -354,7 +354,7 @@ class Flow:
     ) -> list[Chain]:
         begun = time.monotonic()
         assignment = _assignment(job, key)
-        progress = self._progress(assignment, operation, job.stuck_for)
+        progress = self._progress(assignment, operation, job)
         log.info("started", type=assignment.type, works_on=progress.summary)
         runner = Runner(
             operation=operation,
@@ -371,6 +371,7 @@ class Flow:
             settings=self.settings,
             worker=self.worker,
             stuck_before=job.stuck_for,
+            handed_on=job.handed_on,
         )
         try:
             taken = runner.run()
@@ -390,9 +391,7 @@ class Flow:
         ready = self.runs.moved(job.run, key, last=assignment.last, event=event)
         return self._chains(job.run, ready)
 
-    def _progress(
-        self, assignment: Assignment, operation: Operation[Any], stuck_for: float
-    ) -> Progress:
+    def _progress(self, assignment: Assignment, operation: Operation[Any], job: Job) -> Progress:
         now = time.time()
         return Progress(
             version=assignment.key.version,
@@ -404,7 +403,8 @@ class Flow:
             worker=self.worker,
             since=now,
             heartbeat=now,
-            stuck_for=stuck_for,
+            stuck_for=job.stuck_for,
+            handed_on=job.handed_on,
         )
 
     # -- what comes next ------------------------------------------------------------------

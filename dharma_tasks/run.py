@@ -113,7 +113,8 @@ class Job(NamedTuple):
     since: float
     """When the migration began in this run, seconds since 1970."""
     stuck_for: float
-    """Seconds that passing errors have kept the operation from moving, under other workers."""
+    """As in `Progress`, like `handed_on`."""
+    handed_on: bool
 
 
 class Progress(BaseModel):
@@ -136,6 +137,8 @@ class Progress(BaseModel):
     """Why it does not move: a passing error, a worker that is too old."""
     stuck_for: float = 0.0
     """Seconds that passing errors had kept it from moving, over all its workers, at `heartbeat`."""
+    handed_on: bool = False
+    """Whether a worker that was cut off has left it, in order, to another one."""
 
     @property
     def rate(self) -> float:

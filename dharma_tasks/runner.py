@@ -44,11 +44,11 @@ class Control(Protocol):
     def confirm(self) -> None:
         """Raise `LeaseLost` unless the lease is ours at this moment."""
 
-    def report(self, taken: Taken) -> None:
-        """Show progress."""
+    def report(self, taken: Taken, stuck_for: float) -> None:
+        """Show progress, and for how many seconds there has been none."""
 
-    def waiting(self, reason: str, stuck_for: float) -> None:
-        """Show why there has been no progress for so many seconds."""
+    def waiting(self, reason: str, stuck_for: float, *, handed_on: bool = False) -> None:
+        """Show why there is no progress, and whether the work is left to another worker."""
 
     def warn(self, message: str) -> None:
         """Show what a person should know."""
@@ -78,9 +78,15 @@ class Runner:
     worker: str
     stuck_before: float = 0.0
     """Seconds that passing errors have kept it from moving, under the workers before this one."""
+    handed_on: bool = False
+    """Whether the last of them has left it in order: going on is not an attempt of its own."""
     first: Taken | None = None
     """What this worker found when it took the operation over."""
     _preparing: bool = False
+    _counted: bool = False
+    """Whether this attempt is in the journal."""
+    _unanswered: float | None = None
+    """When the journal first did not answer, in seconds of the monotonic clock."""
     _error: str | None = None
     """The last passing error, for the journal."""
 
@@ -94,8 +100,8 @@ class Runner:
         pace = Pace(self.settings.batch_seconds, self.stuck_before)
         taken: Taken | None = None
         ours: Taken | None = None  # the last that is known, also while it is not sure any more
+        self._counted = self.handed_on
         prepared = False
-        counted = self.stuck_before > 0  # it was handed on, and is not an attempt of its own
         pause = 0.0
         while taken is None or not taken.over:
             try:
@@ -103,8 +109,8 @@ class Runner:
                 self.control.check()
                 pause = 0.0
                 if taken is None:
-                    taken = self._take_over(counted=not counted)
-                    counted, prepared = True, taken.undo is not None or self.assignment.back
+                    taken = self._take_over()
+                    prepared = taken.undo is not None or self.assignment.back
                     self._check_attempts(taken)
                     pace.begun(taken.attempts)
                 elif not prepared:
@@ -112,7 +118,7 @@ class Runner:
                 else:
                     taken = self._batch(taken, pace)
                 ours = taken
-                self.control.report(taken)
+                self.control.report(taken, pace.stuck_in_all)
             except Stopped:
                 self._leave(ours)
                 raise
@@ -127,13 +133,16 @@ class Runner:
                 taken = None
         return taken
 
-    def _take_over(self, *, counted: bool) -> Taken:
+    def _take_over(self) -> Taken:
         """Free what the former owner left open, then become the owner in one write (Law 4)."""
         former = self.database.journal.owner(self.assignment.key)
         if former is not None:
             self.database.free(former)
         me = owner(self.worker, self.database.resources())
-        taken = self.database.journal.take(self.assignment, me, counted=counted, error=self._error)
+        taken = self.database.journal.take(
+            self.assignment, me, counted=not self._counted, error=self._error
+        )
+        self._counted, self._unanswered = True, None
         self._preparing = False
         self.first = self.first or taken
         if taken.done or taken.attempts > 1:
@@ -218,11 +227,21 @@ class Runner:
         self._error = message
         pause = pace.pause()
         self.control.waiting(message, pace.stuck_in_all)
-        if taken is None and pace.stuck_for > self.settings.lease_seconds:
-            # Not even the journal answers: another worker may reach it (Law 8).
-            msg = f"out of reach for {pace.stuck_for:.0f} s: {message}"
-            raise CutOff(msg)
+        if taken is None:
+            self._hand_on(message, pace)
         return pause
+
+    def _hand_on(self, message: str, pace: Pace) -> None:
+        """Leave the work to others once the journal has not answered for long (Law 8)."""
+        now = time.monotonic()
+        if self._unanswered is None:
+            self._unanswered = now
+        silent = now - self._unanswered
+        if silent > self.settings.lease_seconds:
+            self.control.confirm()
+            self.control.waiting(message, pace.stuck_in_all, handed_on=self._counted)
+            msg = f"{self.database.name} has not answered for {silent:.0f} s: {message}"
+            raise CutOff(msg)
 
     def _fault(self, error: Exception, pace: Pace) -> Fault:
         if isinstance(error, DharmaError):

@@ -235,7 +235,7 @@ class Runs:
             int(generation),
             Migration.model_validate_json(migration),
             float(since),
-            _stuck_for(last, key),
+            *_left(last, key),
         )
 
     def waits(self, run: Run, database: str, version: str) -> list[Reference]:
@@ -389,12 +389,12 @@ def _turn(at: Next, following: Next | None) -> tuple[str, str, str]:
     return at.database, at.text, following.text if following else ""
 
 
-def _stuck_for(progress: str | None, key: Key) -> float:
+def _left(progress: str | None, key: Key) -> tuple[float, bool]:
     """What the last worker on this operation said; what is shown may be of the one before."""
-    if progress is None:
-        return 0.0
-    last = Progress.model_validate_json(progress)
-    return last.stuck_for if (last.version, last.number) == (key.version, key.number) else 0.0
+    last = Progress.model_validate_json(progress) if progress else None
+    if last is None or (last.version, last.number) != (key.version, key.number):
+        return 0.0, False
+    return last.stuck_for, last.handed_on
 
 
 def _nexts(answer: Iterable[str]) -> list[Next]:

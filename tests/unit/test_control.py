@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from fake_run import NAMESPACE, Driver, key, migration, progress
 from fakeredis import FakeRedis
@@ -38,7 +40,7 @@ def make_control(driver: Driver, run: Run) -> OperationControl:
         runs=driver.runs,
         run=run.id,
         database="mongodb",
-        progress=progress(FIRST, stuck_for=job.stuck_for),
+        progress=progress(FIRST, stuck_for=job.stuck_for, handed_on=job.handed_on),
         shutting_down=lambda: False,
     )
 
@@ -59,19 +61,34 @@ def make_taken() -> Taken:
 
 
 def test_the_next_worker_learns_for_how_long_it_has_been_stuck(driver: Driver, run: Run) -> None:
-    """Until one has taken the operation over: from then on its end is an attempt of its own."""
+    """Until it moves, whoever has it: also where the same worker has it again in between."""
     first = make_control(driver, run)
-    first.waiting("connection refused", stuck_for=12.0)
+    first.waiting("lock timeout", stuck_for=12.0)
+    first.report(make_taken(), stuck_for=12.0)
     first.lease.release()
     second = make_control(driver, run)
-    assert second.progress.stuck_for == 12.0
-    second.report(make_taken())
+    assert (second.progress.stuck_for, second.progress.handed_on) == (12.0, False)
+    second.report(make_taken(), stuck_for=0.0)
     assert driver.runs.job(run.id, key(FIRST)).stuck_for == 0
+
+
+def test_the_next_worker_learns_that_it_was_handed_on(driver: Driver, run: Run) -> None:
+    """Until one has taken the operation over: from then on its end is an attempt of its own."""
+    first = make_control(driver, run)
+    first.waiting("connection refused", stuck_for=12.0, handed_on=True)
+    first.lease.release()
+    second = make_control(driver, run)
+    assert second.progress.handed_on
+    second.report(make_taken(), stuck_for=12.0)
+    left = driver.runs.job(run.id, key(FIRST))
+    assert (left.stuck_for, left.handed_on) == (12.0, False)
 
 
 def test_what_is_over_soon_is_not_shown(driver: Driver, run: Run) -> None:
     """A small operation costs no message to Redis for its progress bar."""
-    make_control(driver, run).report(make_taken())
+    control = make_control(driver, run)
+    control._reported = time.time() + 60
+    control.report(make_taken(), stuck_for=0.0)
     snapshot = driver.runs.snapshot(run.id)
     assert snapshot is not None
     assert snapshot.progress == {}
@@ -79,6 +96,7 @@ def test_what_is_over_soon_is_not_shown(driver: Driver, run: Run) -> None:
 
 def test_another_operation_was_stuck(driver: Driver, run: Run) -> None:
     """What is shown of a database may still be its former operation."""
-    make_control(driver, run).waiting("connection refused", stuck_for=12.0)
+    make_control(driver, run).waiting("connection refused", stuck_for=12.0, handed_on=True)
     driver.move(run, FIRST, last=False)
-    assert driver.runs.job(run.id, key(SECOND)).stuck_for == 0
+    second = driver.runs.job(run.id, key(SECOND))
+    assert (second.stuck_for, second.handed_on) == (0, False)

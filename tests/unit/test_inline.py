@@ -17,6 +17,7 @@ from dharma_tasks import flow
 from dharma_tasks import submit as submitting
 from dharma_tasks.cli import common, main
 from dharma_tasks.cli import submit as command
+from dharma_tasks.errors import CutOff
 from dharma_tasks.journal import MigrationState, Step, Survey, Work
 from dharma_tasks.loader import Loaded
 from dharma_tasks.runs import Runs
@@ -115,22 +116,36 @@ def test_it_applies_without_a_worker(stage: Stage) -> None:
 
 
 class Outage(Faults):
-    """From its 40th point on the database does not answer for a while."""
+    """From its 40th point on the database does not answer, until somebody has given up on it."""
+
+    def __init__(self, given_up: list[CutOff]) -> None:
+        super().__init__()
+        self.given_up = given_up
 
     def point(self) -> None:
-        """Fail until the time is over."""
+        """Fail until then."""
         self.points += 1
-        if self.points == 40:
-            self.over = time.monotonic() + 2
-        if self.points >= 40 and time.monotonic() < self.over:
+        if self.points >= 40 and not self.given_up:
             raise Passing
 
 
-def test_it_waits_for_its_database(stage: Stage) -> None:
+def test_it_waits_for_its_database(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker would leave the work to another one after a lease's time: here is no other."""
-    stage.faults = Outage()
+    given_up: list[CutOff] = []
+    operation = flow.Flow.operation
+
+    def noting(*arguments: Any, **options: Any) -> Any:
+        try:
+            return operation(*arguments, **options)
+        except CutOff as reason:
+            given_up.append(reason)
+            raise
+
+    monkeypatch.setattr(flow.Flow, "operation", noting)
+    stage.faults = Outage(given_up)
     result = stage.submit()
     assert result.exit_code == 0, result.output
+    assert len(given_up) == 1
     assert set(stage.server.documents.values()) == {1}
 
 

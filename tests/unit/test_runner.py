@@ -28,6 +28,7 @@ class FakeControl:
     asked: int = 0
     reports: list[int] = field(default_factory=list)
     stuck_for: float = 0.0
+    handed_on: bool = False
 
     def check(self) -> None:
         self.asked += 1
@@ -41,11 +42,12 @@ class FakeControl:
     def confirm(self) -> None:
         pass
 
-    def report(self, taken: Taken) -> None:
+    def report(self, taken: Taken, stuck_for: float) -> None:
         self.reports.append(taken.done)
-
-    def waiting(self, reason: str, stuck_for: float) -> None:
         self.stuck_for = stuck_for
+
+    def waiting(self, reason: str, stuck_for: float, *, handed_on: bool = False) -> None:
+        self.stuck_for, self.handed_on = stuck_for, handed_on
 
     def ending(self) -> bool:
         return False
@@ -63,8 +65,10 @@ def make_runner(
     server: Server,
     faults: Faults,
     control: FakeControl | None = None,
-    operation: Increment | None = None,
     stuck_before: float = 0.0,
+    *,
+    operation: Increment | None = None,
+    handed_on: bool = False,
 ) -> Runner:
     """Return a new worker on the model."""
     assignment = Assignment(
@@ -85,6 +89,7 @@ def make_runner(
         settings=Settings(_env_file=None),
         worker="w",
         stuck_before=stuck_before,
+        handed_on=handed_on,
     )
 
 
@@ -201,15 +206,17 @@ def test_who_is_cut_off_hands_on() -> None:
     """
     server, control = make_server(), FakeControl()
     cut_off = Faults(dict.fromkeys(range(6, 500), Passing))  # from the first batch on
-    with pytest.raises(CutOff, match="out of reach"):
+    with pytest.raises(CutOff, match="model has not answered for 1"):
         make_runner(server, cut_off, control).run()
     assert server.attempts == 1
+    assert control.handed_on
     assert 10 <= control.stuck_for < 60
     second = FakeControl()
     with pytest.raises(CutOff):
-        make_runner(server, cut_off, second, stuck_before=control.stuck_for).run()
+        make_runner(server, cut_off, second, control.stuck_for, handed_on=True).run()
+    assert second.handed_on
     assert second.stuck_for >= control.stuck_for + 10
-    third = make_runner(server, Faults(), stuck_before=second.stuck_for)
+    third = make_runner(server, Faults(), None, second.stuck_for, handed_on=True)
     third.run()
     assert third.first is not None
     assert third.first.attempts == 1
@@ -217,17 +224,32 @@ def test_who_is_cut_off_hands_on() -> None:
 
 
 @pytest.mark.usefixtures("clock")
+def test_who_never_had_it_hands_no_attempt_on() -> None:
+    """The worker before may have died of it: the next one that takes it over is an attempt."""
+    control = FakeControl()
+    with pytest.raises(CutOff):
+        make_runner(make_server(), Faults(dict.fromkeys(range(1, 500), Passing)), control).run()
+    assert not control.handed_on
+
+
+@pytest.mark.usefixtures("clock")
 def test_who_reaches_the_journal_keeps_trying() -> None:
-    """A lock that others hold is there for every worker: to hand on would help nobody."""
-    server, tries = make_server(), count()
+    """A lock that others hold is there for every worker: to hand on would help nobody.
+
+    Nor does one try at the journal that fails after all that time.
+    """
+    server, tries, faults = make_server(), count(), Faults()
 
     class Locked(Increment):
         def step(self, work: Work[dict[int, int]]) -> Step:
-            if next(tries) < 50:
+            if next(tries) == 40:
+                faults.plan[faults.points + 1] = Passing  # the next question to the journal
+            if next(tries) < 100:
                 raise Passing
             return super().step(work)
 
-    make_runner(server, Faults(), operation=Locked()).run()
+    make_runner(server, faults, operation=Locked()).run()
+    assert not faults.plan
     assert_applied_once(server)
 
 

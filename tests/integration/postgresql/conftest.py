@@ -47,7 +47,7 @@ class Control:
         self.confirmed += 1
         self.on_confirm()
 
-    def report(self, taken: Taken) -> None:
+    def report(self, taken: Taken, stuck_for: float) -> None:
         pass
 
     def ending(self) -> bool:
@@ -56,7 +56,7 @@ class Control:
     def warn(self, message: str) -> None:
         pass
 
-    def waiting(self, reason: str) -> None:
+    def waiting(self, reason: str, stuck_for: float, *, handed_on: bool = False) -> None:
         self.waits.append(reason)
 
 
