@@ -33,7 +33,14 @@ from dharma_tasks.errors import (
     Unreachable,
 )
 from dharma_tasks.identity import owner
-from dharma_tasks.journal import Assignment, Entry, MigrationState, Opening, Survey
+from dharma_tasks.journal import (
+    Assignment,
+    Direction,
+    Entry,
+    MigrationState,
+    Opening,
+    Survey,
+)
 from dharma_tasks.lease import Held, Lease, Leases
 from dharma_tasks.messages import (
     UNLOCK_LATE,
@@ -43,10 +50,11 @@ from dharma_tasks.messages import (
     operation_chain,
     orphans,
 )
-from dharma_tasks.migration import Key, reference
+from dharma_tasks.migration import Key, Migration, reference
 from dharma_tasks.operations import catalogue
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.planner import Request, plan
+from dharma_tasks.reversal import irreversible, plan_back
 from dharma_tasks.run import Event, Job, Next, Progress, Run, RunState, Snapshot
 from dharma_tasks.runner import MigrationFailed, Runner
 from dharma_tasks.runs import Runs
@@ -58,6 +66,8 @@ Answer = TypeVar("Answer")
 
 REACH_SECONDS = 10
 """How long a survey tries to reach its database before the submit is told."""
+_APPLIED = (MigrationState.APPLIED,)
+_ROLLED_BACK = (MigrationState.PENDING, MigrationState.ROLLED_BACK)
 REPLY_SECONDS = 60
 """How long the answer to a `status` waits to be fetched."""
 
@@ -174,9 +184,12 @@ class Flow:
             target=run.target,
             databases=run.databases,
             allow_out_of_order=run.allow_out_of_order,
+            direction=run.direction,
+            accept_data_loss=run.accept_data_loss,
         )
         try:
-            made = plan(self.runs.migrations(run), surveys, request)
+            way = plan if run.direction is Direction.FORWARD else plan_back
+            made = way(self.runs.migrations(run), surveys, request)
         except Refused as refused:
             self.runs.end(run, RunState.REFUSED, refused.problems)
             return []
@@ -300,29 +313,32 @@ class Flow:
             msg = f"{reference(database, version)} cannot be confirmed"
             raise StepAside(msg) from error
         record = found.by_version().get(version)
-        if record is None or record.state is not MigrationState.APPLIED:
-            msg = f"{reference(database, version)} is not applied yet"
+        state = record.state if record else MigrationState.PENDING
+        forward = snapshot.run.direction is Direction.FORWARD
+        if state not in (_APPLIED if forward else _ROLLED_BACK):
+            msg = f"{reference(database, version)} is {state}"
             raise StepAside(msg)
         self.runs.confirm(snapshot.run, reference(database, version))
         return []
 
-    def operation(self, run: str, database: str, version: str, number: int) -> list[Chain]:
-        """Carry out one operation. Returns chains only where it was its migration's last one.
+    def operation(self, run: str, at: Next) -> list[Chain]:
+        """Carry out one operation. Returns chains only where its migration ends, or turns back.
 
         Raises:
             StepAside: the rest of this chain must not be sent.
             MigrationFailed: a lasting error; the journal and the run say so.
         """
-        key = Key(database=database, version=version, number=number)
-        with bound_contextvars(run=run, database=database, version=version, operation=number):
+        with bound_contextvars(
+            run=run, database=at.database, version=at.version, operation=at.number
+        ):
             try:
-                job = self.runs.job(run, key)
+                job = self.runs.job(run, at)
             except Stopped as reason:
                 raise Overtaken(str(reason), self._orphans(run)) from reason
-            operation = self._operation(job, key)
-            lease = self.leases.acquire(key, owner(self.worker, {}), run)
+            operation = self._operation(job)
+            lease = self.leases.acquire(at.key, owner(self.worker, {}), run)
             try:
-                return self._carry_out(job, key, operation, lease)
+                return self._carry_out(job, operation, lease)
             finally:
                 lease.release()
 
@@ -339,8 +355,9 @@ class Flow:
         seconds = self.settings.rescue_seconds
         return [chain for name, chain in found if self.runs.claim_rescue(name, seconds)]
 
-    def _operation(self, job: Job, key: Key) -> Operation[Any]:
-        raw = job.migration.operations[key.number - 1]
+    def _operation(self, job: Job) -> Operation[Any]:
+        key = job.at.key
+        raw = job.migration.operation(key.number)
         try:
             return catalogue(key.database).parse(raw)
         except (KeyError, ValidationError):
@@ -349,11 +366,9 @@ class Flow:
             self._tell(job.run, "waiting", f"{key}: {msg}")
             raise StepAside(msg) from None
 
-    def _carry_out(
-        self, job: Job, key: Key, operation: Operation[Any], lease: Lease
-    ) -> list[Chain]:
-        begun = time.monotonic()
-        assignment = _assignment(job, key)
+    def _carry_out(self, job: Job, operation: Operation[Any], lease: Lease) -> list[Chain]:
+        begun, key = time.monotonic(), job.at.key
+        assignment = _assignment(job)
         progress = self._progress(assignment, operation, job)
         log.info("started", type=assignment.type, works_on=progress.summary)
         runner = Runner(
@@ -376,20 +391,53 @@ class Flow:
         try:
             taken = runner.run()
         except MigrationFailed as error:
-            self.runs.failed(
-                job.run, key, self._event("failed", key, f"{job.migration.file}: {error}", None)
-            )
-            raise
+            event = self._event("failed", key, f"{job.migration.file}: {error}", None)
+            undo = self._way_back(job, error)
+            if undo is None:
+                self.runs.failed(job.run, job.at, event)
+                raise
+            return self._chains(job.run, self.runs.failed(job.run, job.at, event, undo))
         except Outdated as error:
             text = f"{error}. Submit again: a new run goes on from what the journal says"
-            self.runs.failed(job.run, key, self._event("failed", key, text, None))
+            self.runs.failed(job.run, job.at, self._event("failed", key, text, None))
             raise
         seconds = time.monotonic() - begun
         here = taken.done - (runner.first.done if runner.first else 0)
         log.info("finished", seconds=round(seconds, 3), done=taken.done, rate=here / seconds)
-        event = self._event("applied", key, job.migration.name, time.time() - job.since)
-        ready = self.runs.moved(job.run, key, last=assignment.last, event=event)
+        following = None if assignment.last else job.at.after
+        event = self._end(job, assignment)
+        ended = not assignment.back or job.run.direction is Direction.BACK
+        ready = self.runs.moved(job.run, job.at, following, event, ended=ended)
         return self._chains(job.run, ready)
+
+    def _end(self, job: Job, assignment: Assignment) -> Event:
+        """What is told when the migration ends with this operation."""
+        seconds = time.time() - job.since
+        outcome, text = assignment.outcome, job.migration.name
+        if outcome is MigrationState.FAILED:
+            left = _named(job.migration, range(1, assignment.until))
+            what = f"Left is what cannot be undone, and what was before it: {left}"
+            return self._event("left", assignment.key, what, None)
+        return self._event(outcome.value, assignment.key, text, seconds)
+
+    def _way_back(self, job: Job, failure: MigrationFailed) -> Next | None:
+        """Where to begin to undo what was done of a migration that failed; None if nothing is.
+
+        Down to the last operation that cannot be undone, which stays with those before it.
+        """
+        at, migration = job.at, job.migration
+        forward = at.until is None and at.number <= len(migration.operations)
+        if not (forward and failure.answers and failure.state is MigrationState.FAILED):
+            return None
+        found = self.database(at.database)
+        try:
+            survey = self._trying(found, found.journal.survey)
+            stays = irreversible(migration, survey.by_version().get(at.version))
+        except Exception:
+            log.exception("not_rolled_back", run=job.run.id)
+            return None
+        until = max((n for n in stays if n < at.number + failure.kept), default=0) + 1
+        return at._replace(until=until) if until <= at.number else None
 
     def _progress(self, assignment: Assignment, operation: Operation[Any], job: Job) -> Progress:
         now = time.time()
@@ -434,15 +482,30 @@ def leases_on(database: str, runs: Runs, leases: Leases) -> Iterator[tuple[Run, 
             yield snapshot.run, upcoming, leases.held(upcoming.key)
 
 
-def _assignment(job: Job, key: Key) -> Assignment:
-    migration = job.migration
+def _named(migration: Migration, numbers: Iterable[int]) -> str:
+    return ", ".join(f"{number} {migration.operation(number)['type']}" for number in numbers)
+
+
+def _assignment(job: Job) -> Assignment:
+    migration, at = job.migration, job.at
+    direction, outcome = Direction.FORWARD, MigrationState.APPLIED
+    count = len(migration.operations)
+    if at.until is not None:
+        direction = Direction.BACK
+        outcome = MigrationState.ROLLED_BACK if at.until == 1 else MigrationState.FAILED
+    elif at.number > count:
+        count += len(migration.rollback)
+        outcome = MigrationState.ROLLED_BACK
     return Assignment(
         run=job.run.id,
         generation=job.generation,
         by=job.run.by,
-        key=key,
+        key=at.key,
         name=migration.name,
         checksum=migration.checksum,
-        type=migration.operations[key.number - 1]["type"],
-        count=len(migration.operations),
+        type=migration.operation(at.number)["type"],
+        count=count,
+        direction=direction,
+        outcome=outcome,
+        until=at.until or 1,
     )

@@ -17,10 +17,26 @@ from pydantic import BaseModel, ConfigDict
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.explain import suggestion
-from dharma_tasks.journal import MigrationRecord, MigrationState, Survey
+from dharma_tasks.journal import (
+    Direction,
+    MigrationRecord,
+    MigrationState,
+    OperationState,
+    Survey,
+)
 from dharma_tasks.migration import Migration, Reference, Version, reference
 
-__all__ = ["LATEST", "Plan", "Request", "plan", "required_databases"]
+__all__ = [
+    "LATEST",
+    "Plan",
+    "Request",
+    "changed",
+    "checksum",
+    "chosen",
+    "plan",
+    "required_databases",
+    "wanted_version",
+]
 
 LATEST = "latest"
 
@@ -30,8 +46,9 @@ _BEGUN = (MigrationState.RUNNING, MigrationState.FAILED)
 class Request(BaseModel):
     """What was asked for.
 
-    `target` is `latest` or the highest version to apply in each database; `databases` None
-    means every database that has migrations.
+    `target` is `latest` or the highest version to apply in each database, and on the way back
+    the one that stays (`0.0.0` for none); `databases` None means every database that has
+    migrations.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +56,8 @@ class Request(BaseModel):
     target: str = LATEST
     databases: tuple[str, ...] | None = None
     allow_out_of_order: bool = False
+    direction: Direction = Direction.FORWARD
+    accept_data_loss: bool = False
 
 
 class Plan(BaseModel):
@@ -46,7 +65,9 @@ class Plan(BaseModel):
 
     `orders` has, for each database with something to do, the versions in their order; it is
     empty when there is nothing to do. `dependencies` has every planned migration with those of
-    its dependencies that are in other databases: in this plan, or applied already.
+    its dependencies that are in other databases: in this plan, or applied already. On the way
+    back it has those in other databases that depend on it. `first` says of a migration where it
+    begins (see `Next.text`), if that is not its first operation.
     `generations` is what the head of each database in `orders` said (0 without a head):
     `Journal.begin` expects it. `checksum` covers the orders and the meaning of each migration.
     """
@@ -57,6 +78,7 @@ class Plan(BaseModel):
     dependencies: dict[Reference, tuple[Reference, ...]]
     generations: dict[str, int]
     checksum: str
+    first: dict[Reference, str] = {}
     warnings: list[str] = []
 
 
@@ -66,15 +88,24 @@ def required_databases(migrations: Sequence[Migration], request: Request) -> set
     Raises:
         Refused: `request` names a database or a target that cannot be.
     """
-    target = _target(request)
-    chosen = _chosen(migrations, request)
+    target = wanted_version(request)
+    asked = chosen(migrations, request)
+    if request.direction is Direction.BACK:
+        above = {
+            m.reference for m in migrations if m.database in asked and m.order > _floor(target)
+        }
+        return {*asked, *(m.database for m in migrations if above & {*m.dependencies})}
     wanted = (
         dependency
         for migration in migrations
-        if migration.database in chosen and _within(migration, target)
+        if migration.database in asked and _within(migration, target)
         for dependency in migration.dependencies
     )
-    return {*chosen, *(dependency.partition(":")[0] for dependency in wanted)}
+    return {*asked, *(dependency.partition(":")[0] for dependency in wanted)}
+
+
+def _floor(target: Version | None) -> Version:
+    return target or Version(0)
 
 
 def plan(migrations: Sequence[Migration], surveys: Mapping[str, Survey], request: Request) -> Plan:
@@ -87,12 +118,12 @@ def plan(migrations: Sequence[Migration], surveys: Mapping[str, Survey], request
         Refused: with every reason.
         KeyError: the survey of a chosen database is absent.
     """
-    target = _target(request)
-    chosen = _chosen(migrations, request)
-    sides = [_Side(surveys[database], _sorted(migrations, database), target) for database in chosen]
+    target = wanted_version(request)
+    asked = chosen(migrations, request)
+    sides = [_Side(surveys[database], _sorted(migrations, database), target) for database in asked]
     problems = [problem for side in sides for problem in side.problems(request)]
     planned = {m.reference: m for side in sides for m in side.pending()}
-    problems += _unmet(planned, surveys, chosen)
+    problems += _unmet(planned, surveys, asked)
     if problems:
         raise Refused(problems)
     orders = {
@@ -105,7 +136,7 @@ def plan(migrations: Sequence[Migration], surveys: Mapping[str, Survey], request
         orders=orders,
         dependencies={name: _elsewhere(m) for name, m in planned.items()},
         generations={name: head.generation if head else 0 for name, head in heads.items()},
-        checksum=_checksum(orders, planned),
+        checksum=checksum(orders, planned),
         warnings=[
             *_warnings(migrations, request, target),
             *(warning for side in sides for warning in side.warnings()),
@@ -116,7 +147,7 @@ def plan(migrations: Sequence[Migration], surveys: Mapping[str, Survey], request
 # -- what was asked for --------------------------------------------------------------------
 
 
-def _target(request: Request) -> Version | None:
+def wanted_version(request: Request) -> Version | None:
     """The highest version to apply; None for the latest."""
     if request.target == LATEST:
         return None
@@ -130,7 +161,7 @@ def _target(request: Request) -> Version | None:
     return version
 
 
-def _chosen(migrations: Sequence[Migration], request: Request) -> list[str]:
+def chosen(migrations: Sequence[Migration], request: Request) -> list[str]:
     """The databases to work on, those without migrations left out."""
     asked = NAMES if request.databases is None else request.databases
     problems = [
@@ -151,10 +182,10 @@ def _within(migration: Migration, target: Version | None) -> bool:
 def _warnings(
     migrations: Sequence[Migration], request: Request, target: Version | None
 ) -> Iterator[str]:
-    chosen = _chosen(migrations, request)
-    for name in sorted(set(request.databases or ()) - set(chosen)):
+    asked = chosen(migrations, request)
+    for name in sorted(set(request.databases or ()) - set(asked)):
         yield f"{name} has no migrations in the folder: there is nothing to do there"
-    versions = {m.version for m in migrations if m.database in chosen}
+    versions = {m.version for m in migrations if m.database in asked}
     if target and versions and str(target) not in versions:
         yield f"no migration has the version {target}; everything up to it is meant"
 
@@ -194,13 +225,24 @@ class _Side:
         for migration in self.migrations:
             record = self.records.get(migration.version)
             if record and record.checksum != migration.checksum:
-                yield from _changed(migration, record)
+                yield from changed(migration, record)
+            if record and half_undone(record):
+                yield from self._rolling_back(record)
         for record in self._without_file(*_BEGUN):
             what = f"{record.version} ({record.name}) is {record.state}, but has no file"
             todo = "Put its files back as they were submitted, so that it can be gone on with."
             yield Problem(self.database, "", what, todo)
         if not request.allow_out_of_order:
             yield from self._late()
+
+    def _rolling_back(self, record: MigrationRecord) -> Iterator[Problem]:
+        below = [r for r in self._with_state(MigrationState.APPLIED) if _order(r) < _order(record)]
+        what = f"{record.version} ({record.name}) is being rolled back, and is half undone"
+        todo = (
+            f"Finish that first: dharma rollback {below[-1].version if below else '0.0.0'} "
+            f"--databases {self.database}"
+        )
+        yield Problem(self.database, "", what, todo)
 
     def _late(self) -> Iterator[Problem]:
         """What was begun and not finished counts as applied here: half of it is there."""
@@ -234,7 +276,13 @@ class _Side:
         return [record for record in self._with_state(*states) if record.version not in there]
 
 
-def _changed(migration: Migration, record: MigrationRecord) -> Iterator[Problem]:
+def half_undone(record: MigrationRecord) -> bool:
+    """Whether the only way from here is further back."""
+    undoing = any(operation.state is OperationState.UNDOING for operation in record.operations)
+    return undoing or record.state is MigrationState.ROLLING_BACK
+
+
+def changed(migration: Migration, record: MigrationRecord) -> Iterator[Problem]:
     """Of one whose file is not what its record says: whether that may be."""
     then, now = record.checksum[:12], migration.checksum[:12]
     checksums = f"its checksum was {then} and is {now}"
@@ -290,7 +338,8 @@ def _unmet(
             yield Problem(migration.file, "dependencies", what, f"{todo}, or apply it first.")
 
 
-def _checksum(orders: Mapping[str, Sequence[str]], planned: Mapping[Reference, Migration]) -> str:
+def checksum(orders: Mapping[str, Sequence[str]], planned: Mapping[Reference, Migration]) -> str:
+    """Of what a plan does: equal for two that do the same to the same migrations."""
     meaning = [
         [database, [[version, planned[reference(database, version)].checksum] for version in order]]
         for database, order in sorted(orders.items())

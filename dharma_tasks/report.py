@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 
 from dharma_tasks import words
 from dharma_tasks.databases import NAMES
+from dharma_tasks.journal import Direction
 from dharma_tasks.migration import Migration, Reference, reference
 from dharma_tasks.planner import Plan
-from dharma_tasks.run import Event, Next, Progress, RunState, Snapshot
+from dharma_tasks.run import Event, Next, Progress, Run, RunState, Snapshot
 
-__all__ = ["START_A_WORKER", "Row", "View", "event_line", "numbers", "rows"]
+__all__ = ["ENDED", "START_A_WORKER", "Row", "View", "ended", "event_line", "numbers", "rows"]
 
 START_A_WORKER = "celery -A dharma_tasks worker"
+ENDED = {"applied": "applied", "rolled_back": "rolled back"}
+"""The kinds of events with which a migration ends as it was meant to, in words."""
 _STILL_SECONDS = 3
 """After so long without a sign of life no rate is shown any more."""
 _QUIET_SECONDS = 15
@@ -38,6 +41,11 @@ class View:
     migrations: Mapping[Reference, Migration] = field(default_factory=dict)
     surveyed: frozenset[str] = frozenset()
     unserved: frozenset[str] = frozenset()
+
+
+def ended(run: Run) -> str:
+    """What a migration is when this run is through with it."""
+    return "applied" if run.direction is Direction.FORWARD else "rolled back"
 
 
 @dataclass(frozen=True)
@@ -110,10 +118,10 @@ def _resting(view: View, database: str) -> Row:
     snapshot = view.snapshot
     done, total = snapshot.done.get(database, 0), snapshot.total[database]
     if done >= total:
-        applied = words.several(total, "migration")
-        return Row(database, _position(view, database), f"{applied} applied", over=True)
+        what = f"{words.several(total, 'migration')} {ended(snapshot.run)}"
+        return Row(database, _position(view, database), what, over=True)
     if snapshot.state is not RunState.RUNNING:
-        what = f"stopped: {words.several(total - done, 'migration')} not applied"
+        what = f"stopped: {words.several(total - done, 'migration')} not {ended(snapshot.run)}"
         return Row(database, _position(view, database), what, over=True)
     version = view.plan.orders[database][done] if view.plan else ""
     waits = _no_worker(view, database)
@@ -166,9 +174,10 @@ def _title(view: View, database: str, version: str) -> str:
 def _operation(view: View, database: str, at: Next) -> str:
     """The operation that is next, before any worker says what it does: `2/3 create_index`."""
     found = view.migrations.get(reference(database, at.version))
-    if found is None or at.number > len(found.operations):
+    if found is None or at.number > len(found.operations) + len(found.rollback):
         return f"operation {at.number}"
-    return _of(at.number, len(found.operations)) + str(found.operations[at.number - 1]["type"])
+    what = str(found.operation(at.number)["type"])
+    return _of(at.number, len(found.operations)) + (f"undo {what}" if at.until else what)
 
 
 def _of(number: int, count: int) -> str:
@@ -189,9 +198,11 @@ def event_line(event: Event) -> str:
     """What happened, in one line."""
     text = words.first_line(event.text)
     name = f"{event.database} {event.version}"
-    if event.kind == "applied":
+    if event.kind in ENDED:
         took = "" if event.seconds is None else f" in {words.duration(event.seconds)}"
-        return f"{name} {text} applied{took}"
+        return f"{name} {text} {ENDED[event.kind]}{took}"
+    if event.kind == "left":
+        return f"{name} {text}"
     return f"{event.kind}: {text}"
 
 

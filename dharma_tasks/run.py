@@ -85,6 +85,11 @@ class Next(NamedTuple):
         """How a run's record knows it: `VERSION NUMBER`, or `VERSION NUMBER UNTIL`."""
         return " ".join(str(part) for part in self[1:] if part is not None)
 
+    @property
+    def after(self) -> Next:
+        """The operation that follows it, whichever way it goes."""
+        return self._replace(number=self.number + (1 if self.until is None else -1))
+
     def rest(self, operations: int, rollback: int) -> list[Next]:
         """This operation and what follows it, in a migration of so many operations.
 

@@ -55,10 +55,18 @@ class Control(Protocol):
 
 
 class MigrationFailed(DharmaError):
-    """An operation failed for good, and its journal says so; `state` is the migration's."""
+    """An operation failed for good, and its journal says so.
 
-    def __init__(self, text: str, state: MigrationState) -> None:
+    `state` is the migration's, `kept` whether the operation itself may have left something, and
+    `answers` whether the database could still be asked.
+    """
+
+    def __init__(
+        self, text: str, state: MigrationState, *, kept: bool = True, answers: bool = True
+    ) -> None:
         self.state = state
+        self.kept = kept
+        self.answers = answers
         super().__init__(text)
 
     def __reduce__(self) -> tuple[type[MigrationFailed], tuple[str, MigrationState]]:
@@ -170,7 +178,7 @@ class Runner:
         """One batch and its checkpoint, in one transaction where the operation can (Law 3)."""
         begun = time.monotonic()
         operation, back = self.operation, self.assignment.back
-        step = operation.undo if back else operation.step
+        step = self._undo if back else operation.step
         transactional = operation.undoes_in_transaction if back else operation.transactional
 
         def batch(handle: object) -> Step:
@@ -183,6 +191,21 @@ class Runner:
         moved = (after.cursor, after.done) != (taken.cursor, taken.done)
         pace.went_well(time.monotonic() - begun, moved=moved)
         return after
+
+    def _undo(self, work: Work[Any]) -> Step:
+        """Undo a batch. What was never done, or cannot be undone, is passed over.
+
+        That the latter may be passed over was decided when the way back was planned.
+        """
+        walked = work.walked
+        if walked and walked.cursor is None and not walked.done and self._in_one:
+            return Step(cursor=None, finished=True)
+        problem = self.operation.irreversible()
+        reason = work.undo.get("irreversible") or (problem and problem.what)
+        if reason:
+            self._warn(f"left as it is: {reason}")
+            return Step(cursor=None, finished=True)
+        return self.operation.undo(work)
 
     def _alive(self) -> Callable[[], None]:
         """A sign of life from a long statement; one that outlives a shutdown is ended.
@@ -261,20 +284,23 @@ class Runner:
         """Write the lasting error to the journal. `taken` is None when the taking itself failed."""
         text = f"{self.assignment.key} {self.assignment.type} {self.operation.summary}: {message}"
         log.error("failed", error=message, exc_info=error)
-        kept = taken is None or self.assignment.back or self._keeps_something(taken)
-        state = MigrationState.FAILED if kept else MigrationState.ROLLED_BACK
+        kept = taken is None or self._keeps_something(taken)
+        alone = self.assignment.key.number == 1 and not self.assignment.back
+        state = MigrationState.FAILED if kept or not alone else MigrationState.ROLLED_BACK
         if taken is not None:
             self.database.journal.fail(taken, message, state)
-        return MigrationFailed(text, state)
+        return MigrationFailed(text, state, kept=kept, answers=taken is not None)
 
     def _keeps_something(self, taken: Taken) -> bool:
-        """Whether anything of the migration may be there after a lasting error."""
-        if self.assignment.key.number > 1:
-            return True
+        """Whether anything of the operation may be there after a lasting error."""
         if self._preparing and taken.undo is None:
             return False
-        in_one = self.database.transactions and self.operation.transactional(None)
-        return taken.cursor is not None or not in_one
+        return taken.cursor is not None or not self._in_one
+
+    @property
+    def _in_one(self) -> bool:
+        """Whether the first batch and its checkpoint are one transaction."""
+        return self.database.transactions and self.operation.transactional(None)
 
     def _warn(self, message: str) -> None:
         log.warning("warning", message=message)

@@ -266,7 +266,7 @@ def _alive(name: str, snapshot: Snapshot | None, leases: Leases | None) -> Alive
     if snapshot is None or leases is None:
         return None
     at, progress = snapshot.working.get(name), snapshot.progress.get(name)
-    if not at or not progress or at[1:] != (progress.version, progress.number):
+    if not at or not progress or (at.version, at.number) != (progress.version, progress.number):
         return None
     holder = _holder(leases, Key(database=name, version=at.version, number=at.number))
     return Alive(

@@ -171,6 +171,8 @@ def make_run(loaded: Loaded, request: Request, by: str) -> Run:
     wanted = [
         request.target,
         str(request.allow_out_of_order),
+        request.direction,
+        str(request.accept_data_loss),
         *selected,
         *sorted(f"{m.reference} {m.checksum}" for m in loaded.migrations),
     ]
@@ -183,6 +185,8 @@ def make_run(loaded: Loaded, request: Request, by: str) -> Run:
         databases=selected,
         surveyed=tuple(sorted(required)),
         allow_out_of_order=request.allow_out_of_order,
+        direction=request.direction,
+        accept_data_loss=request.accept_data_loss,
         fingerprint=hashlib.sha256("\n".join(wanted).encode()).hexdigest(),
     )
 

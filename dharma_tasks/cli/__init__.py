@@ -10,6 +10,7 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "submit": "Bring the databases to a version, and show how it goes.",
+    "rollback": "Undo what is above a version.",
     "status": "Show what is applied, what is pending and what runs.",
     "unlock": "Break the lease of a worker that hangs, so that another one goes on.",
 }

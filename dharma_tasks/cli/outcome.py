@@ -11,16 +11,19 @@ from rich.text import Text
 from dharma_tasks import words
 from dharma_tasks.cli.screen import Indented
 from dharma_tasks.errors import Problem
+from dharma_tasks.journal import Direction
 from dharma_tasks.migration import JSON, Migration, Reference, reference
 from dharma_tasks.planner import LATEST, Plan
 from dharma_tasks.run import Event, Run, RunState, Snapshot
 
+_ENDS = {False: "applied", True: "rolled_back"}
+"""The events that end a migration, by whether the run goes back."""
 _FEW = 4
 """So many versions are named one by one."""
 _AGAIN = (
     "Correct the cause and submit again. What is applied stays. A failed migration goes on where "
-    "it stopped, with its file as it is; one that was rolled back may be changed first. "
-    "`dharma status` shows which it is."
+    "it stopped, with its file as it is; one that was rolled back may be changed first, and "
+    "begins anew. `dharma status` shows which it is."
 )
 
 
@@ -115,7 +118,7 @@ class Outcome:
         took = sum(
             event.seconds or 0
             for event in self.events
-            if event.kind == "applied" and event.database == database
+            if event.kind == _ENDS[self._back] and event.database == database
         )
         count = f"{words.several(done, 'migration')} in {words.duration(took)}"
         return [Text.assemble((f"  {database:<14}", "bold"), f"{count}: {_versions(order[:done])}")]
@@ -126,10 +129,25 @@ class Outcome:
             name = self._name(f"{event.database}", f"{event.version}")
             parts.append(Text(f"\nFailed: {event.database} {name}", "bold red"))
             parts.append(Indented(event.text, 4))
+            parts += [Indented(text, 4) for text in self._undone(event)]
         return Group(*parts, self._so_far(), Text(f"\n{_AGAIN}"))
+
+    def _undone(self, failure: Event) -> Iterator[str]:
+        """What became of a migration that failed."""
+        for event in self.events:
+            if (event.database, event.version) == (failure.database, failure.version):
+                if event.kind == "rolled_back":
+                    yield "What was done of it is undone: it is rolled back."
+                elif event.kind == "left":
+                    yield f"It was rolled back as far as it can be. {event.text}"
+
+    @property
+    def _back(self) -> bool:
+        return self.run is not None and self.run.direction is Direction.BACK
 
     def _so_far(self) -> RenderableType:
         """What ran, and what did not, by name."""
+        word = "rolled back" if self._back else "applied"
         ran = [line for order in self.orders() for line in self._applied(*order)]
         failed = {(event.database, event.version) for event in self.failures()}
         rest = [
@@ -139,7 +157,7 @@ class Outcome:
             if (database, version) not in failed
         ]
         return Group(
-            Text("\nApplied:" if ran else "\nNothing was applied."),
+            Text(f"\n{word.capitalize()}:" if ran else f"\nNothing was {word}."),
             *ran,
             Text("Not run:" if rest else ""),
             *rest,
@@ -159,6 +177,8 @@ def _versions(versions: Sequence[str]) -> str:
 def _has_all(run: Run | None) -> str:
     if run is None:
         return "no migrations"
+    if run.direction is Direction.BACK:
+        return f"nothing is applied above {run.target}"
     verb = "has" if len(run.databases) == 1 else "have"
     target = "" if run.target == LATEST else f" up to {run.target}"
     return f"{', '.join(run.databases)} {verb} every migration{target}"

@@ -118,7 +118,7 @@ class _Unlock:
         ]
         snapshot = self._runs.snapshot(run.id)
         progress = snapshot.progress.get(self._database) if snapshot else None
-        if progress and (progress.version, progress.number) == upcoming[1:]:
+        if progress and (progress.version, progress.number) == (upcoming.version, upcoming.number):
             done = words.amount(progress.done, progress.total)
             age = words.duration(time.time() - progress.heartbeat)
             lines.append(f"  {progress.type} {progress.summary}: {done}, heartbeat {age} ago")

@@ -43,7 +43,7 @@ def migration(
 
 def loaded(*migrations: Migration) -> Loaded:
     """A folder of these migrations."""
-    return Loaded(migrations, {}, ())
+    return Loaded(migrations, ())
 
 
 def key(upcoming: Next) -> Key:
@@ -120,8 +120,9 @@ class Driver:
 
     def move(self, run: Run, upcoming: Next, *, last: bool = True) -> list[Next]:
         """End an operation."""
-        return self.runs.moved(run, key(upcoming), last=last, event=applied(upcoming))
+        following = None if last else upcoming.after
+        return self.runs.moved(run, upcoming, following, applied(upcoming))
 
     def fail(self, run: Run, upcoming: Next, text: str = "E11000 duplicate key") -> None:
         """End an operation for good."""
-        self.runs.failed(run, key(upcoming), failed(upcoming, text))
+        self.runs.failed(run, upcoming, failed(upcoming, text))

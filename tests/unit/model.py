@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from dharma_tasks.databases.base import Database, Fault
-from dharma_tasks.errors import FenceLost, OperationFailed
+from dharma_tasks.errors import FenceLost, OperationFailed, Outdated, Problem
 from dharma_tasks.journal import (
     Assignment,
     Entry,
@@ -22,6 +22,7 @@ from dharma_tasks.journal import (
     Step,
     Survey,
     Taken,
+    Walked,
     Work,
 )
 from dharma_tasks.migration import JSON, Key
@@ -50,6 +51,7 @@ class Server:
     migration: MigrationState = MigrationState.PENDING
     cursor: int | None = None
     undo: JSON | None = None
+    walked: Walked | None = None
     done: int = 0
     attempts: int = 0
     error: str | None = None
@@ -92,9 +94,19 @@ class ModelJournal(Journal[dict[int, int]]):
     ) -> Taken:
         self.faults.point()
         server = self.server
-        if server.state is not OperationState.DONE:
-            server.state = OperationState.RUNNING
-            server.migration = MigrationState.RUNNING
+        going = OperationState.UNDOING if assignment.back else OperationState.RUNNING
+        over = OperationState.PENDING if assignment.back else OperationState.DONE
+        if server.state is OperationState.UNDOING and not assignment.back:
+            msg = "it is being undone"
+            raise Outdated(msg)
+        if server.state is not over:
+            if assignment.back and server.state is not going:
+                server.walked = Walked(server.cursor, server.done)
+                server.cursor, server.done, server.attempts = None, 0, 0
+            server.state = going
+            server.migration = (
+                MigrationState.ROLLING_BACK if assignment.back else MigrationState.RUNNING
+            )
             server.fence += 1
             server.attempts += counted
             server.error = error
@@ -106,6 +118,7 @@ class ModelJournal(Journal[dict[int, int]]):
             undo=server.undo,
             done=server.done,
             attempts=server.attempts,
+            walked=server.walked,
         )
         self.faults.point()
         return taken
@@ -136,14 +149,17 @@ class ModelJournal(Journal[dict[int, int]]):
         self.server.state = after.state
         self.server.attempts = 0
         self.server.error = None
-        if after.state is OperationState.DONE:
-            self.server.migration = MigrationState.APPLIED
+        if after.over:
+            self.server.migration = taken.assignment.outcome
+        if after.state is OperationState.PENDING:
+            self.server.cursor = self.server.undo = self.server.walked = None
         self.faults.point()
         return after
 
     def fail(self, taken: Taken, error: str, state: MigrationState) -> None:
         self._fenced(taken)
-        self.server.state = OperationState.FAILED
+        if not taken.assignment.back:
+            self.server.state = OperationState.FAILED
         self.server.migration = state
         self.server.error = error
 
@@ -221,3 +237,17 @@ class Increment(Operation[dict[int, int]]):
             work.handle[key] += 1
         finished = len(batch) == len(keys)
         return Step(batch[-1] if batch else after, done=len(batch), finished=finished)
+
+    def irreversible(self) -> Problem | None:
+        return None
+
+    def undo(self, work: Work[dict[int, int]]) -> Step:
+        """From the last document that was done to the first."""
+        assert work.walked is not None
+        below = work.walked.cursor if work.cursor is None else work.cursor - 1
+        keys = [k for k in sorted(work.handle, reverse=True) if k <= below]
+        batch = keys[: min(self.size, work.size)]
+        for key in batch:
+            work.handle[key] -= 1
+        finished = len(batch) == len(keys)
+        return Step(batch[-1] if batch else below, done=len(batch), finished=finished)

@@ -14,9 +14,9 @@ from fakeredis import FakeRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from dharma_tasks import submit as submitting
-from dharma_tasks.cli import common, main
+from dharma_tasks.cli import common, main, running
 from dharma_tasks.cli import submit as command
-from dharma_tasks.cli.submit import _names
+from dharma_tasks.cli.running import names
 from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.loader import Loaded
 from dharma_tasks.messages import Chain
@@ -50,15 +50,15 @@ class Stage:
         found = Settings(_env_file=None, namespace=NAMESPACE)  # type: ignore[call-arg]
         monkeypatch.setattr(common, "read", lambda: found)
         monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
-        monkeypatch.setattr(command, "require_redis", lambda _settings: self.redis)
-        monkeypatch.setattr(command, "load", lambda _folder: self._load())
+        monkeypatch.setattr(running, "require_redis", lambda _settings: self.redis)
+        monkeypatch.setattr(running, "load", lambda _folder: self._load())
         monkeypatch.setattr(common, "send", self._send)
         monkeypatch.setattr(submitting, "POLL_SECONDS", 0.01)
         monkeypatch.setattr(submitting, "WORKER_SECONDS", 0.02)
 
     def folder(self, *migrations: Migration, warnings: tuple[Problem, ...] = ()) -> None:
         """What the migrations folder holds."""
-        made = Loaded(migrations, {}, warnings)
+        made = Loaded(migrations, warnings)
         self._load: Callable[[], Loaded] = lambda: made
 
     def fails_to_load(self, error: Exception) -> None:
@@ -137,7 +137,7 @@ def test_names_of_databases(
     values: tuple[str, ...], more: tuple[str, ...], expected: tuple[str, ...] | None
 ) -> None:
     """Spaces, commas and repetitions all mean the same."""
-    assert _names(values, more) == expected
+    assert names(values, more) == expected
 
 
 def test_databases_on_the_command_line(stage: Stage) -> None:
@@ -358,7 +358,7 @@ def test_4_redis_is_down(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         msg = "Redis at h:1 cannot be used: Connection refused. Start it"
         raise Unreachable(msg)
 
-    monkeypatch.setattr(command, "require_redis", refuse)
+    monkeypatch.setattr(running, "require_redis", refuse)
     result = stage.submit()
     assert result.exit_code == 4
     assert "Redis at h:1 cannot be used" in result.stderr
@@ -452,7 +452,7 @@ def test_redis_may_be_away_for_a_moment(stage: Stage, monkeypatch: pytest.Monkey
         monkeypatch.setattr(Runs, "snapshot", sometimes)
 
     stage.does = working
-    monkeypatch.setattr(command, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(running, "_LOOK_SECONDS", 0.01)
     result = stage.submit()
     assert result.exit_code == 0
     assert result.stdout.count("Redis does not answer (away)") == 1

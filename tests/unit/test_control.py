@@ -34,7 +34,7 @@ def run(driver: Driver) -> Run:
 
 def make_control(driver: Driver, run: Run) -> OperationControl:
     """Return what a worker has that begins on the first operation."""
-    job = driver.runs.job(run.id, key(FIRST))
+    job = driver.runs.job(run.id, FIRST)
     return OperationControl(
         lease=Leases(driver.redis, NAMESPACE, 10).acquire(key(FIRST), owner("w", {}), run.id),
         runs=driver.runs,
@@ -69,7 +69,7 @@ def test_the_next_worker_learns_for_how_long_it_has_been_stuck(driver: Driver, r
     second = make_control(driver, run)
     assert (second.progress.stuck_for, second.progress.handed_on) == (12.0, False)
     second.report(make_taken(), stuck_for=0.0)
-    assert driver.runs.job(run.id, key(FIRST)).stuck_for == 0
+    assert driver.runs.job(run.id, FIRST).stuck_for == 0
 
 
 def test_the_next_worker_learns_that_it_was_handed_on(driver: Driver, run: Run) -> None:
@@ -80,7 +80,7 @@ def test_the_next_worker_learns_that_it_was_handed_on(driver: Driver, run: Run) 
     second = make_control(driver, run)
     assert second.progress.handed_on
     second.report(make_taken(), stuck_for=12.0)
-    left = driver.runs.job(run.id, key(FIRST))
+    left = driver.runs.job(run.id, FIRST)
     assert (left.stuck_for, left.handed_on) == (12.0, False)
 
 
@@ -98,5 +98,5 @@ def test_another_operation_was_stuck(driver: Driver, run: Run) -> None:
     """What is shown of a database may still be its former operation."""
     make_control(driver, run).waiting("connection refused", stuck_for=12.0, handed_on=True)
     driver.move(run, FIRST, last=False)
-    second = driver.runs.job(run.id, key(SECOND))
+    second = driver.runs.job(run.id, SECOND)
     assert (second.stuck_for, second.handed_on) == (0, False)

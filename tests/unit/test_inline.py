@@ -13,10 +13,9 @@ from fakeredis import FakeRedis
 from model import Faults, Increment, ModelDatabase, ModelJournal, Passing, Server
 from pydantic import SecretStr
 
-from dharma_tasks import flow
+from dharma_tasks import flow, reversal
 from dharma_tasks import submit as submitting
-from dharma_tasks.cli import common, main
-from dharma_tasks.cli import submit as command
+from dharma_tasks.cli import common, main, running
 from dharma_tasks.errors import CutOff
 from dharma_tasks.journal import MigrationState, Step, Survey, Work
 from dharma_tasks.loader import Loaded
@@ -63,14 +62,15 @@ class Stage:
             mongodb_url=SecretStr("model://"),
             lease_seconds=1,
         )
-        folder = Loaded((migration("mongodb", "1.0.0"),), {}, ())
+        folder = Loaded((migration("mongodb", "1.0.0"),), ())
         monkeypatch.setattr(common, "read", lambda: settings)
         monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
-        monkeypatch.setattr(command, "require_redis", lambda _settings: self.redis)
-        monkeypatch.setattr(command, "load", lambda _folder: folder)
+        monkeypatch.setattr(running, "require_redis", lambda _settings: self.redis)
+        monkeypatch.setattr(running, "load", lambda _folder: folder)
         monkeypatch.setattr(submitting, "POLL_SECONDS", 0.01)
         monkeypatch.setattr(flow, "connect", lambda *_: self.database())
-        monkeypatch.setattr(flow, "catalogue", lambda _database: self)
+        for module in (flow, reversal):
+            monkeypatch.setattr(module, "catalogue", lambda _database: self)
 
     def database(self) -> ModelDatabase:
         """A new connection."""
@@ -166,12 +166,14 @@ def test_ctrl_c_stops_between_two_batches(stage: Stage) -> None:
 
 
 def test_a_failure_has_its_message(stage: Stage) -> None:
-    """What fails in this process is told like what fails in a worker."""
+    """What fails in this process is told like what fails in a worker, and undone."""
     stage.operation = Slow(fails_at=20)
     result = stage.submit()
     assert result.exit_code == 1
     assert "document 20 is bad" in result.stderr
-    assert stage.server.migration is MigrationState.FAILED
+    assert "What was done of it is undone: it is rolled back." in result.stderr
+    assert stage.server.migration is MigrationState.ROLLED_BACK
+    assert set(stage.server.documents.values()) == {0}
 
 
 def test_a_database_that_cannot_be_read(stage: Stage) -> None:

@@ -38,7 +38,7 @@ def index(**changes: Any) -> JSON:
 
 
 def test_three_databases(migrations: Migrations) -> None:
-    """Migrations come sorted by database and version, whole, with rollbacks apart."""
+    """Migrations come sorted by database and version, whole, each with its rollback."""
     migrations.write("mongodb/010_b.json", "1.10.0", dependencies=["1.9.0", "postgresql:1.0.0"])
     migrations.write("mongodb/009_a.json", "1.9.0", description="first")
     migrations.write("mongodb/009_a_rollback.json", "1.9.0")
@@ -59,8 +59,8 @@ def test_three_databases(migrations: Migrations) -> None:
     assert second.dependencies == ("mongodb:1.9.0", "postgresql:1.0.0")
     assert second.file == "mongodb/010_b.json"
     assert sql.operations == ({"type": "sql", "sql": "SELECT 1;\n", "alone": True},)
-    assert list(loaded.rollbacks) == ["mongodb:1.9.0"]
-    assert loaded.rollbacks[first.reference].file == "mongodb/009_a_rollback.json"
+    assert [bool(each.rollback) for each in loaded.migrations] == [True, False, False, False]
+    assert first.rollback == first.operations
     assert loaded.warnings == ()
 
 

@@ -15,7 +15,7 @@ from dharma_tasks.messages import Message
 from dharma_tasks.migration import Key, Migration
 from dharma_tasks.planner import Request, plan
 from dharma_tasks.rescue import Rescuer
-from dharma_tasks.run import Event, Progress, Run, RunState
+from dharma_tasks.run import Event, Next, Progress, Run, RunState
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 
@@ -77,7 +77,7 @@ def begin(runs: Runs, run: Run) -> None:
     survey = Survey(database="mongodb")
     made = plan([make_migration()], {"mongodb": survey}, Request(target="latest"))
     assert runs.start(run, made)
-    assert runs.begun(run, "mongodb", 1) == [("mongodb", "1.0.0", 1)]
+    assert runs.begun(run, "mongodb", 1) == [Next("mongodb", "1.0.0", 1)]
 
 
 def names(chains: list[list[Message]]) -> list[list[str]]:
@@ -100,7 +100,8 @@ def test_the_rest_of_the_chain(redis: Redis, settings: Settings, runs: Runs, run
     begin(runs, run)
     assert names(rescuer(redis, settings).look()) == [["mongodb.a", "mongodb.b"]]
     event = Event(at=datetime.now(UTC), kind="applied", text="")
-    runs.moved(run, KEY, last=False, event=event)
+    at = Next("mongodb", "1.0.0", 1)
+    runs.moved(run, at, at.after, event)
     assert names(rescuer(redis, settings).look()) == [["mongodb.b"]]
 
 

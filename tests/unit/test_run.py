@@ -8,7 +8,7 @@ from fakeredis import FakeRedis
 
 from dharma_tasks.errors import Problem, Stopped
 from dharma_tasks.journal import Survey
-from dharma_tasks.migration import Key, reference
+from dharma_tasks.migration import reference
 from dharma_tasks.run import Next, RunState
 from dharma_tasks.runs import OPEN_SECONDS, OVER_SECONDS, Busy, Runs
 
@@ -128,7 +128,7 @@ def test_a_dependency_must_be_confirmed_by_its_database(crossed: Driver) -> None
     run = crossed.submit()
     crossed.start(run)
     crossed.move(run, M1)
-    wanted = Key(database="postgresql", version="1.0.0", number=1)
+    wanted = Next("postgresql", "1.0.0", 1)
     with pytest.raises(Stopped, match=r"waits until mongodb:1\.0\.0 is confirmed"):
         crossed.runs.job(run.id, wanted)
     crossed.runs.confirm(run, reference("mongodb", "1.0.0"))
@@ -179,12 +179,12 @@ def test_a_job_is_given_for_the_next_operation_only(crossed: Driver) -> None:
     """A delivery for an operation that is not next, or for no run at all, stops."""
     run = crossed.submit()
     crossed.start(run)
-    job = crossed.runs.job(run.id, Key(database="mongodb", version="1.0.0", number=1))
+    job = crossed.runs.job(run.id, M1)
     assert (job.run, job.migration.version, job.generation) == (run, "1.0.0", 1)
     with pytest.raises(Stopped, match=r"is at 1\.0\.0 1 in mongodb"):
-        crossed.runs.job(run.id, Key(database="mongodb", version="1.1.0", number=1))
+        crossed.runs.job(run.id, M2)
     with pytest.raises(Stopped, match="not known"):
-        crossed.runs.job("nobody", Key(database="mongodb", version="1.0.0", number=1))
+        crossed.runs.job("nobody", M1)
 
 
 def test_progress_is_shown_until_the_migration_ends(crossed: Driver) -> None:
@@ -246,7 +246,7 @@ def test_an_end_before_its_time(crossed: Driver) -> None:
     assert snapshot is not None
     assert (snapshot.state, snapshot.problems) == (RunState.REFUSED, [problem])
     with pytest.raises(Stopped, match="is refused"):
-        crossed.runs.job(run.id, Key(database="mongodb", version="1.0.0", number=1))
+        crossed.runs.job(run.id, M1)
 
 
 @pytest.mark.parametrize("end", ["done", "failed", "ended"])

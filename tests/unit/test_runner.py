@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -11,8 +12,16 @@ from hypothesis import strategies as st
 from model import Conflict, Crash, Faults, Increment, ModelDatabase, Passing, Server
 from tenacity import wait_none
 
-from dharma_tasks.errors import CutOff, FenceLost, Stopped
-from dharma_tasks.journal import Assignment, MigrationState, OperationState, Step, Taken, Work
+from dharma_tasks.errors import CutOff, FenceLost, OperationFailed, Problem, Stopped
+from dharma_tasks.journal import (
+    Assignment,
+    Direction,
+    MigrationState,
+    OperationState,
+    Step,
+    Taken,
+    Work,
+)
 from dharma_tasks.migration import Key
 from dharma_tasks.runner import MigrationFailed, Runner
 from dharma_tasks.settings import Settings
@@ -29,6 +38,7 @@ class FakeControl:
     reports: list[int] = field(default_factory=list)
     stuck_for: float = 0.0
     handed_on: bool = False
+    warnings: list[str] = field(default_factory=list)
 
     def check(self) -> None:
         self.asked += 1
@@ -53,7 +63,7 @@ class FakeControl:
         return False
 
     def warn(self, message: str) -> None:
-        pass
+        self.warnings.append(message)
 
 
 def make_server() -> Server:
@@ -69,6 +79,7 @@ def make_runner(
     *,
     operation: Increment | None = None,
     handed_on: bool = False,
+    back: bool = False,
 ) -> Runner:
     """Return a new worker on the model."""
     assignment = Assignment(
@@ -80,6 +91,8 @@ def make_runner(
         checksum="c",
         type="increment",
         count=1,
+        direction=Direction.BACK if back else Direction.FORWARD,
+        outcome=MigrationState.ROLLED_BACK if back else MigrationState.APPLIED,
     )
     return Runner(
         operation=operation or Increment(),
@@ -300,3 +313,62 @@ def test_a_conflict_halves_the_batch() -> None:
     runner.run()
     assert_applied_once(server)
     assert min(sizes) == 1
+
+
+# -- the way back --------------------------------------------------------------------------
+
+
+@given(
+    st.integers(0, 30),
+    st.lists(st.tuples(st.integers(1, 60), st.sampled_from([Crash, Passing, Conflict]))),
+)
+def test_undone_from_anywhere_with_every_fault(
+    stop_after: int, plan: list[tuple[int, type[BaseException]]]
+) -> None:
+    """However far forward it came, and whatever fails on the way back: each document is as it was.
+
+    And applied again after that, each is one higher.
+    """
+    server = make_server()
+    with suppress(Stopped):
+        make_runner(server, Faults(), FakeControl(stop_after)).run()
+    faults = Faults(dict(plan))
+    while server.state is not OperationState.PENDING:
+        runner = make_runner(server, faults, back=True)
+        runner.settings = Settings(_env_file=None, max_attempts=1_000)
+        with suppress(Crash):
+            runner.run()
+    assert set(server.documents.values()) == {0}
+    assert server.migration in {MigrationState.ROLLED_BACK, MigrationState.PENDING}
+    make_runner(server, Faults()).run()
+    assert set(server.documents.values()) == {1}
+
+
+def test_what_cannot_be_undone_is_passed_over() -> None:
+    """Only where the planner was told to: it stays, with a warning, and the rest goes on."""
+    server, control = make_server(), FakeControl()
+
+    class Final(Increment):
+        def irreversible(self) -> Problem:
+            return Problem("", "", "nobody knows what it was", "")
+
+    make_runner(server, Faults()).run()
+    make_runner(server, Faults(), control, operation=Final(), back=True).run()
+    assert server.migration is MigrationState.ROLLED_BACK
+    assert set(server.documents.values()) == {1}
+    assert control.warnings == ["model:1.0.0#1 increment: left as it is: nobody knows what it was"]
+
+
+def test_a_failure_on_the_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The migration has failed, half undone; nothing more is promised than to go on back."""
+    server = make_server()
+    make_runner(server, Faults()).run()
+
+    def fail(_operation: object, _work: object) -> Step:
+        raise OperationFailed("no way back")
+
+    monkeypatch.setattr(Increment, "undo", fail)
+    with pytest.raises(MigrationFailed, match="no way back") as caught:
+        make_runner(server, Faults(), back=True).run()
+    assert caught.value.state is MigrationState.FAILED
+    assert server.state is OperationState.UNDOING

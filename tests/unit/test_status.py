@@ -127,7 +127,7 @@ class Stage:
         assert folder == self.directory
         if self.refused:
             raise Refused(self.refused)
-        return Loaded(self.migrations, {}, ())
+        return Loaded(self.migrations, ())
 
     def _send(self, chains: Iterable[Chain]) -> None:
         for (message,) in chains:

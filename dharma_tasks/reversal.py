@@ -1,0 +1,179 @@
+"""The way back: which applied migrations are undone, in which order, and which cannot be.
+
+Pure functions, like the planner. Nothing is undone that something applied still stands on, and
+nothing begins that would meet an operation that cannot be undone (Law 9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from dharma_tasks.errors import Problem, Refused
+from dharma_tasks.journal import MigrationRecord, MigrationState, OperationState, Survey
+from dharma_tasks.migration import Migration, Reference, Version, reference
+from dharma_tasks.operations import catalogue
+from dharma_tasks.planner import Plan, Request, changed, checksum, chosen, wanted_version
+from dharma_tasks.run import Next
+
+__all__ = ["irreversible", "plan_back"]
+
+_NONE = Version(0)
+_GONE = (MigrationState.PENDING, MigrationState.ROLLED_BACK)
+
+
+def irreversible(migration: Migration, record: MigrationRecord | None) -> dict[int, Problem]:
+    """The operations that cannot be undone, by number, each with why and what would help.
+
+    `record` adds what they have found when they began: a destination that was not empty.
+    """
+    operations = catalogue(migration.database)
+    found: dict[int, Problem] = {}
+    for number, operation in enumerate(migration.operations, start=1):
+        problem = operations.parse(operation).irreversible()
+        if problem is not None:
+            found[number] = problem
+    for known in record.operations if record else ():
+        if known.irreversible and known.number <= len(migration.operations):
+            found[known.number] = Problem("", "", known.irreversible, "")
+    return found
+
+
+def plan_back(
+    migrations: Sequence[Migration], surveys: Mapping[str, Survey], request: Request
+) -> Plan:
+    """Decide what is to be undone, newest first, and refuse what must not be.
+
+    `surveys` has those of `required_databases`.
+
+    Raises:
+        Refused: with every reason.
+        KeyError: the survey of a chosen database is absent.
+    """
+    target = wanted_version(request)
+    if target is None:
+        what = "a rollback needs the version that is to stay"
+        raise Refused([Problem("", "", what, "Name it; 0.0.0 undoes everything.")])
+    files = {migration.reference: migration for migration in migrations}
+    databases = chosen(migrations, request)
+    ways = [
+        _Way(name, record, files.get(reference(name, record.version)))
+        for name in databases
+        for record in _above(surveys[name], target)
+    ]
+    problems = [problem for way in ways for problem in way.problems(request)]
+    problems += _needed(ways, migrations, surveys)
+    if problems:
+        raise Refused(problems)
+    known = {way.reference: way.file for way in ways if way.file is not None}
+    orders = {
+        name: tuple(way.record.version for way in ways if way.database == name)
+        for name in databases
+        if any(way.database == name for way in ways)
+    }
+    heads = {name: surveys[name].head for name in orders}
+    return Plan(
+        orders=orders,
+        dependencies={way.reference: tuple(_dependents(way, known)) for way in ways},
+        generations={name: head.generation if head else 0 for name, head in heads.items()},
+        checksum=checksum(orders, known),
+        first={way.reference: way.first.text for way in ways},
+        warnings=[warning for way in ways for warning in way.warnings()],
+    )
+
+
+def _above(survey: Survey, target: Version) -> list[MigrationRecord]:
+    """What is there in any part and above the target, newest first."""
+    found = [
+        record
+        for record in survey.migrations
+        if record.state not in _GONE and Version.parse(record.version) > target
+    ]
+    return sorted(found, key=lambda record: Version.parse(record.version), reverse=True)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One migration that is to be undone. `file` is None where it is not in the folder."""
+
+    database: str
+    record: MigrationRecord
+    file: Migration | None
+
+    @property
+    def reference(self) -> Reference:
+        return reference(self.database, self.record.version)
+
+    @property
+    def name(self) -> str:
+        return f"{self.record.version} ({self.record.name})"
+
+    @cached_property
+    def by_file(self) -> bool:
+        """Whether its rollback file is carried out: it undoes the whole, and nothing less."""
+        if self.file is None or not self.file.rollback:
+            return False
+        begun = any(each.number > len(self.file.operations) for each in self.record.operations)
+        return begun or self.record.state is MigrationState.APPLIED
+
+    @property
+    def first(self) -> Next:
+        """Where it begins, or goes on."""
+        count = len(self.file.operations) if self.file else 0
+        done = {n.number for n in self.record.operations if n.state is OperationState.DONE}
+        if self.by_file:
+            number = next(n for n in range(count + 1, count + len(done) + 2) if n not in done)
+            return Next(self.database, self.record.version, number)
+        begun = max((each.number for each in self.record.operations), default=1)
+        return Next(self.database, self.record.version, begun, until=1)
+
+    def problems(self, request: Request) -> Iterator[Problem]:
+        if self.file is None:
+            what = f"{self.name} is {self.record.state}, but has no file: its way back is unknown"
+            todo = "Put its files back as they were applied."
+            yield Problem(self.database, "", what, todo)
+            return
+        if self.file.checksum != self.record.checksum:
+            yield from changed(self.file, self.record)
+        elif not request.accept_data_loss:
+            for number, problem in self._irreversible(self.file):
+                kind = self.file.operation(number)["type"]
+                what = f"{self.record.version} cannot be undone: operation {number}, {kind}: "
+                helps = f"{problem.todo} " if problem.todo else ""
+                todo = f"{helps}With --accept-data-loss it is passed over, and left as it is."
+                yield Problem(self.file.file, "", what + problem.what, todo)
+
+    def warnings(self) -> Iterator[str]:
+        """What --accept-data-loss passes over."""
+        for number, problem in self._irreversible(self.file) if self.file else ():
+            yield f"{self.reference} operation {number} is left as it is: {problem.what}"
+
+    def _irreversible(self, file: Migration) -> list[tuple[int, Problem]]:
+        if self.by_file:
+            return []
+        begun = {each.number for each in self.record.operations}
+        return [(n, why) for n, why in irreversible(file, self.record).items() if n in begun]
+
+
+def _dependents(way: _Way, known: Mapping[Reference, Migration]) -> Iterator[Reference]:
+    """What is undone before it in other databases."""
+    for other in known.values():
+        if other.database != way.database and way.reference in other.dependencies:
+            yield other.reference
+
+
+def _needed(
+    ways: Sequence[_Way], migrations: Sequence[Migration], surveys: Mapping[str, Survey]
+) -> Iterator[Problem]:
+    """What stays and stands on something that is to be undone."""
+    undone = {way.reference for way in ways}
+    for migration in migrations:
+        survey = surveys.get(migration.database)
+        record = survey.by_version().get(migration.version) if survey else None
+        if record is None or record.state in _GONE or migration.reference in undone:
+            continue
+        for needed in sorted(undone & {*migration.dependencies}):
+            what = f"{needed} is to be undone, but {migration.reference} needs it and stays"
+            todo = f"Add {migration.database} to --databases, or undo that one first."
+            yield Problem(migration.file, "dependencies", what, todo)

@@ -1,0 +1,194 @@
+"""The way back: what is undone in which order, and what is refused."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from dharma_tasks.errors import Refused
+from dharma_tasks.journal import (
+    Direction,
+    Head,
+    MigrationRecord,
+    MigrationState,
+    OperationRecord,
+    OperationState,
+    Survey,
+)
+from dharma_tasks.migration import JSON, Migration, Reference
+from dharma_tasks.planner import Plan, Request, plan, required_databases
+from dharma_tasks.reversal import plan_back
+
+COLLECTION = {"type": "create_collection", "collection": "a"}
+INDEX = {"type": "create_index", "collection": "a", "index": [["b", 1]]}
+REMOVE = {"type": "remove_field", "collection": "a", "field": "b"}
+SQL = {"type": "sql", "sql": "SELECT 1", "file": "001.sql"}
+
+
+def migration(
+    name: str, *needs: str, operations: tuple[JSON, ...] = (COLLECTION,), **more: Any
+) -> Migration:
+    """A migration by its reference."""
+    database, _, version = name.partition(":")
+    return Migration(
+        database=database,
+        version=version,
+        name="change",
+        migration_type="schema",
+        dependencies=tuple(Reference(need) for need in needs),
+        operations=operations,
+        file=f"{database}/{version}.json",
+        **more,
+    ).with_checksum()
+
+
+def record(
+    file: Migration,
+    state: MigrationState = MigrationState.APPLIED,
+    *states: OperationState,
+    irreversible: str | None = None,
+    **more: Any,
+) -> MigrationRecord:
+    """What the journal says of it; its operations are done if nothing else is said."""
+    each = states or (OperationState.DONE,) * len(file.operations)
+    fields = {
+        "version": file.version,
+        "name": file.name,
+        "state": state,
+        "checksum": file.checksum,
+        "run": "r",
+        "by": "me",
+        "started": datetime.now(UTC),
+        "operations": [
+            OperationRecord(number=n, type="any", state=found, irreversible=irreversible)
+            for n, found in enumerate(each, start=1)
+        ],
+    }
+    return MigrationRecord.model_validate(fields | more)
+
+
+def survey(database: str, *records: MigrationRecord) -> Survey:
+    """A journal at generation 7."""
+    return Survey(
+        database=database, head=Head(identity="x", generation=7), migrations=list(records)
+    )
+
+
+def planned(files: list[Migration], target: str, *surveys: Survey, **more: Any) -> Plan:
+    """The plan."""
+    request = Request(target=target, direction=Direction.BACK, **more)
+    return plan_back(files, {each.database: each for each in surveys}, request)
+
+
+def refused(files: list[Migration], target: str, *surveys: Survey, **more: Any) -> list[str]:
+    """What is said of a request that must be refused."""
+    with pytest.raises(Refused) as caught:
+        planned(files, target, *surveys, **more)
+    return [str(problem) for problem in caught.value.problems]
+
+
+M1, M2, M3 = (migration(f"mongodb:{version}") for version in ("1.0.0", "1.2.0", "1.10.0"))
+E1 = migration(
+    "elasticsearch:1.0.0", "mongodb:1.2.0", operations=({"type": "create_index", "index": "i"},)
+)
+
+
+def test_newest_first_down_to_the_version_that_stays() -> None:
+    """By version, not by text; each begins with its last operation."""
+    files = [M1, M2, M3]
+    made = planned(files, "1.0.0", survey("mongodb", *(record(each) for each in files)))
+    assert made.orders == {"mongodb": ("1.10.0", "1.2.0")}
+    assert made.first == {"mongodb:1.10.0": "1.10.0 1 1", "mongodb:1.2.0": "1.2.0 1 1"}
+    assert made.generations == {"mongodb": 7}
+    everything = planned(files, "0.0.0", survey("mongodb", *(record(each) for each in files)))
+    assert everything.orders == {"mongodb": ("1.10.0", "1.2.0", "1.0.0")}
+
+
+def test_nothing_above() -> None:
+    """What was never applied, or is rolled back, is not there to be undone."""
+    back = record(M2, MigrationState.ROLLED_BACK, OperationState.PENDING)
+    made = planned([M1, M2, M3], "1.0.0", survey("mongodb", record(M1), back))
+    assert made.orders == {}
+
+
+def test_what_depends_on_it_goes_first() -> None:
+    """Against the dependencies, across databases."""
+    surveys = survey("mongodb", record(M1), record(M2)), survey("elasticsearch", record(E1))
+    made = planned([M1, M2, E1], "0.0.0", *surveys)
+    assert made.dependencies["mongodb:1.2.0"] == ("elasticsearch:1.0.0",)
+    assert made.dependencies["elasticsearch:1.0.0"] == ()
+
+
+def test_what_something_stands_on_stays() -> None:
+    """A migration of another database that is not part of it needs it."""
+    surveys = survey("mongodb", record(M1), record(M2)), survey("elasticsearch", record(E1))
+    (problem,) = refused([M1, M2, E1], "1.0.0", *surveys, databases=("mongodb",))
+    assert "mongodb:1.2.0 is to be undone, but elasticsearch:1.0.0 needs it and stays" in problem
+    request = Request(target="1.0.0", direction=Direction.BACK, databases=("mongodb",))
+    assert required_databases([M1, M2, E1], request) == {"mongodb", "elasticsearch"}
+
+
+def test_what_cannot_be_undone_is_refused_by_name() -> None:
+    """Before anything changes; --accept-data-loss passes it over, with a warning."""
+    file = migration("mongodb:1.0.0", operations=(COLLECTION, REMOVE))
+    journal = survey("mongodb", record(file))
+    (problem,) = refused([file], "0.0.0", journal)
+    assert problem.startswith("mongodb/1.0.0.json: 1.0.0 cannot be undone: operation 2, ")
+    assert "--accept-data-loss" in problem
+    made = planned([file], "0.0.0", journal, accept_data_loss=True)
+    assert made.first == {"mongodb:1.0.0": "1.0.0 2 1"}
+    assert "mongodb:1.0.0 operation 2 is left as it is" in made.warnings[0]
+
+
+def test_what_was_found_at_the_start_counts() -> None:
+    """The operation itself has recorded that it cannot be undone."""
+    journal = survey("mongodb", record(M1, irreversible="the destination was not empty"))
+    (problem,) = refused([M1], "0.0.0", journal)
+    assert "the destination was not empty" in problem
+
+
+def test_an_operation_that_was_never_begun_is_no_obstacle() -> None:
+    """A failed migration is undone from the operation that it came to."""
+    file = migration("mongodb:1.0.0", operations=(COLLECTION, INDEX, REMOVE))
+    failed = record(file, MigrationState.FAILED, OperationState.DONE, OperationState.FAILED)
+    made = planned([file], "0.0.0", survey("mongodb", failed))
+    assert made.first == {"mongodb:1.0.0": "1.0.0 2 1"}
+
+
+def test_a_rollback_file_takes_precedence() -> None:
+    """Where the whole migration is applied; it goes on where it was."""
+    file = migration("mongodb:1.0.0", operations=(REMOVE,), rollback=(INDEX, COLLECTION))
+    made = planned([file], "0.0.0", survey("mongodb", record(file)))
+    assert made.first == {"mongodb:1.0.0": "1.0.0 2"}
+    half = record(
+        file,
+        MigrationState.ROLLING_BACK,
+        OperationState.DONE,
+        OperationState.DONE,
+        OperationState.RUNNING,
+    )
+    made = planned([file], "0.0.0", survey("mongodb", half))
+    assert made.first == {"mongodb:1.0.0": "1.0.0 3"}
+
+
+def test_files_must_be_what_was_applied() -> None:
+    """Without them nobody knows the way back."""
+    (problem,) = refused([M1], "1.0.0", survey("mongodb", record(M1), record(M2)))
+    assert "1.2.0 (change) is applied, but has no file" in problem
+    (problem,) = refused([M1], "0.0.0", survey("mongodb", record(M1, checksum="other")))
+    assert "its file was changed since" in problem
+
+
+@pytest.mark.parametrize("target", ["latest", "1.0", "1.0.0-rc1"])
+def test_a_target_that_is_none(target: str) -> None:
+    """Only a whole version says what is to stay."""
+    assert refused([M1], target, survey("mongodb", record(M1)))
+
+
+def test_forward_refuses_what_is_half_undone() -> None:
+    """The only way from there is further back."""
+    half = record(M2, MigrationState.FAILED, OperationState.UNDOING)
+    with pytest.raises(Refused, match=r"dharma rollback 1\.0\.0 --databases mongodb"):
+        plan([M1, M2], {"mongodb": survey("mongodb", record(M1), half)}, Request())
