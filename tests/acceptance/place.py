@@ -149,16 +149,22 @@ class Place:
             text=True,
         )
 
-    def status(self) -> dict[str, Any]:
-        """What `dharma status --json` says of the databases."""
+    def dharma(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run `dharma ARGUMENTS` to its end, which must have that exit status."""
         done = subprocess.run(
-            [sys.executable, "-m", "dharma_tasks", "status", "--json"],
+            [sys.executable, "-m", "dharma_tasks", *arguments],
             env=self.environment,
             capture_output=True,
             text=True,
-            check=True,
+            timeout=DEADLINE * 3,
+            check=False,
         )
-        databases: dict[str, Any] = json.loads(done.stdout)["databases"]
+        assert done.returncode == status, f"{done.stdout}\n{done.stderr}\n{self.logs_text()}"
+        return done
+
+    def status(self) -> dict[str, Any]:
+        """What `dharma status --json` says of the databases."""
+        databases: dict[str, Any] = json.loads(self.dharma("status", "--json").stdout)["databases"]
         return databases
 
     def logs_text(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fake_run import NAMESPACE, Driver, migration, progress
+from fake_run import NAMESPACE, Driver, applied, failed, migration, progress
 from fakeredis import FakeRedis
 
 from dharma_tasks.errors import Problem, Stopped
@@ -292,3 +292,51 @@ def test_a_run_that_redis_does_not_know(redis: FakeRedis) -> None:
     runs = Runs(redis, NAMESPACE)
     assert runs.state("gone") is None
     assert runs.snapshot("gone") is None
+
+
+# -- the way back --------------------------------------------------------------------------
+
+
+def test_what_failed_turns_back(redis: FakeRedis) -> None:
+    """Its operations are undone from the one that failed; the run ends when that is done."""
+    driver = Driver(
+        redis, migration("mongodb", "1.0.0", operations=3), migration("mongodb", "1.1.0")
+    )
+    run = driver.submit()
+    (begun,) = driver.start(run)
+    driver.move(run, begun, last=False)
+    at = begun.after
+    undo = at._replace(until=1)
+    assert driver.runs.failed(run, at, failed(at, "no"), undo) == [undo]
+    assert driver.runs.failed(run, at, failed(at, "no"), undo) == []
+    assert driver.runs.state(run.id) is RunState.FAILING
+    job = driver.runs.job(run.id, undo)
+    assert (job.at, undo.rest(3, 0)) == (undo, [undo, undo.after])
+    with pytest.raises(Stopped):
+        driver.runs.job(run.id, at)
+    assert driver.runs.moved(run, undo, undo.after, applied(undo), ended=False) == []
+    assert driver.runs.moved(run, undo.after, None, applied(undo), ended=False) == []
+    snapshot = driver.runs.snapshot(run.id)
+    assert snapshot is not None
+    assert (snapshot.state, snapshot.done) == (RunState.FAILED, {})
+
+
+def test_a_run_back_begins_where_the_plan_says(redis: FakeRedis) -> None:
+    """At the last operation of each migration, or in its rollback file."""
+    driver = Driver(
+        redis, migration("mongodb", "1.0.0", operations=2), migration("mongodb", "1.1.0")
+    )
+    run = driver.submit()
+    file = Next("mongodb", "1.1.0", 2)
+    made = driver.plan(run).model_copy(
+        update={
+            "orders": {"mongodb": ("1.1.0", "1.0.0")},
+            "first": {"mongodb:1.1.0": file.text, "mongodb:1.0.0": "1.0.0 2 1"},
+        }
+    )
+    assert driver.runs.start(run, made)
+    assert driver.runs.begun(run, "mongodb", 1) == [file]
+    assert file.rest(1, 2) == [file, file.after]
+    driver.runs.moved(run, file, file.after, applied(file))
+    (undo,) = driver.runs.moved(run, file.after, None, applied(file))
+    assert undo == Next("mongodb", "1.0.0", 2, until=1)

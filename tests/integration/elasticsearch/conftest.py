@@ -70,13 +70,16 @@ def _delete(server: Elasticsearch, prefix: str) -> None:
 def hands(
     settings: Settings, client: Elasticsearch, unique: str
 ) -> Iterator[Callable[[str], Hand]]:
-    """Makes workers, each with a connection of its own, in a run that is open."""
+    """Makes workers, each with a connection of its own, in a run that is open: the test's own."""
     made: list[Hand] = []
     version = ".".join(str(int(unique[at : at + 4], 16)) for at in (1, 5, 9))
 
     def make(worker: str) -> Hand:
-        made.append(Hand(database(settings), worker, version))
-        made[-1].begin()
+        there = database(settings)
+        head = there.journal.survey().head
+        generation = 1 + (head.generation if head else 0)
+        made.append(Hand(there, worker, version, run=unique, generation=generation))
+        made[-1].begin()  # where the run is open already, it is joined
         return made[-1]
 
     yield make

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from elasticsearch import Elasticsearch
 
@@ -12,8 +12,8 @@ from dharma_tasks.databases.elasticsearch import ElasticsearchDatabase
 from dharma_tasks.journal import (
     Assignment,
     Direction,
+    MigrationState,
     Opening,
-    OperationState,
     Owner,
     Step,
     Taken,
@@ -49,6 +49,11 @@ class Hand:
             self.run, self.generation, "tester", key, "a migration", "checksum", kind, count
         )
 
+    def again(self) -> None:
+        """Open a further run."""
+        self.run, self.generation = f"{self.run}+", self.generation + 1
+        self.begin()
+
     def take(self, assignment: Assignment, *, counted: bool = True) -> Taken:
         """Take it over."""
         owner = Owner(worker=self.worker, node="node", boot="boot", pid=1, started=1)
@@ -80,9 +85,15 @@ class Hand:
         prepared = catalogue.parse(operation).prepare(self.work(taken))
         return self.database.journal.prepare(taken, prepared) if prepared else taken
 
+    def undoing(self, operation: JSON) -> Taken:
+        """Take the operation over to undo it."""
+        back = {"direction": Direction.BACK, "outcome": MigrationState.ROLLED_BACK}
+        return self.take(replace(self.assignment(operation["type"]), **back))
+
     def look(self, operation: JSON, taken: Taken) -> Step:
         """Do a step and lose its journal write: a crash right after the effect."""
-        return catalogue.parse(operation).step(self.work(taken))
+        parsed = catalogue.parse(operation)
+        return (parsed.undo if taken.assignment.back else parsed.step)(self.work(taken))
 
     def step(self, operation: JSON, taken: Taken) -> Taken:
         """Do a step and write it."""
@@ -93,7 +104,7 @@ class Hand:
     def finish(self, operation: JSON, taken: Taken) -> Taken:
         """Step on to the end."""
         until = time.monotonic() + 60
-        while taken.state is not OperationState.DONE:
+        while not taken.over:
             assert time.monotonic() < until, taken
             taken = self.step(operation, taken)
         return taken
@@ -101,3 +112,7 @@ class Hand:
     def do(self, operation: JSON) -> Taken:
         """Take the operation over and bring it to its end."""
         return self.finish(operation, self.prepared(operation))
+
+    def undo(self, operation: JSON) -> Taken:
+        """Undo the operation, to the end."""
+        return self.finish(operation, self.undoing(operation))

@@ -1,0 +1,216 @@
+"""The way back, on real processes and the four real engines."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from elasticsearch import Elasticsearch
+from place import Place, wait_for
+from pymongo import MongoClient
+from pymongo.database import Database
+
+from dharma_tasks.databases import NAMES
+from dharma_tasks.lease import Leases
+from dharma_tasks.migration import Key
+from dharma_tasks.redis_client import connect_redis
+
+Document = dict[str, Any]
+
+
+def url(place: Place, name: str) -> str:
+    """Where a database is."""
+    found = place.settings.url(name)
+    assert found is not None
+    return found.get_secret_value()
+
+
+@pytest.fixture
+def mongodb(place: Place) -> Iterator[Database[Document]]:
+    """The test's database."""
+    with MongoClient[Document](url(place, "mongodb")) as client:
+        yield client.get_default_database()
+
+
+@pytest.fixture
+def elastic(place: Place) -> Iterator[Elasticsearch]:
+    """A client of the test's own."""
+    with Elasticsearch(url(place, "elasticsearch")) as client:
+        yield client
+
+
+def states(place: Place) -> dict[str, list[str]]:
+    """The states of all migrations, by database."""
+    found = place.status()
+    return {name: [each["state"] for each in found[name]["migrations"]] for name in NAMES}
+
+
+@pytest.fixture
+def crossed(place: Place) -> Place:
+    """A collection, a table whose migration needs it, an index whose migration needs the table."""
+    place.write(
+        "mongodb",
+        "001_users",
+        {"version": "1.0.0", "operations": [{"type": "create_collection", "collection": "users"}]},
+    )
+    needs = {"version": "1.0.0", "dependencies": ["mongodb:1.0.0"]}
+    place.write("postgresql", "001_users", needs, "CREATE TABLE users (id int)")
+    place.write("postgresql", "001_users_rollback", {"version": "1.0.0"}, "DROP TABLE users")
+    index = {"type": "create_index", "index": f"{place.settings.namespace}-users"}
+    place.write(
+        "elasticsearch",
+        "001_users",
+        {"version": "1.0.0", "dependencies": ["postgresql:1.0.0"], "operations": [index]},
+    )
+    return place
+
+
+def test_back_and_forth(
+    crossed: Place, mongodb: Database[Document], elastic: Elasticsearch
+) -> None:
+    """Newest first against the dependencies, everything gone; and applied again after that."""
+    index = f"{crossed.settings.namespace}-users"
+    crossed.start_worker()
+    for _ in range(2):
+        crossed.submit()
+        assert states(crossed) == dict.fromkeys(NAMES, ["applied"])
+        assert elastic.indices.exists(index=index)
+        done = crossed.dharma("rollback", "0.0.0", "--yes", "--by", "ops@desk")
+        told = [line for line in done.stdout.splitlines() if "rolled back in" in line]
+        assert [line.split()[0] for line in told] == ["elasticsearch", "postgresql", "mongodb"]
+        assert states(crossed) == dict.fromkeys(NAMES, ["rolled_back"])
+        assert "users" not in mongodb.list_collection_names()
+        assert not elastic.indices.exists(index=index)
+        with psycopg.connect(url(crossed, "postgresql")) as connection:
+            row = connection.execute("SELECT to_regclass('users')").fetchone()
+        assert row == (None,)
+    again = json.loads(crossed.submit("--rollback-to", "0.0.0", "--json").stdout)
+    assert again["state"] == "done"
+    assert again["databases"]["mongodb"]["done"] == 0
+
+
+def test_a_refusal_leaves_no_trace(crossed: Place, mongodb: Database[Document]) -> None:
+    """What cannot be undone is named, with what would help, and nothing at all was written."""
+    mongodb["users"].insert_one({"_id": 1, "old": "value"})
+    operation = {"type": "remove_field", "collection": "users", "field": "old"}
+    crossed.write("mongodb", "002_old", {"version": "1.1.0", "operations": [operation]})
+    crossed.start_worker()
+    crossed.submit()
+    journals = [name for name in mongodb.list_collection_names() if name != "users"]
+
+    def dump() -> list[list[Document]]:
+        return [list(mongodb[name].find().sort("_id")) for name in sorted(journals)]
+
+    before = dump()
+    refused = crossed.dharma("rollback", "0.0.0", "--yes", status=2)
+    assert "1.1.0 cannot be undone: operation 1, remove_field" in refused.stderr
+    assert "--accept-data-loss" in refused.stderr
+    refused = crossed.dharma("rollback", "0.0.0", "--databases", "mongodb", "--yes", status=2)
+    assert "postgresql:1.0.0 needs it and stays" in refused.stderr
+    assert dump() == before
+    assert states(crossed)["mongodb"] == ["applied", "applied"]
+    crossed.dharma("rollback", "0.0.0", "--accept-data-loss", "--yes")
+    assert states(crossed)["mongodb"] == ["rolled_back", "rolled_back"]
+
+
+def test_a_failed_migration_is_rolled_back(place: Place, mongodb: Database[Document]) -> None:
+    """What was done of it is undone; the error is the first one, in the database's own words."""
+    mongodb["users"].insert_many({"_id": n, "name": "same"} for n in range(100))
+    field = {"type": "add_field", "collection": "users", "field": "added", "value": 1}
+    unique = {
+        "type": "create_index",
+        "collection": "users",
+        "index": [["name", 1]],
+        "options": {"unique": True},
+    }
+    place.write("mongodb", "001_users", {"version": "1.0.0", "operations": [field, unique]})
+    place.write("mongodb", "002_more", {"version": "1.1.0", "operations": [field]})
+    place.start_worker()
+    failed = place.submit(check=False)
+    assert failed.returncode == 1
+    assert "E11000" in failed.stderr
+    assert "What was done of it is undone: it is rolled back." in failed.stderr
+    assert "1.1.0 more" in failed.stderr
+    assert states(place)["mongodb"] == ["rolled_back", "pending"]
+    assert "E11000" in place.status()["mongodb"]["migrations"][0]["error"]
+    assert mongodb["users"].count_documents({"added": {"$exists": True}}) == 0
+    mongodb["users"].update_many({}, [{"$set": {"name": "$_id"}}])
+    place.submit()
+    assert states(place)["mongodb"] == ["applied", "applied"]
+
+
+def test_what_cannot_be_undone_is_left(place: Place, mongodb: Database[Document]) -> None:
+    """It is undone down to there, and failed with what is left; the next submit goes on."""
+    mongodb["users"].insert_many({"_id": n, "old": 1} for n in range(100))
+    operations = [
+        {"type": "remove_field", "collection": "users", "field": "old"},
+        {"type": "add_field", "collection": "users", "field": "added", "value": 1},
+        {"type": "create_index", "collection": "users", "index": [["a", 1]]},
+        {"type": "drop_index", "collection": "users", "index": "no_such_index"},
+    ]
+    place.write("mongodb", "001_users", {"version": "1.0.0", "operations": operations})
+    place.start_worker()
+    failed = place.submit(check=False)
+    assert failed.returncode == 1
+    assert "no_such_index" in failed.stderr
+    assert "1 remove_field" in failed.stderr
+    (migration,) = place.status()["mongodb"]["migrations"]
+    assert migration["state"] == "failed"
+    assert [each["state"] for each in migration["operations"]] == ["done", *["pending"] * 3]
+    assert mongodb["users"].count_documents({"added": {"$exists": True}}) == 0
+    assert set(mongodb["users"].index_information()) == {"_id_"}
+    mongodb["users"].create_index("b", name="no_such_index")
+    place.submit()
+    assert states(place)["mongodb"] == ["applied"]
+    assert mongodb["users"].count_documents({"added": 1}) == 100
+
+
+ROWS = 40_000
+
+
+def test_killed_on_the_way_back(place: Place, mongodb: Database[Document]) -> None:
+    """Kill -9 of whoever undoes it, twice: each document is as it was, and nothing is left."""
+    place.settings = place.settings.model_copy(update={"lease_seconds": 2.0, "batch_seconds": 0.05})
+    users = mongodb["users"]
+    users.insert_many(
+        {"_id": n, **({"added": "before"} if n % 3 == 0 else {})} for n in range(ROWS)
+    )
+    before = list(users.find().sort("_id"))
+    field = {"type": "add_field", "collection": "users", "field": "added", "value": "ours"}
+    place.write("mongodb", "001_users", {"version": "1.0.0", "operations": [field]})
+    place.start_worker()
+    place.submit()
+    added = users.count_documents({"added": "ours"})
+    assert added == users.count_documents({}) - len([each for each in before if "added" in each])
+    back = subprocess.Popen(
+        [sys.executable, "-m", "dharma_tasks", "rollback", "0.0.0", "--yes"],
+        env=place.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    leases = Leases(connect_redis(place.settings), place.settings.namespace, 2.0)
+    key = Key(database="mongodb", version="1.0.0", number=1)
+    killed: set[int] = set()
+    for _ in range(2):
+        left = users.count_documents({"added": "ours"})
+        wait_for(lambda left=left: users.count_documents({"added": "ours"}) < left, "some batches")  # type: ignore[misc]
+        holder = wait_for(
+            lambda: (found := leases.holder(key)) and found.pid not in killed and found, "a lease"
+        )
+        assert users.count_documents({"added": "ours"}) > 0
+        os.kill(holder.pid, signal.SIGKILL)
+        killed.add(holder.pid)
+    out, err = back.communicate(timeout=90)
+    assert back.returncode == 0, f"{out}\n{err}\n{place.logs_text()}"
+    assert list(users.find().sort("_id")) == before
+    assert states(place)["mongodb"] == ["rolled_back"]
+    kept = [name for name in mongodb.list_collection_names() if name.endswith("_undo")]
+    assert all(mongodb[name].count_documents({}) == 0 for name in kept)
