@@ -46,6 +46,11 @@ def elastic(place: Place) -> Iterator[Elasticsearch]:
         yield client
 
 
+def everywhere(state: str) -> dict[str, list[str]]:
+    """One migration in each database, in that state."""
+    return {name: [state] for name in NAMES}
+
+
 def states(place: Place) -> dict[str, list[str]]:
     """The states of all migrations, by database."""
     found = place.status()
@@ -80,12 +85,12 @@ def test_back_and_forth(
     crossed.start_worker()
     for _ in range(2):
         crossed.submit()
-        assert states(crossed) == dict.fromkeys(NAMES, ["applied"])
+        assert states(crossed) == everywhere("applied")
         assert elastic.indices.exists(index=index)
         done = crossed.dharma("rollback", "0.0.0", "--yes", "--by", "ops@desk")
         told = [line for line in done.stdout.splitlines() if "rolled back in" in line]
         assert [line.split()[0] for line in told] == ["elasticsearch", "postgresql", "mongodb"]
-        assert states(crossed) == dict.fromkeys(NAMES, ["rolled_back"])
+        assert states(crossed) == everywhere("rolled_back")
         assert "users" not in mongodb.list_collection_names()
         assert not elastic.indices.exists(index=index)
         with psycopg.connect(url(crossed, "postgresql")) as connection:
