@@ -184,6 +184,7 @@ class Flow:
             target=run.target,
             databases=run.databases,
             allow_out_of_order=run.allow_out_of_order,
+            allow_major=run.allow_major,
             direction=run.direction,
             accept_data_loss=run.accept_data_loss,
         )

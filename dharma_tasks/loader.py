@@ -119,6 +119,7 @@ class _RollbackKeys(BaseModel):
 
 
 class _MigrationKeys(_RollbackKeys):
+    breaking: str = ""
     dependencies: list[str] = []
 
 
@@ -154,6 +155,7 @@ class _Reading:
             version=self.keys.version,
             name=self.keys.name,
             description=self.keys.description,
+            breaking=getattr(self.keys, "breaking", ""),
             migration_type=self.keys.migration_type,
             dependencies=tuple(dict.fromkeys(self.dependencies.values())),
             operations=tuple(self.operations),

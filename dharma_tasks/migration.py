@@ -65,6 +65,8 @@ class Migration(BaseModel):
     version: VersionText
     name: str
     description: str = ""
+    breaking: str = ""
+    """What a person should know before a MAJOR version is applied."""
     migration_type: Literal["schema", "data"]
     dependencies: tuple[Reference, ...] = ()
     operations: tuple[JSON, ...] = Field(min_length=1)
@@ -89,8 +91,8 @@ class Migration(BaseModel):
     def with_checksum(self) -> Migration:
         """Return a copy that carries the checksum of its meaning.
 
-        White space, the order of the file's top-level keys, the description and the rollback
-        file do not count;
+        White space, the order of the file's top-level keys, the description, the breaking note and
+        the rollback file do not count;
         the order of keys inside an operation does, because MongoDB compares embedded
         documents with their order.
         """

@@ -24,6 +24,7 @@ from dharma_tasks.journal import (
     OperationState,
     Survey,
 )
+from dharma_tasks.majors import Leap, major_problems
 from dharma_tasks.migration import Migration, Reference, Version, reference
 
 __all__ = [
@@ -56,6 +57,7 @@ class Request(BaseModel):
     target: str = LATEST
     databases: tuple[str, ...] | None = None
     allow_out_of_order: bool = False
+    allow_major: bool = False
     direction: Direction = Direction.FORWARD
     accept_data_loss: bool = False
 
@@ -124,6 +126,8 @@ def plan(migrations: Sequence[Migration], surveys: Mapping[str, Survey], request
     problems = [problem for side in sides for problem in side.problems(request)]
     planned = {m.reference: m for side in sides for m in side.pending()}
     problems += _unmet(planned, surveys, asked)
+    if not request.allow_major:
+        problems += major_problems([leap for side in sides if (leap := side.leap())], migrations)
     if problems:
         raise Refused(problems)
     orders = {
@@ -220,6 +224,15 @@ class _Side:
             for migration in self.migrations
             if _within(migration, self.target) and self.state(migration) != MigrationState.APPLIED
         ]
+
+    def leap(self) -> Leap | None:
+        """Where this run would reach a higher MAJOR version than what is applied."""
+        highest = max(self._with_state(MigrationState.APPLIED, *_BEGUN), key=_order, default=None)
+        if highest is None:
+            return None  # a new database goes straight through
+        above = (m for m in self.pending() if m.order.major > _order(highest).major)
+        first = next(above, None)
+        return Leap(_order(highest), first) if first else None
 
     def problems(self, request: Request) -> Iterator[Problem]:
         for migration in self.migrations:

@@ -56,6 +56,7 @@ class Run(BaseModel):
     surveyed: tuple[str, ...]
     """Those, and the ones that their migrations depend on."""
     allow_out_of_order: bool = False
+    allow_major: bool = False
     direction: Direction = Direction.FORWARD
     accept_data_loss: bool = False
     """Whether what cannot be undone is passed over on the way back."""

@@ -171,6 +171,7 @@ def make_run(loaded: Loaded, request: Request, by: str) -> Run:
     wanted = [
         request.target,
         str(request.allow_out_of_order),
+        str(request.allow_major),
         request.direction,
         str(request.accept_data_loss),
         *selected,
@@ -185,6 +186,7 @@ def make_run(loaded: Loaded, request: Request, by: str) -> Run:
         databases=selected,
         surveyed=tuple(sorted(required)),
         allow_out_of_order=request.allow_out_of_order,
+        allow_major=request.allow_major,
         direction=request.direction,
         accept_data_loss=request.accept_data_loss,
         fingerprint=hashlib.sha256("\n".join(wanted).encode()).hexdigest(),

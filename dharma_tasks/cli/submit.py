@@ -50,6 +50,11 @@ from dharma_tasks.submit import default_by
     help="Apply versions that come after a higher one was applied.",
 )
 @click.option(
+    "--allow-major",
+    is_flag=True,
+    help="Let a database go from one MAJOR version to the next.",
+)
+@click.option(
     "--rollback-to",
     metavar="X.Y.Z",
     help="Undo everything above this version instead: see `dharma rollback`.",
@@ -71,6 +76,7 @@ def submit(  # noqa: PLR0913 - one for each option
     as_json: bool,
     inline: bool,
     allow_out_of_order: bool,
+    allow_major: bool,
     rollback_to: str | None,
     accept_data_loss: bool,
     by: str | None,
@@ -96,6 +102,7 @@ def submit(  # noqa: PLR0913 - one for each option
         target=rollback_to or target,
         databases=names(databases, more),
         allow_out_of_order=allow_out_of_order,
+        allow_major=allow_major,
         direction=Direction.BACK if rollback_to else Direction.FORWARD,
         accept_data_loss=accept_data_loss,
     )

@@ -101,13 +101,15 @@ class Catalogue:
     `read` turns the parsed JSON and the file's path into the list of operations: for most
     databases the `operations` of the JSON itself, for PostgreSQL the .sql file beside it.
     `keys` are the top-level keys that this database's JSON may have besides the common ones.
-    `companion` is the suffix of the file that belongs beside the JSON, if any.
+    `companion` is the suffix of the file that belongs beside the JSON, if any. `backup` is the
+    command with which people usually back this database up.
     """
 
     database: str
     operations: Mapping[str, type[Operation[Any]]]
     keys: frozenset[str]
     read: Callable[[JSON, Path], tuple[list[JSON], list[Problem]]]
+    backup: str
     companion: str | None = None
 
     def parse(self, operation: JSON) -> Operation[Any]:

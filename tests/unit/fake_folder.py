@@ -91,12 +91,14 @@ def _listed(content: JSON, path: Path) -> tuple[list[JSON], list[Problem]]:
 
 CATALOGUES = {
     "mongodb": Catalogue(
-        "mongodb", {"create_index": CreateIndex}, frozenset({"operations"}), _listed
+        "mongodb", {"create_index": CreateIndex}, frozenset({"operations"}), _listed, "dump it"
     ),
     "elasticsearch": Catalogue(
-        "elasticsearch", {"reindex": Reindex}, frozenset({"operations"}), _listed
+        "elasticsearch", {"reindex": Reindex}, frozenset({"operations"}), _listed, "dump it"
     ),
-    "postgresql": Catalogue("postgresql", {"sql": Sql}, frozenset({"alone"}), _read_sql, ".sql"),
+    "postgresql": Catalogue(
+        "postgresql", {"sql": Sql}, frozenset({"alone"}), _read_sql, "dump it", ".sql"
+    ),
 }
 
 

@@ -363,3 +363,29 @@ def test_what_is_left_out_is_meant(
         if (record := surveys[m.database].by_version().get(m.version)) and record.state == APPLIED
     }
     assert set(found.dependencies) == asked - applied
+
+
+# -- MAJOR versions ------------------------------------------------------------------------
+
+
+def test_a_major_version_is_a_persons_decision() -> None:
+    """Refused before anything runs, with what to read, how to back up, and how far it may go."""
+    two = migration("mongodb", "2.0.0").model_copy(
+        update={"description": "splits names", "breaking": "readers need 5.1"}
+    )
+    files = [A, B, two, migration("postgresql", "1.9.9"), migration("postgresql", "2.1.0")]
+    state = survey("mongodb", (A, APPLIED)), survey("postgresql", generation=None)
+    (problem,) = refused(files, *state)
+    assert problem.startswith("mongodb/2.0.0.json, version: takes mongodb from 1.9.0 to 2.0.0, ")
+    for said in ("splits names", "readers need 5.1", "mongodump", "--allow-major", "1.10.0"):
+        assert said in problem
+    assert planned(files, *state, allow_major=True).orders["mongodb"] == ("1.10.0", "2.0.0")
+    assert planned(files, *state, target="1.10.0").orders["mongodb"] == ("1.10.0",)
+
+
+def test_a_new_database_goes_straight_through() -> None:
+    """There is nothing in it that could break."""
+    files = [A, migration("mongodb", "2.0.0"), migration("mongodb", "3.0.0")]
+    assert planned(files, FRESH).orders == {"mongodb": ("1.9.0", "2.0.0", "3.0.0")}
+    half = survey("mongodb", (A, ROLLED_BACK))
+    assert planned(files, half).orders == {"mongodb": ("1.9.0", "2.0.0", "3.0.0")}

@@ -28,4 +28,5 @@ catalogue = Catalogue(
     operations={operation.kind: operation for operation in _OPERATIONS},
     keys=frozenset({"operations"}),
     read=_read,
+    backup='curl -X PUT "$DHARMA_ELASTICSEARCH_URL/_snapshot/REPOSITORY/before"',
 )

@@ -38,4 +38,5 @@ catalogue = Catalogue(
     operations={operation.kind: operation for operation in _ALL},
     keys=frozenset({"operations"}),
     read=_read,
+    backup='mongodump --uri="$DHARMA_MONGODB_URL" --gzip --archive=before.gz',
 )

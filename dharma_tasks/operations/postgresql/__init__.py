@@ -15,5 +15,6 @@ catalogue = Catalogue(
     operations={kind.kind: kind for kind in (Sql, SqlStatements, SqlBatch)},
     keys=frozenset({"transactional", "batch"}),
     read=read,
+    backup='pg_dump --format=custom --file=before.dump "$DHARMA_POSTGRESQL_URL"',
     companion=".sql",
 )
