@@ -5,22 +5,17 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable
-from typing import Any
 
 from psycopg import errors
-from psycopg.rows import TupleRow
 
-from dharma_tasks.databases.postgresql import statements
+from dharma_tasks.databases.postgresql import rows, statements
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import FenceLost, Outdated
 from dharma_tasks.journal import (
     SCHEMA_VERSION,
     Assignment,
-    Direction,
     Entry,
-    Head,
     Journal,
-    MigrationRecord,
     MigrationState,
     Opening,
     OperationRecord,
@@ -31,7 +26,7 @@ from dharma_tasks.journal import (
     Survey,
     Taken,
 )
-from dharma_tasks.migration import JSON, Key
+from dharma_tasks.migration import Key
 
 
 class ConnectionChanged(errors.ConnectionException):
@@ -64,19 +59,19 @@ class PostgresqlJournal(Journal[Session]):
             heads = session.journal(self._sql.HEAD)
             operations: dict[str, list[OperationRecord]] = {}
             for version, *row in session.journal(self._sql.OPERATIONS):
-                operations.setdefault(version, []).append(_operation(row))
-            rows = session.journal(self._sql.MIGRATIONS)
-            migrations = [_migration(row, operations.get(row[0], [])) for row in rows]
+                operations.setdefault(version, []).append(rows.operation(row))
+            found = session.journal(self._sql.MIGRATIONS)
+            migrations = [rows.migration(row, operations.get(row[0], [])) for row in found]
         finally:
             session.rollback()
-        head = _head(heads[0]) if heads else None
+        head = rows.head(heads[0]) if heads else None
         return Survey(database="postgresql", head=head, migrations=migrations)
 
     def owner(self, key: Key) -> Owner | None:
         """Who has the operation; None after an orderly stop, a failure or its end."""
         self._session.clean()
-        rows = self._session.journal(self._sql.OWNER, version=key.version, number=key.number)
-        return Owner.model_validate(rows[0][0]) if rows else None
+        found = self._session.journal(self._sql.OWNER, version=key.version, number=key.number)
+        return Owner.model_validate(found[0][0]) if found else None
 
     # --- a run ---
 
@@ -96,13 +91,10 @@ class PostgresqlJournal(Journal[Session]):
     def _begin(self, opening: Opening, expected: int) -> int:
         session, statement = self._session, self._sql
         session.begin()
-        if not session.query(statement.EXISTS)[0][0]:
-            session.connection.execute(statement.LOCK)
-            session.connection.execute(statement.TABLES)
-            values = {"schema": SCHEMA_VERSION, "identity": str(uuid.uuid4())}
-            session.connection.execute(statement.FIRST_HEAD, values)
+        self._make()
         run, generation = session.journal(statement.HEAD_LOCKED)[0]
         if run == opening.run:
+            session.commit()
             return int(generation)
         if generation != expected:
             msg = f"the journal is at generation {generation} of run {run}, not {expected}"
@@ -118,40 +110,67 @@ class PostgresqlJournal(Journal[Session]):
         session.commit()
         return int(opened)
 
+    def _make(self) -> None:
+        """Make the tables where they are missing, and add what those of an older release lack."""
+        session, statement = self._session, self._sql
+        if not session.query(statement.CURRENT)[0][0]:
+            session.connection.execute(statement.LOCK)
+            session.connection.execute(statement.TABLES)
+            values = {"schema": SCHEMA_VERSION, "identity": str(uuid.uuid4())}
+            session.connection.execute(statement.FIRST_HEAD, values)
+
+    def _upgrade(self) -> None:
+        """For a run that a worker of an older release has begun: its journal may be older too."""
+        self._session.begin()
+        try:
+            self._make()
+            self._session.commit()
+        finally:
+            self._session.rollback()
+
     # --- an operation ---
 
     def take(
         self, assignment: Assignment, owner: Owner, *, counted: bool, error: str | None = None
     ) -> Taken:
-        """Take over, in one round trip, in a clean session."""
+        """Take over, in one statement, in a clean session."""
         self._session.clean()
         values = {
-            **_values(assignment),
+            **rows.values(assignment),
             "generation": assignment.generation,
             "name": assignment.name,
             "checksum": assignment.checksum,
             "count": assignment.count,
             "type": assignment.type,
+            "going": rows.going(assignment),
             "worker": owner.worker,
             "owner": owner.model_dump_json(),
             "counted": counted,
             "error": _storable(error) if error else None,
         }
+        if assignment.back:
+            self._upgrade()
+        statement = self._sql.TAKE_BACK if assignment.back else self._sql.TAKE
         # None, and then a row: another worker has finished it while this one waited for it.
-        rows = self._session.journal(self._sql.TAKE, **values)
-        rows = rows or self._session.journal(self._sql.TAKE, **values)
-        if not rows:
-            raise Outdated(self._why_not(assignment))
-        return _taken(assignment, rows[0], self._session.identity)
+        found = self._session.journal(statement, **values)
+        found = found or self._session.journal(statement, **values)
+        if not found:
+            raise Outdated(f"{assignment.key}: {self._why_not(assignment)}")
+        return rows.taken(assignment, found[0], self._session.identity)
 
     def _why_not(self, assignment: Assignment) -> str:
         run, generation = self._session.journal(self._sql.HEAD)[0][2:4]
         if generation != assignment.generation:
-            return (
-                f"{assignment.key}: the journal is at generation {generation} of run {run}, "
-                f"not {assignment.generation}"
-            )
-        return f"{assignment.key}: the operation before it is not done"
+            wanted = assignment.generation
+            return f"the journal is at generation {generation} of run {run}, not {wanted}"
+        if assignment.back:
+            return "the operation after it is not undone"
+        match self._found(assignment)[1]:
+            case OperationState.UNDOING:
+                return "it is being undone"
+            case OperationState.DONE:
+                return "it is done, and its rollback file has begun, which must come to its end"
+        return "the operation before it is not done"
 
     def prepare(self, taken: Taken, prepared: Prepared) -> Taken:
         """Write what was found."""
@@ -178,8 +197,10 @@ class PostgresqlJournal(Journal[Session]):
 
     def _checkpoint(self, taken: Taken, step: Step) -> None:
         values = {"cursor": json.dumps(step.cursor), "done": step.done, "total": step.total}
-        if step.finished:
-            self._fenced(self._sql.FINISH, taken, last=taken.assignment.last, **values)
+        if step.finished and taken.assignment.back:
+            self._fenced(self._sql.UNDONE, taken)
+        elif step.finished:
+            self._fenced(self._sql.FINISH, taken, **values)
         else:
             self._fenced(self._sql.STEP, taken, **values)
 
@@ -227,22 +248,24 @@ class PostgresqlJournal(Journal[Session]):
     def _fenced(self, statement: str, taken: Taken, **values: object) -> None:
         """The write that only the owner may do, at the end of the open transaction."""
         self._session.become_ours()
-        values |= {**_values(taken.assignment), "fence": taken.fence}
+        going = OperationState.UNDOING if taken.assignment.back else OperationState.RUNNING
+        values |= {**rows.values(taken.assignment), "fence": taken.fence, "open": going.value}
         try:
             if self._session.journal(statement, **values):
                 return
         except errors.SerializationFailure as error:
             # A file with an isolation level of its own does not see the newer fence but fails.
             self._session.rollback()
-            if self._fence(taken) == taken.fence:
+            if self._found(taken.assignment)[0] == taken.fence:
                 raise
             raise _lost(taken) from error
         raise _lost(taken)
 
-    def _fence(self, taken: Taken) -> int | None:
-        key = taken.assignment.key
-        rows = self._session.journal(self._sql.FENCE, version=key.version, number=key.number)
-        return rows[0][0] if rows else None
+    def _found(self, assignment: Assignment) -> tuple[int | None, str | None]:
+        """The operation's fence and state, as they are now."""
+        key = assignment.key
+        found = self._session.journal(self._sql.FENCE, version=key.version, number=key.number)
+        return found[0] if found else (None, None)
 
     def _same_connection(self, taken: Taken) -> None:
         if self._session.identity != taken.mark:
@@ -266,77 +289,6 @@ def _lost(taken: Taken) -> FenceLost:
     return FenceLost(f"{taken.assignment.key}: fence {taken.fence} is not the newest any more")
 
 
-def _values(assignment: Assignment) -> dict[str, Any]:
-    return {
-        "version": assignment.key.version,
-        "number": assignment.key.number,
-        "run": assignment.run,
-        "by": assignment.by,
-    }
-
-
 def _storable(text: str) -> str:
     """PostgreSQL's text holds no NUL characters."""
     return text.replace("\x00", "\ufffd")
-
-
-def _head(row: TupleRow) -> Head:
-    identity, schema_version, run, generation, direction, plan = row
-    return Head(
-        identity=identity,
-        schema_version=schema_version,
-        run=run,
-        generation=generation,
-        direction=Direction(direction),
-        plan=plan,
-    )
-
-
-_MIGRATION = (
-    "version",
-    "name",
-    "state",
-    "checksum",
-    "run",
-    "by",
-    "started",
-    "finished",
-    "seconds",
-    "error",
-)
-_OPERATION = (
-    "number",
-    "type",
-    "state",
-    "done",
-    "total",
-    "attempts",
-    "error",
-    "worker",
-    "updated",
-)
-
-
-def _migration(row: TupleRow, operations: list[OperationRecord]) -> MigrationRecord:
-    values = dict(zip(_MIGRATION, row, strict=True))
-    return MigrationRecord.model_validate({**values, "operations": operations})
-
-
-def _operation(row: list[Any]) -> OperationRecord:
-    return OperationRecord.model_validate(dict(zip(_OPERATION, row, strict=True)))
-
-
-def _taken(assignment: Assignment, row: TupleRow, mark: JSON) -> Taken:
-    fence, state, cursor, undo, done, total, attempts, former = row
-    return Taken(
-        assignment=assignment,
-        fence=fence,
-        state=OperationState(state),
-        cursor=cursor,
-        undo=undo,
-        done=done,
-        total=total,
-        attempts=attempts,
-        former=Owner.model_validate(former) if former else None,
-        mark=mark,
-    )

@@ -47,8 +47,10 @@ CREATE TABLE IF NOT EXISTS {operations} (
     owner json,
     former json,
     updated timestamptz NOT NULL,
+    walked json,
     PRIMARY KEY (version, number)
 );
+ALTER TABLE {operations} ADD COLUMN IF NOT EXISTS walked json;
 CREATE TABLE IF NOT EXISTS {history} (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -63,9 +65,18 @@ CREATE TABLE IF NOT EXISTS {history} (
 """
 """`owner` is who has the operation now, NULL after its end and after an orderly stop; `former`
 is who had it before the present owner. `worker` is only shown. A later `attempts` counts the
-takings that ended without a word, and the present one, since the cursor last moved."""
+takings that ended without a word, and the present one, since the cursor last moved. `walked`
+is how far an operation had come that is being undone: `{"cursor": …, "done": …}`. A journal
+from before there was a way back has no such column; nothing but the way back may name it, so
+that such a journal can be read, and what goes forward in it can go on."""
 
 EXISTS = "SELECT to_regclass({head_name}) IS NOT NULL"
+
+CURRENT = """
+SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute
+    WHERE attrelid = to_regclass({operations_name}) AND attname = 'walked')
+"""
+"""Asked first, because ALTER TABLE … IF NOT EXISTS locks everybody out to find the same."""
 
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended({head_name}, 0))"
 """CREATE TABLE IF NOT EXISTS fails when two sessions do it at once."""
@@ -91,7 +102,9 @@ UPDATE {head} SET run = %(run)s, generation = generation + 1, direction = %(dire
 RETURNING generation
 """
 
-OWNERS = "SELECT owner FROM {operations} WHERE state = 'running' AND owner IS NOT NULL"
+OWNERS = """
+SELECT owner FROM {operations} WHERE state IN ('running', 'undoing') AND owner IS NOT NULL
+"""
 
 MIGRATIONS = """
 SELECT version, name, state, checksum, run, by, started, finished, seconds, error
@@ -100,8 +113,9 @@ FROM {migrations}
 
 OPERATIONS = """
 SELECT o.version, o.number, o.type, o.state, o.done, o.total, o.attempts, o.error, o.worker,
-    o.updated
+    o.updated, o.undo ->> 'irreversible'
 FROM {operations} o JOIN {migrations} m ON o.version = m.version AND o.number <= m.count
+WHERE o.state <> 'pending'
 ORDER BY o.number
 """
 
@@ -114,17 +128,21 @@ TAKE = """
 WITH head AS (
     SELECT 1 FROM {head} WHERE generation = %(generation)s FOR SHARE
 ), anew AS (
-    SELECT 1 FROM {migrations} WHERE version = %(version)s AND state = 'rolled_back'
+    SELECT 1 FROM {migrations}
+    WHERE version = %(version)s AND state = 'rolled_back' AND %(outcome)s = 'applied'
     FOR UPDATE
+), before AS (
+    SELECT 1 FROM {operations}
+    WHERE version = %(version)s AND number = %(number)s - 1 AND state = 'done'
+    FOR SHARE
 ), taken AS (
     INSERT INTO {operations} AS o
         (version, number, type, state, fence, attempts, worker, owner, updated)
     SELECT %(version)s, %(number)s, %(type)s, 'running', 1, 1, %(worker)s, %(owner)s::json,
         clock_timestamp()
     FROM head
-    WHERE %(number)s = 1 OR (NOT EXISTS (SELECT 1 FROM anew) AND EXISTS (
-        SELECT 1 FROM {operations}
-        WHERE version = %(version)s AND number = %(number)s - 1 AND state = 'done'))
+    WHERE %(number)s = 1
+        OR (NOT EXISTS (SELECT 1 FROM anew) AND EXISTS (SELECT 1 FROM before))
     ON CONFLICT (version, number) DO UPDATE SET
         state = 'running',
         fence = o.fence + 1,
@@ -140,7 +158,7 @@ WITH head AS (
         undo = CASE WHEN EXISTS (SELECT 1 FROM anew) THEN NULL ELSE o.undo END,
         done = CASE WHEN EXISTS (SELECT 1 FROM anew) THEN 0 ELSE o.done END,
         total = CASE WHEN EXISTS (SELECT 1 FROM anew) THEN NULL ELSE o.total END
-        WHERE o.state <> 'done' OR EXISTS (SELECT 1 FROM anew)
+        WHERE o.state NOT IN ('done', 'undoing') OR EXISTS (SELECT 1 FROM anew)
     RETURNING fence, state, cursor, undo, done, total, attempts, former
 ), others AS (
     UPDATE {operations} SET state = 'pending', fence = fence + 1, attempts = 0, cursor = NULL,
@@ -149,14 +167,17 @@ WITH head AS (
         AND EXISTS (SELECT 1 FROM anew) AND EXISTS (SELECT 1 FROM taken)
 ), migration AS (
     INSERT INTO {migrations} AS m (version, name, state, checksum, count, run, by, started)
-    SELECT %(version)s, %(name)s, 'running', %(checksum)s, %(count)s, %(run)s, %(by)s,
+    SELECT %(version)s, %(name)s, %(going)s, %(checksum)s, %(count)s, %(run)s, %(by)s,
         clock_timestamp()
     FROM taken
     ON CONFLICT (version) DO UPDATE SET
-        name = excluded.name, state = 'running', count = excluded.count, run = excluded.run,
-        by = excluded.by, finished = NULL, seconds = NULL, error = NULL,
-        checksum = CASE m.state WHEN 'rolled_back' THEN excluded.checksum ELSE m.checksum END,
-        started = CASE m.state WHEN 'rolled_back' THEN excluded.started ELSE m.started END
+        name = excluded.name, state = excluded.state, count = excluded.count,
+        run = excluded.run, by = excluded.by, finished = NULL, seconds = NULL,
+        error = CASE WHEN %(outcome)s = 'applied' THEN NULL ELSE m.error END,
+        checksum = CASE WHEN EXISTS (SELECT 1 FROM anew) THEN excluded.checksum
+            ELSE m.checksum END,
+        started = CASE WHEN EXISTS (SELECT 1 FROM anew) THEN excluded.started
+            ELSE m.started END
 ), history AS (
     INSERT INTO {history} (event, run, by, version, number, fence, detail)
     SELECT 'taken', %(run)s, %(by)s, %(version)s, %(number)s, fence, %(worker)s FROM taken
@@ -164,15 +185,77 @@ WITH head AS (
 SELECT fence, state, cursor, undo, done, total, attempts, former FROM taken
 UNION ALL
 SELECT o.fence, o.state, o.cursor, o.undo, o.done, o.total, o.attempts, NULL::json
-FROM {operations} o, head
+FROM {operations} o JOIN {migrations} m USING (version), head
 WHERE o.version = %(version)s AND o.number = %(number)s AND o.state = 'done'
-    AND NOT EXISTS (SELECT 1 FROM taken)
+    AND (NOT %(last)s OR m.state = %(outcome)s) AND NOT EXISTS (SELECT 1 FROM taken)
 """
 """The lock on the head makes it wait for a run that begins, and makes that run wait for it.
 ON CONFLICT works on the newest version of the row, so two at once get different fences; FOR
 UPDATE makes `anew` see the newest too, or a late one would begin a migration anew that another
-has applied meanwhile (FAULTS 7). An orderly stop has given its attempt back and left no owner:
-that taking always counts."""
+has applied meanwhile (FAULTS 7). FOR SHARE does the same for the operation before, and keeps it
+done until this one is taken: nobody begins to undo it meanwhile (Law 8). An orderly stop has
+given its attempt back and left no owner: that taking always counts. The end of the last
+operation and the outcome are one write; where the last one is done and the outcome is another,
+a rollback file has begun, and what is done may be half undone: then it takes nothing."""
+
+TAKE_BACK = """
+WITH head AS (
+    SELECT 1 FROM {head} WHERE generation = %(generation)s FOR SHARE
+), own AS (
+    SELECT 1 FROM {operations}
+    WHERE version = %(version)s AND number = %(number)s AND state <> 'pending'
+        AND EXISTS (SELECT 1 FROM head)
+    FOR UPDATE
+), after AS (
+    INSERT INTO {operations} AS o (version, number, type, state, fence, updated)
+    SELECT %(version)s, %(number)s + 1, '', 'pending', 1, clock_timestamp() FROM own
+    ON CONFLICT (version, number) DO UPDATE SET fence = o.fence + 1 WHERE o.state = 'pending'
+    RETURNING 1
+), taken AS (
+    UPDATE {operations} o SET
+        state = 'undoing',
+        fence = o.fence + 1,
+        worker = %(worker)s,
+        former = o.owner,
+        owner = %(owner)s::json,
+        updated = clock_timestamp(),
+        error = %(error)s,
+        attempts = CASE WHEN o.state <> 'undoing' THEN 1
+            WHEN o.owner IS NULL OR %(counted)s THEN o.attempts + 1 ELSE o.attempts END,
+        walked = CASE o.state WHEN 'undoing' THEN o.walked
+            ELSE json_build_object('cursor', o.cursor, 'done', o.done) END,
+        cursor = CASE o.state WHEN 'undoing' THEN o.cursor END,
+        done = CASE o.state WHEN 'undoing' THEN o.done ELSE 0 END,
+        total = CASE o.state WHEN 'undoing' THEN o.total END
+    WHERE o.version = %(version)s AND o.number = %(number)s AND EXISTS (SELECT 1 FROM after)
+    RETURNING fence, state, cursor, undo, done, total, attempts, former, walked
+), undone AS (
+    SELECT coalesce(o.fence, 0) AS fence
+    FROM head LEFT JOIN {operations} o ON o.version = %(version)s AND o.number = %(number)s
+    WHERE coalesce(o.state, 'pending') = 'pending' AND NOT EXISTS (SELECT 1 FROM taken)
+), going AS (
+    UPDATE {migrations} SET state = 'rolling_back', run = %(run)s, by = %(by)s, finished = NULL,
+        seconds = NULL
+    WHERE version = %(version)s AND EXISTS (SELECT 1 FROM taken)
+), ended AS (
+    UPDATE {migrations} SET state = %(outcome)s, finished = clock_timestamp(),
+        seconds = extract(epoch FROM clock_timestamp() - started)
+    WHERE version = %(version)s AND %(last)s AND state <> %(outcome)s
+        AND EXISTS (SELECT 1 FROM undone)
+), history AS (
+    INSERT INTO {history} (event, run, by, version, number, fence, detail)
+    SELECT 'taken', %(run)s, %(by)s, %(version)s, %(number)s, fence, %(worker)s FROM taken
+)
+SELECT fence, state, cursor, undo, done, total, attempts, former, walked FROM taken
+UNION ALL
+SELECT fence, 'pending', NULL::json, NULL::json, 0, NULL, 0, NULL::json, NULL::json FROM undone
+"""
+"""The way back takes what is there; what is pending is undone already, and nobody becomes its
+owner. Only the operation after it is looked at: none is taken before the one before it is done,
+so where that one is pending, all behind it are. A look alone could miss one that is taken at
+this very moment. So it is written to: ON CONFLICT meets the newest row, also one that this
+statement does not see, and FOR UPDATE goes before it, as `TAKE` locks the rows in the same
+order. `ended` is for a last operation that was never begun, and so has no end of its own."""
 
 PREPARE = """
 UPDATE {operations} SET undo = %(undo)s::json, total = %(total)s, updated = clock_timestamp()
@@ -183,7 +266,7 @@ RETURNING 1
 STEP = """
 UPDATE {operations} SET cursor = %(cursor)s::json, done = done + %(done)s,
     total = coalesce(%(total)s, total), attempts = 0, error = NULL, updated = clock_timestamp()
-WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s AND state = 'running'
+WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s AND state = %(open)s
 RETURNING 1
 """
 
@@ -195,25 +278,48 @@ WITH finished AS (
     WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s
         AND state = 'running'
     RETURNING 1
-), applied AS (
-    UPDATE {migrations} SET state = 'applied', finished = clock_timestamp(),
+), migration AS (
+    UPDATE {migrations} SET state = %(outcome)s, finished = clock_timestamp(),
         seconds = extract(epoch FROM clock_timestamp() - started)
-    WHERE version = %(version)s AND count = %(number)s AND EXISTS (SELECT 1 FROM finished)
+    WHERE version = %(version)s AND %(last)s AND EXISTS (SELECT 1 FROM finished)
 ), history AS (
     INSERT INTO {history} (event, run, by, version, number, fence)
-    SELECT CASE WHEN %(last)s THEN 'applied' ELSE 'done' END, %(run)s, %(by)s, %(version)s,
+    SELECT CASE WHEN %(last)s THEN %(outcome)s ELSE 'done' END, %(run)s, %(by)s, %(version)s,
         %(number)s, %(fence)s
     FROM finished
 )
 SELECT 1 FROM finished
 """
 
+UNDONE = """
+WITH undone AS (
+    UPDATE {operations} SET state = 'pending', cursor = NULL, undo = NULL, walked = NULL,
+        done = 0, total = NULL, attempts = 0, error = NULL, worker = NULL, owner = NULL,
+        former = NULL, updated = clock_timestamp()
+    WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s
+        AND state = 'undoing'
+    RETURNING 1
+), migration AS (
+    UPDATE {migrations} SET state = %(outcome)s, finished = clock_timestamp(),
+        seconds = extract(epoch FROM clock_timestamp() - started)
+    WHERE version = %(version)s AND %(last)s AND EXISTS (SELECT 1 FROM undone)
+), history AS (
+    INSERT INTO {history} (event, run, by, version, number, fence)
+    SELECT CASE WHEN %(last)s THEN %(outcome)s ELSE 'undone' END, %(run)s, %(by)s, %(version)s,
+        %(number)s, %(fence)s
+    FROM undone
+)
+SELECT 1 FROM undone
+"""
+
 FAIL = """
 WITH failed AS (
-    UPDATE {operations} SET state = 'failed', error = %(error)s, owner = NULL,
-        updated = clock_timestamp()
+    UPDATE {operations} SET error = %(error)s, owner = NULL, updated = clock_timestamp(),
+        state = CASE state WHEN 'undoing' THEN state ELSE 'failed' END,
+        attempts = CASE state WHEN 'undoing' THEN 0 ELSE attempts END,
+        fence = fence + 1
     WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s
-        AND state = 'running'
+        AND state = %(open)s
     RETURNING 1
 ), migration AS (
     UPDATE {migrations} SET state = %(state)s, error = %(error)s, finished = clock_timestamp(),
@@ -225,11 +331,12 @@ WITH failed AS (
 )
 SELECT 1 FROM failed
 """
+"""What was being undone stays so, without an owner: the fence alone ends its worker's right."""
 
 NOTE = """
 UPDATE {operations} SET error = %(error)s, attempts = greatest(attempts - 1, 0), owner = NULL,
     updated = clock_timestamp()
-WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s AND state = 'running'
+WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s AND state = %(open)s
 RETURNING 1
 """
 
@@ -244,7 +351,9 @@ WHERE NOT EXISTS (
 """
 """To be run under `LOCK`: of two at once the second must see the first one's entry."""
 
-FENCE = "SELECT fence FROM {operations} WHERE version = %(version)s AND number = %(number)s"
+FENCE = """
+SELECT fence, state FROM {operations} WHERE version = %(version)s AND number = %(number)s
+"""
 
 
 def rendered(template: str, namespace: str) -> str:
@@ -253,5 +362,8 @@ def rendered(template: str, namespace: str) -> str:
         table: sql.Identifier("public", f"{namespace}_{table}")
         for table in ("head", "migrations", "operations", "history")
     }
-    head = sql.Literal(f"public.{namespace}_head")
-    return sql.SQL(template).format(**tables, head_name=head).as_string()
+    names = {
+        f"{table}_name": sql.Literal(f"public.{namespace}_{table}")
+        for table in ("head", "operations")
+    }
+    return sql.SQL(template).format(**tables, **names).as_string()

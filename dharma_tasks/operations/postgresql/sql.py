@@ -7,21 +7,14 @@ from typing import ClassVar
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import Problem
 from dharma_tasks.journal import Step, Work
-from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.postgresql import rules, running
+from dharma_tasks.operations.postgresql.sql_file import SqlFile
 
 
-class Sql(Operation[Session]):
+class Sql(SqlFile):
     """A .sql file as it is. It is applied whole or not at all, and exactly once (Law 3)."""
 
     kind: ClassVar[str] = "sql"
-
-    sql: str
-
-    @property
-    def summary(self) -> str:
-        """The first words of the file."""
-        return running.summary(self.sql)
 
     def problems(self) -> list[Problem]:
         """Syntax, and statements that cannot be in a transaction; lines are the .sql file's."""

@@ -12,9 +12,9 @@ from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import OperationFailed, Problem
 from dharma_tasks.journal import Prepared, Step, Work
 from dharma_tasks.migration import JSON
-from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.postgresql import rules, running
 from dharma_tasks.operations.postgresql.parsing import END, START, NotSql, batched, parse
+from dharma_tasks.operations.postgresql.sql_file import SqlFile
 
 _STATEMENTS = {
     "insert_stmt",
@@ -77,7 +77,7 @@ _FEW = 100_000
 _SMALL = "SELECT count(*) FROM (SELECT 1 FROM {table} LIMIT %(few)s) AS few"
 
 
-class SqlBatch(Operation[Session]):
+class SqlBatch(SqlFile):
     """One statement with `:batch_start` and `:batch_end`, both inclusive keys that exist.
 
     It walks the column `key` of `table` in its own order, from the smallest to the largest
@@ -87,7 +87,6 @@ class SqlBatch(Operation[Session]):
 
     kind: ClassVar[str] = "sql_batch"
 
-    sql: str
     table: str = Field(min_length=1)
     key: str = Field(min_length=1)
     size: int | None = Field(default=None, ge=1, le=1_000_000)

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import Problem
 from dharma_tasks.journal import Step, Work
-from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.postgresql import indexes, rules, running
 from dharma_tasks.operations.postgresql.parsing import NotSql
 from dharma_tasks.operations.postgresql.parts import Part, split, without_effect
+from dharma_tasks.operations.postgresql.sql_file import SqlFile
 
 
-class SqlStatements(Operation[Session]):
+class SqlStatements(SqlFile):
     """Statements that run one by one, each exactly once.
 
     What can be in a transaction is, with its checkpoint. Of the others, CREATE and DROP INDEX
@@ -22,13 +22,6 @@ class SqlStatements(Operation[Session]):
     """
 
     kind: ClassVar[str] = "sql_statements"
-
-    sql: str
-
-    @property
-    def summary(self) -> str:
-        """The first words of the file."""
-        return running.summary(self.sql)
 
     def problems(self) -> list[Problem]:
         """Syntax, and what cannot be taken up again; lines are the .sql file's."""

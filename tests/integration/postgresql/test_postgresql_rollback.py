@@ -324,6 +324,26 @@ def test_a_failure_in_the_middle_keeps_what_is_done(postgres: Any) -> None:
     assert one.state() == before
 
 
+def test_a_last_operation_that_was_never_begun(postgres: Any) -> None:
+    """There is nothing of it to undo, and with that the way back is at its end."""
+    journal = postgres.database.journal
+    first = replace(postgres.assignment("sql"), count=2)
+    taken = journal.take(first, postgres.owner(), counted=True)
+    journal.step(taken, lambda _session: Step(cursor=None, finished=True), transactional=True)
+    last = replace(
+        first,
+        key=first.key.model_copy(update={"number": 2}),
+        direction=Direction.BACK,
+        outcome=MigrationState.FAILED,
+        until=2,
+    )
+    for _ in range(2):
+        assert journal.take(last, postgres.owner(), counted=True).over
+        record = postgres.record()
+        assert (record.state, len(record.operations)) == (MigrationState.FAILED, 1)
+        assert record.finished is not None
+
+
 # --- fences, both ways ---
 
 

@@ -1,0 +1,108 @@
+"""What the journal's statements are given, and what their rows say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg.rows import TupleRow
+
+from dharma_tasks.journal import (
+    Assignment,
+    Direction,
+    Head,
+    MigrationRecord,
+    MigrationState,
+    OperationRecord,
+    OperationState,
+    Owner,
+    Taken,
+    Walked,
+)
+from dharma_tasks.migration import JSON
+
+
+def values(assignment: Assignment) -> dict[str, Any]:
+    """What every statement may need of an operation."""
+    return {
+        "version": assignment.key.version,
+        "number": assignment.key.number,
+        "run": assignment.run,
+        "by": assignment.by,
+        "outcome": assignment.outcome.value,
+        "last": assignment.last,
+    }
+
+
+def going(assignment: Assignment) -> str:
+    """The migration's state while the operation is at work."""
+    forward = assignment.outcome is MigrationState.APPLIED
+    return (MigrationState.RUNNING if forward else MigrationState.ROLLING_BACK).value
+
+
+def head(row: TupleRow) -> Head:
+    """The head, of `HEAD`."""
+    identity, schema_version, run, generation, direction, plan = row
+    return Head(
+        identity=identity,
+        schema_version=schema_version,
+        run=run,
+        generation=generation,
+        direction=Direction(direction),
+        plan=plan,
+    )
+
+
+_MIGRATION = (
+    "version",
+    "name",
+    "state",
+    "checksum",
+    "run",
+    "by",
+    "started",
+    "finished",
+    "seconds",
+    "error",
+)
+_OPERATION = (
+    "number",
+    "type",
+    "state",
+    "done",
+    "total",
+    "attempts",
+    "error",
+    "worker",
+    "updated",
+    "irreversible",
+)
+
+
+def migration(row: TupleRow, operations: list[OperationRecord]) -> MigrationRecord:
+    """One of `MIGRATIONS`."""
+    found = dict(zip(_MIGRATION, row, strict=True))
+    return MigrationRecord.model_validate({**found, "operations": operations})
+
+
+def operation(row: list[Any]) -> OperationRecord:
+    """One of `OPERATIONS`."""
+    return OperationRecord.model_validate(dict(zip(_OPERATION, row, strict=True)))
+
+
+def taken(assignment: Assignment, row: TupleRow, mark: JSON) -> Taken:
+    """What was taken: `TAKE` says nothing of the way back, `TAKE_BACK` how far it had come."""
+    fence, state, cursor, undo, done, total, attempts, former, *rest = row
+    walked = rest[0] if rest else None
+    return Taken(
+        assignment=assignment,
+        fence=fence,
+        state=OperationState(state),
+        cursor=cursor,
+        undo=undo,
+        done=done,
+        total=total,
+        attempts=attempts,
+        former=Owner.model_validate(former) if former else None,
+        walked=Walked(**walked) if walked else None,
+        mark=mark,
+    )

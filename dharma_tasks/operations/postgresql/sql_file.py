@@ -1,0 +1,34 @@
+"""What the three kinds are: the text of a .sql file, which only another file can undo."""
+
+from __future__ import annotations
+
+from dharma_tasks.databases.postgresql.session import Session
+from dharma_tasks.errors import Problem
+from dharma_tasks.journal import Step, Work
+from dharma_tasks.operations.base import Operation
+from dharma_tasks.operations.postgresql import running
+
+
+class SqlFile(Operation[Session]):
+    """A .sql file. Its rollback file is one too, and is carried out in the same ways."""
+
+    sql: str
+
+    @property
+    def summary(self) -> str:
+        """The first words of the file."""
+        return running.summary(self.sql)
+
+    def irreversible(self) -> Problem | None:
+        """No SQL says how it is undone; a file without any has nothing to undo."""
+        if running.only_comments(self.sql):
+            return None
+        what = "an SQL file cannot be undone without its rollback file"
+        todo = "Write NNN_name_rollback.json and NNN_name_rollback.sql beside it."
+        return Problem("", "", what, todo)
+
+    def undo(self, work: Work[Session]) -> Step:
+        """Do nothing, for a file that has done nothing."""
+        if self.irreversible():
+            return super().undo(work)
+        return Step(cursor=None, finished=True)
