@@ -239,7 +239,7 @@ class _Side:
             record = self.records.get(migration.version)
             if record and record.checksum != migration.checksum:
                 yield from changed(migration, record)
-            if record and half_undone(record):
+            if record and half_undone(record, migration):
                 yield from self._rolling_back(record)
         for record in self._without_file(*_BEGUN):
             what = f"{record.version} ({record.name}) is {record.state}, but has no file"
@@ -289,10 +289,15 @@ class _Side:
         return [record for record in self._with_state(*states) if record.version not in there]
 
 
-def half_undone(record: MigrationRecord) -> bool:
-    """Whether the only way from here is further back."""
-    undoing = any(operation.state is OperationState.UNDOING for operation in record.operations)
-    return undoing or record.state is MigrationState.ROLLING_BACK
+def half_undone(record: MigrationRecord, migration: Migration) -> bool:
+    """Whether the only way from here is further back: its rollback file counts, once begun."""
+    if record.state is MigrationState.ROLLED_BACK:
+        return False
+    last = len(migration.operations)
+    return record.state is MigrationState.ROLLING_BACK or any(
+        operation.state is OperationState.UNDOING or operation.number > last
+        for operation in record.operations
+    )
 
 
 def changed(migration: Migration, record: MigrationRecord) -> Iterator[Problem]:

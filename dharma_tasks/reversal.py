@@ -140,9 +140,18 @@ class _Way:
             for number, problem in self._irreversible(self.file):
                 kind = self.file.operation(number)["type"]
                 what = f"{self.record.version} cannot be undone: operation {number}, {kind}: "
-                helps = f"{problem.todo} " if problem.todo else ""
-                todo = f"{helps}With --accept-data-loss it is passed over, and left as it is."
+                todo = (
+                    f"{self._help(self.file, problem)} With --accept-data-loss it is passed over."
+                )
                 yield Problem(self.file.file, "", what + problem.what, todo)
+
+    def _help(self, file: Migration, problem: Problem) -> str:
+        if not file.rollback:
+            return problem.todo
+        return (
+            f"Its rollback file undoes the whole migration, which is {self.record.state}: correct "
+            "the cause and submit again first."
+        )
 
     def warnings(self) -> Iterator[str]:
         """What --accept-data-loss passes over."""

@@ -188,7 +188,7 @@ def test_rollback_fits_its_migration(migrations: Migrations, refusal: Refusal) -
     assert refusal() == [
         (
             "mongodb/001_a_rollback.json, line 21, dependencies: unknown key 'dependencies'. "
-            "Known keys: breaking, database_type, description, migration_type, name, operations, version."
+            "Known keys: database_type, description, migration_type, name, operations, version."
         ),
         (
             "mongodb/001_a_rollback.json, line 8, operations[0].type: no such operation: "

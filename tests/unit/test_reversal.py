@@ -189,6 +189,13 @@ def test_a_target_that_is_none(target: str) -> None:
 
 def test_forward_refuses_what_is_half_undone() -> None:
     """The only way from there is further back."""
-    half = record(M2, MigrationState.FAILED, OperationState.UNDOING)
-    with pytest.raises(Refused, match=r"dharma rollback 1\.0\.0 --databases mongodb"):
-        plan([M1, M2], {"mongodb": survey("mongodb", record(M1), half)}, Request())
+    done = OperationState.DONE
+    for half in (
+        record(M2, MigrationState.FAILED, OperationState.UNDOING),
+        record(M2, MigrationState.ROLLING_BACK, done),
+        record(M2, MigrationState.FAILED, done, OperationState.FAILED),  # its rollback file's
+    ):
+        with pytest.raises(Refused, match=r"dharma rollback 1\.0\.0 --databases mongodb"):
+            plan([M1, M2], {"mongodb": survey("mongodb", record(M1), half)}, Request())
+    undone = survey("mongodb", record(M1), record(M2, MigrationState.ROLLED_BACK, done, done))
+    assert plan([M1, M2], {"mongodb": undone}, Request()).orders == {"mongodb": ("1.2.0",)}
