@@ -8,7 +8,9 @@ sequence number is therefore the fence that the server itself checks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from elasticsearch import ConflictError, Elasticsearch, NotFoundError
@@ -29,6 +31,10 @@ class Document:
     def get(self, name: str) -> Any:
         """The value of a field; None where it has none."""
         return self.source.get(name)
+
+
+Change = Callable[[Document | None], JSON | None]
+"""From a document as it is, or its absence, to what to write; None writes nothing."""
 
 
 def read(client: Elasticsearch, index: str, key: str) -> Document | None:
@@ -65,3 +71,22 @@ def replace(client: Elasticsearch, document: Document, changes: JSON) -> bool:
     document.source = source
     document.seq_no, document.primary_term = made["_seq_no"], made["_primary_term"]
     return True
+
+
+def change(client: Elasticsearch, index: str, key: str, how: Change) -> None:
+    """Read, change and write a document until nobody was faster."""
+    while True:
+        found = read(client, index, key)
+        changes = how(found)
+        if changes is None:
+            return
+        if found is None:
+            if create(client, index, key, changes):
+                return
+        elif replace(client, found, changes):
+            return
+
+
+def now() -> str:
+    """The time, as the journal writes it."""
+    return datetime.now(UTC).isoformat()

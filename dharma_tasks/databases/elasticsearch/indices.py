@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from elasticsearch import BadRequestError, Elasticsearch
+from elasticsearch import BadRequestError, Elasticsearch, NotFoundError
 
 from dharma_tasks.migration import JSON
 
@@ -25,14 +25,14 @@ _FIELDS: dict[str, JSON] = {
         **dict.fromkeys(("version", "state", "checksum", "run", "by"), _KEYWORD),
         **dict.fromkeys(("name", "error"), _TEXT),
         **dict.fromkeys(("started", "finished"), _DATE),
-        "era": _LONG,
+        **dict.fromkeys(("era", "generation"), _LONG),
         "seconds": {"type": "double"},
     },
     "operations": {
         **dict.fromkeys(("version", "type", "state", "run", "by", "worker"), _KEYWORD),
         **dict.fromkeys(("number", "era", "fence", "generation"), _LONG),
         **dict.fromkeys(("done", "total", "attempts"), _LONG),
-        **dict.fromkeys(("cursor", "undo", "owner", "error"), _TEXT),
+        **dict.fromkeys(("cursor", "undo", "walked", "owner", "error"), _TEXT),
         "updated": _DATE,
     },
     "history": {
@@ -72,17 +72,35 @@ class Names:
 
 
 def make(client: Elasticsearch, names: Names) -> None:
-    """Make the indices that are missing. Harmless when repeated, and when others do it too."""
+    """Make the indices that are missing. Harmless when repeated, and when others do it too.
+
+    Those of an earlier version of this package get the fields that have been added since.
+    """
     for kind, fields in _FIELDS.items():
         index = f"{names.namespace}_{kind}"
-        if client.indices.exists(index=index):
-            continue
-        try:
-            client.indices.create(
-                index=index,
-                mappings={"dynamic": "strict", "properties": fields},
-                settings={"number_of_shards": 1, "auto_expand_replicas": "0-1"},
-            )
-        except BadRequestError as error:
-            if error.error != "resource_already_exists_exception":
-                raise
+        if not _is_there(client, index, fields):
+            _create(client, index, fields)
+
+
+def _is_there(client: Elasticsearch, index: str, fields: dict[str, JSON]) -> bool:
+    try:
+        (found,) = client.indices.get_mapping(index=index).values()
+    except NotFoundError:
+        return False
+    known = found["mappings"]["properties"]
+    missing = {name: field for name, field in fields.items() if name not in known}
+    if missing:
+        client.indices.put_mapping(index=index, properties=missing)
+    return True
+
+
+def _create(client: Elasticsearch, index: str, fields: dict[str, JSON]) -> None:
+    try:
+        client.indices.create(
+            index=index,
+            mappings={"dynamic": "strict", "properties": fields},
+            settings={"number_of_shards": 1, "auto_expand_replicas": "0-1"},
+        )
+    except BadRequestError as error:
+        if error.error != "resource_already_exists_exception":
+            raise

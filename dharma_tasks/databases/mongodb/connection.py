@@ -12,6 +12,7 @@ import pymongo
 from bson.codec_options import DatetimeConversion
 from pymongo import MongoClient, ReadPreference
 from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import ConfigurationError, InvalidURI
 from pymongo.read_concern import ReadConcern
@@ -46,10 +47,12 @@ class Handle:
     `session` is the batch's transaction, and None outside of one and where the server has
     none (`transactions` is False). `patient` gives the same database without a socket timeout:
     for a command that may take hours; what watches the statement gives the signs of life.
-    `newest` says whether commands take a `collectionUUID` (MongoDB 6.0 and newer).
+    `newest` says whether commands take a `collectionUUID` (MongoDB 6.0 and newer). `kept` is
+    where operations keep what their way back needs (see `kept.py`).
     """
 
     database: Database[Document]
+    kept: Collection[Document]
     patient: Callable[[], Database[Document]]
     session: ClientSession | None
     transactions: bool
@@ -123,6 +126,7 @@ class Connection:
         """The driver's objects for an operation."""
         return Handle(
             database=self.database,
+            kept=self.database[f"{self._settings.namespace}_undo"],
             patient=lambda: self.patient[self.name],
             session=session,
             transactions=self.transactions,

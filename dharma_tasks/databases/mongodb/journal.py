@@ -11,13 +11,14 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 
 from pymongo import ReturnDocument
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
-from dharma_tasks.databases.mongodb import records
+from dharma_tasks.databases.mongodb import kept, records
 from dharma_tasks.databases.mongodb.connection import Connection, Document, Handle
 from dharma_tasks.errors import FenceLost, Outdated
 from dharma_tasks.journal import (
@@ -40,10 +41,11 @@ Session = ClientSession | None
 
 _NAMESPACE_EXISTS = 48
 _OPEN = {"state": {"$ne": OperationState.DONE}}
+_HELD = {"state": {"$in": records.AT_WORK}, "owner.resources": {"$ne": {}}}
 
 
 class MongodbJournal(Journal[Handle]):
-    """Four collections in the database that is migrated."""
+    """Five collections in the database that is migrated."""
 
     def __init__(
         self, connection: Connection, namespace: str, free: Callable[[Owner], None]
@@ -64,9 +66,9 @@ class MongodbJournal(Journal[Handle]):
         )
 
     def owner(self, key: Key) -> Owner | None:
-        """Who has the operation now."""
-        running = {"_id": records.name(key), "state": OperationState.RUNNING}
-        found = self._operations.find_one(running, {"owner": True})
+        """Who has the operation now; nobody once it was left in order."""
+        held = {"_id": records.name(key), **_HELD}
+        found = self._operations.find_one(held, {"owner": True})
         return Owner.model_validate(found["owner"]) if found else None
 
     # -- a run ---------------------------------------------------------------------------
@@ -101,7 +103,7 @@ class MongodbJournal(Journal[Handle]):
 
     def _free_all(self) -> None:
         """End the transactions of the owners that lose their fence: they would block us."""
-        for found in self._operations.find({"state": OperationState.RUNNING}, {"owner": True}):
+        for found in self._operations.find(_HELD, {"owner": True}):
             self._free(Owner.model_validate(found["owner"]))
 
     def _begin(self, opening: Opening, expected: int, session: Session) -> int:
@@ -141,6 +143,8 @@ class MongodbJournal(Journal[Handle]):
         def write(session: Session) -> Taken:
             return self._take(assignment, owner, session, counted=counted, error=error)
 
+        if assignment.outcome is MigrationState.APPLIED:
+            kept.remove_old(self._kept, self._migrations, assignment.key.version)
         return self._connection.atomically(write)
 
     def _take(
@@ -153,25 +157,55 @@ class MongodbJournal(Journal[Handle]):
         error: str | None,
     ) -> Taken:
         self._confirm_run(assignment, session)
-        self._start_migration(assignment, session)
-        self._confirm_order(assignment, session)
+        if not assignment.back:
+            self._start_migration(assignment, session)
         name = records.name(assignment.key)
-        done = self._operations.find_one(
-            {"_id": name, "state": OperationState.DONE}, session=session
-        )
-        if done:
-            if assignment.last:
-                self._apply(assignment, session)
-            return replace(records.taken(assignment, done), former=None)
-        document: Document = self._operations.find_one_and_update(  # type: ignore[assignment]
-            {"_id": name},
+        found = self._operations.find_one({"_id": name}, session=session)
+        if assignment.back:
+            taken = self._before_back(assignment, found, session)
+        else:
+            taken = self._before_forward(assignment, found, session)
+        if taken is not None:
+            return taken
+        document = self._operations.find_one_and_update(
+            {"_id": name, "fence": found["fence"]} if found else {"_id": name},
             records.taking(assignment, owner, counted=counted, error=error),
-            upsert=True,  # so there always is one
+            upsert=found is None,
             return_document=ReturnDocument.AFTER,
             session=session,
         )
+        if document is None:  # without transactions another one has taken it just now
+            msg = f"{assignment.key}: another worker has taken it meanwhile"
+            raise FenceLost(msg)
         self._tell(assignment, "taken", session, fence=document["fence"], worker=owner.worker)
         return records.taken(assignment, document)
+
+    def _before_forward(
+        self, assignment: Assignment, found: Document | None, session: Session
+    ) -> Taken | None:
+        """What goes before the taking; or what `take` returns where there is nothing to take."""
+        if found and found["state"] == OperationState.UNDOING:
+            msg = f"{assignment.key} is being undone"
+            raise Outdated(msg)
+        self._confirm_order(assignment, session)
+        if found is None or found["state"] != OperationState.DONE:
+            self._go_on(assignment, session)
+            return None
+        if assignment.last:
+            self._end(assignment, session)
+        return replace(records.taken(assignment, found), former=None)
+
+    def _before_back(
+        self, assignment: Assignment, found: Document | None, session: Session
+    ) -> Taken | None:
+        """What goes before the taking; or what `take` returns where there is nothing to undo."""
+        if found is None or found["state"] == OperationState.PENDING:
+            if assignment.last:
+                self._end(assignment, session)
+            return records.untaken(assignment, found)
+        self._confirm_undone(assignment, session)
+        self._go_on(assignment, session)
+        return None
 
     def _confirm_run(self, assignment: Assignment, session: Session) -> None:
         """By a write: a read could be of a moment before the head moved on (Law 4)."""
@@ -185,19 +219,21 @@ class MongodbJournal(Journal[Handle]):
             raise Outdated(msg)
 
     def _start_migration(self, assignment: Assignment, session: Session) -> None:
+        """Make the migration's record where it begins, or begins again."""
         version = assignment.key.version
         found = self._migrations.find_one({"_id": version}, session=session)
-        if found is None or found["state"] == MigrationState.ROLLED_BACK:
-            if found:
-                self._operations.update_many(
-                    {"_id.version": version}, records.ANEW, session=session
-                )
-            record = records.started(assignment)
-            self._migrations.replace_one({"_id": version}, record, upsert=True, session=session)
-            self._tell(assignment, "started", session)
-        elif found["state"] != MigrationState.APPLIED:
-            again = records.resumed(assignment)
-            self._migrations.update_one({"_id": version}, {"$set": again}, session=session)
+        if found is not None and not _again(assignment, found):
+            return
+        if found is not None:
+            self._operations.update_many({"_id.version": version}, records.ANEW, session=session)
+        record = records.started(assignment)
+        self._migrations.replace_one({"_id": version}, record, upsert=True, session=session)
+        self._tell(assignment, "started", session)
+
+    def _go_on(self, assignment: Assignment, session: Session) -> None:
+        version = {"_id": assignment.key.version}
+        again = records.resumed(assignment)
+        self._migrations.update_one(version, {"$set": again}, session=session)
 
     def _confirm_order(self, assignment: Assignment, session: Session) -> None:
         key = assignment.key
@@ -205,6 +241,14 @@ class MongodbJournal(Journal[Handle]):
         done = {"_id": {"$in": before}, "state": OperationState.DONE}
         if self._operations.count_documents(done, session=session) < len(before):
             msg = f"an operation before {key} is not done"
+            raise Outdated(msg)
+
+    def _confirm_undone(self, assignment: Assignment, session: Session) -> None:
+        key = assignment.key
+        after = {"_id.version": key.version, "_id.number": {"$gt": key.number}}
+        left = after | {"state": {"$ne": OperationState.PENDING}}
+        if self._operations.find_one(left, {"_id": True}, session=session):
+            msg = f"an operation after {key} is not undone"
             raise Outdated(msg)
 
     def prepare(self, taken: Taken, prepared: Prepared) -> Taken:
@@ -239,10 +283,13 @@ class MongodbJournal(Journal[Handle]):
         self._write(taken, records.checkpoint(taken, step), session)
         if step.finished:
             done = taken.stepped(step).done
-            number = taken.assignment.key.number
-            self._tell(taken.assignment, "done", session, number=number, done=done)
+            number, what = (
+                taken.assignment.key.number,
+                "undone" if taken.assignment.back else "done",
+            )
+            self._tell(taken.assignment, what, session, number=number, done=done)
             if taken.assignment.last:
-                self._apply(taken.assignment, session)
+                self._end(taken.assignment, session)
 
     def _explain(self, taken: Taken, error: OperationFailure) -> None:
         """A transaction that met a successor's fence ends as a write conflict: say what it was."""
@@ -255,8 +302,7 @@ class MongodbJournal(Journal[Handle]):
         version = {"_id": taken.assignment.key.version}
 
         def write(session: Session) -> None:
-            failed = {"state": OperationState.FAILED, "error": error, "updated": records.now()}
-            self._write(taken, failed | records.LEFT, session)
+            self._write(taken, records.failed(taken, error), session, fence=taken.fence + 1)
             record = self._migrations.find_one(version, session=session)
             if record:
                 ended = {"$set": records.ended(record, state, error)}
@@ -273,6 +319,10 @@ class MongodbJournal(Journal[Handle]):
         noted = {"error": error, "attempts": attempts, "updated": records.now(), **left}
         self._write(taken, noted, None)
 
+    def prune(self, before: datetime) -> list[kept.Pruned]:
+        """Remove what was kept for undoing operations that ended before `before`."""
+        return kept.prune(self._kept, self._operations, before)
+
     def audit(self, entry: Entry) -> None:
         """Add an entry to the history; its `_id` is made from what it says."""
         with suppress(DuplicateKeyError):
@@ -280,19 +330,31 @@ class MongodbJournal(Journal[Handle]):
 
     # -- the writes they share -----------------------------------------------------------
 
-    def _write(self, taken: Taken, fields: Document, session: Session) -> None:
-        result = self._operations.update_one(_ours(taken), {"$set": fields}, session=session)
+    def _write(
+        self, taken: Taken, fields: Document, session: Session, *, fence: int | None = None
+    ) -> None:
+        """Write under the fence; a new `fence` ends this worker's own right."""
+        written = fields if fence is None else fields | {"fence": fence}
+        result = self._operations.update_one(_ours(taken), {"$set": written}, session=session)
         if not result.matched_count:
             raise _lost(taken)
 
-    def _apply(self, assignment: Assignment, session: Session) -> None:
-        """Bring the migration to its end, unless it is there already."""
-        running = {"_id": assignment.key.version, "state": {"$ne": MigrationState.APPLIED}}
-        record = self._migrations.find_one(running, session=session)
+    def _end(self, assignment: Assignment, session: Session) -> None:
+        """Bring the migration to its outcome, unless it is there already.
+
+        Where a rollback file has begun meanwhile, what was applied stays on its way back.
+        """
+        outcome = assignment.outcome
+        states = [outcome]
+        if outcome is MigrationState.APPLIED:
+            states += [MigrationState.ROLLING_BACK, MigrationState.ROLLED_BACK]
+        open_ = {"_id": assignment.key.version, "state": {"$nin": states}}
+        record = self._migrations.find_one(open_, session=session)
         if record:
-            ended = records.ended(record, MigrationState.APPLIED)
-            self._migrations.update_one(running, {"$set": ended}, session=session)
-            self._tell(assignment, "applied", session, seconds=ended["seconds"])
+            error = None if outcome is MigrationState.APPLIED else record["error"]
+            ended = records.ended(record, outcome, error)
+            self._migrations.update_one(open_, {"$set": ended}, session=session)
+            self._tell(assignment, outcome.value, session, seconds=ended["seconds"])
 
     def _tell(self, assignment: Assignment, what: str, session: Session, **more: object) -> None:
         self._history.insert_one(records.event(assignment, what, **more), session=session)
@@ -315,17 +377,28 @@ class MongodbJournal(Journal[Handle]):
     def _history(self) -> Collection[Document]:
         return self._collection("history")
 
+    @property
+    def _kept(self) -> Collection[Document]:
+        return self._collection("undo")
+
     def _collection(self, part: str) -> Collection[Document]:
         return self._connection.database[f"{self._namespace}_{part}"]
 
 
 def _ours(taken: Taken) -> Document:
     """The operation as long as it is this worker's, and not ended."""
+    back = taken.assignment.back
     return {
         "_id": records.name(taken.assignment.key),
         "fence": taken.fence,
-        "state": OperationState.RUNNING,
+        "state": OperationState.UNDOING if back else OperationState.RUNNING,
     }
+
+
+def _again(assignment: Assignment, migration: Document) -> bool:
+    """Whether a migration that was rolled back is to be applied again, from its start."""
+    forward = assignment.outcome is MigrationState.APPLIED
+    return forward and bool(migration["state"] == MigrationState.ROLLED_BACK)
 
 
 def _lost(taken: Taken) -> FenceLost:

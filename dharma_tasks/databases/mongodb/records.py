@@ -2,7 +2,8 @@
 
 `{namespace}_head` holds one document, `_migrations` one for each migration with its version
 as `_id`, `_operations` one for each operation with `{version, number}`, `_history` one for
-each event. `cursor` and `undo` are BSON as the operation gave them.
+each event. `cursor` and `undo` are BSON as the operation gave them. `_undo` has what the
+operations keep for their way back: see `kept.py`.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from dharma_tasks.journal import (
     Owner,
     Step,
     Taken,
+    Walked,
 )
 from dharma_tasks.migration import Key
 
-COLLECTIONS = ("head", "migrations", "operations", "history")
+COLLECTIONS = ("head", "migrations", "operations", "history", "undo")
 HEAD = "head"
+AT_WORK = (OperationState.RUNNING, OperationState.UNDOING)
 
 
 def now() -> datetime:
@@ -48,35 +51,52 @@ def taking(
 
     A failed operation goes on from its cursor, and its attempts begin again.
     """
-    attempts = {"$cond": [{"$eq": ["$state", OperationState.FAILED]}, 0, _or("$attempts", 0)]}
-    return [
-        {
-            "$set": {
-                "type": assignment.type,
-                "run": assignment.run,
-                "former": _or("$owner", None),
-                "owner": {"$literal": owner.model_dump()},
-                "fence": {"$add": [_or("$fence", 0), 1]},
-                "attempts": {"$add": [attempts, 1]} if counted else {"$max": [attempts, 1]},
-                "state": OperationState.RUNNING,
-                "error": {"$literal": error},
-                "cursor": _or("$cursor", None),
-                "undo": _or("$undo", None),
-                "done": _or("$done", 0),
-                "total": _or("$total", None),
-                "updated": now(),
-            }
-        }
-    ]
+    going = OperationState.UNDOING if assignment.back else OperationState.RUNNING
+    attempts = {"$cond": [{"$eq": ["$state", going]}, _or("$attempts", 0), 0]}
+    written: Document = {
+        "type": assignment.type,
+        "run": assignment.run,
+        "former": _or("$owner", None),
+        "owner": {"$literal": owner.model_dump()},
+        "fence": {"$add": [_or("$fence", 0), 1]},
+        "attempts": {"$add": [attempts, 1]} if counted else {"$max": [attempts, 1]},
+        "state": going,
+        "error": {"$literal": error},
+        "undo": _or("$undo", None),
+        "updated": now(),
+    }
+    return [{"$set": written | (_BACK if assignment.back else _FORWARD)}]
 
 
 def _or(field: str, default: Any) -> Document:
     return {"$ifNull": [field, default]}
 
 
+_FORWARD: Document = {
+    "cursor": _or("$cursor", None),
+    "done": _or("$done", 0),
+    "total": _or("$total", None),
+    "walked": None,
+}
+
+
+def _begun(before: Any, now: Any) -> Document:
+    """`before` where the way back has begun before, and `now` where it begins now."""
+    return {"$cond": [{"$eq": ["$state", OperationState.UNDOING]}, before, now]}
+
+
+_BACK: Document = {
+    "walked": _begun("$walked", {"cursor": _or("$cursor", None), "done": _or("$done", 0)}),
+    "cursor": _begun("$cursor", None),
+    "done": _begun("$done", 0),
+    "total": _begun("$total", None),
+}
+"""The first taking of the way back: where the way forward had come to is kept apart."""
+
+
 def taken(assignment: Assignment, document: Document) -> Taken:
     """What `take` returns, from the document as that write left it."""
-    former = document.get("former")
+    former, walked = document.get("former"), document.get("walked")
     return Taken(
         assignment=assignment,
         fence=document["fence"],
@@ -87,12 +107,20 @@ def taken(assignment: Assignment, document: Document) -> Taken:
         total=document["total"],
         attempts=document["attempts"],
         former=Owner.model_validate(former) if former else None,
+        walked=Walked(**walked) if walked else None,
     )
+
+
+def untaken(assignment: Assignment, document: Document | None) -> Taken:
+    """An operation that is undone, or was never begun: nobody takes it."""
+    return Taken(assignment, (document or {}).get("fence", 0), OperationState.PENDING, attempts=0)
 
 
 def checkpoint(before: Taken, step: Step) -> Document:
     """What a batch writes: its cursor, and that no attempt was made from there yet."""
     after = before.stepped(step)
+    if after.over and before.assignment.back:
+        return NOTHING | LEFT | {"updated": now()}
     written: Document = {
         "cursor": after.cursor,
         "done": after.done,
@@ -105,18 +133,28 @@ def checkpoint(before: Taken, step: Step) -> Document:
     return written | (LEFT if step.finished else {})
 
 
-ANEW: Document = {
-    "$set": {
-        "state": OperationState.PENDING,
-        "cursor": None,
-        "undo": None,
-        "done": 0,
-        "total": None,
-        "attempts": 0,
-        "error": None,
-    },
-    "$inc": {"fence": 1},
+def failed(taken: Taken, error: str) -> Document:
+    """What a lasting error writes. What was being undone is still to be undone."""
+    if taken.assignment.back:
+        state: Document = {"state": OperationState.UNDOING, "attempts": 0}
+    else:
+        state = {"state": OperationState.FAILED}
+    return state | LEFT | {"error": error, "updated": now()}
+
+
+NOTHING: Document = {
+    "state": OperationState.PENDING,
+    "cursor": None,
+    "undo": None,
+    "walked": None,
+    "done": 0,
+    "total": None,
+    "attempts": 0,
+    "error": None,
 }
+"""An operation that was undone, or that begins again: nothing of it is recorded."""
+
+ANEW: Document = {"$set": NOTHING, "$inc": {"fence": 1}}
 """An operation of a migration that begins again. Its fence goes on rising: a worker that was
 frozen since the first time must not find its number there."""
 
@@ -127,19 +165,26 @@ LEFT: Document = {"owner.resources": {}}
 def started(assignment: Assignment) -> Document:
     """A new record of a migration."""
     made = {"name": assignment.name, "checksum": assignment.checksum, "started": now()}
-    return made | resumed(assignment)
+    return made | {"error": None} | resumed(assignment)
+
+
+def going(assignment: Assignment) -> MigrationState:
+    """The state of the migration while this operation is at work."""
+    forward = assignment.outcome is MigrationState.APPLIED
+    return MigrationState.RUNNING if forward else MigrationState.ROLLING_BACK
 
 
 def resumed(assignment: Assignment) -> Document:
-    """What is written when a migration begins or goes on."""
-    return {
-        "state": MigrationState.RUNNING,
+    """What is written when a migration begins or goes on; on its way back it keeps its error."""
+    state = going(assignment)
+    written: Document = {
+        "state": state,
         "run": assignment.run,
         "by": assignment.by,
         "finished": None,
         "seconds": None,
-        "error": None,
     }
+    return written | ({"error": None} if state is MigrationState.RUNNING else {})
 
 
 def ended(record: Document, state: MigrationState, error: str | None = None) -> Document:
@@ -201,6 +246,10 @@ def migrations(
 def _operation(document: Document) -> OperationRecord:
     fields = {k: v for k, v in document.items() if k in OperationRecord.model_fields}
     owner = document.get("owner") or {}
-    return OperationRecord.model_validate(
-        fields | {"number": document["_id"]["number"], "worker": owner.get("worker")}
-    )
+    undo = document.get("undo") or {}
+    more = {
+        "number": document["_id"]["number"],
+        "worker": owner.get("worker"),
+        "irreversible": undo.get("irreversible"),
+    }
+    return OperationRecord.model_validate(fields | more)

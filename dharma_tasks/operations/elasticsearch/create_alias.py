@@ -15,6 +15,7 @@ from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.elasticsearch.indices import (
     find,
     name_problems,
+    recorded,
     require,
     told,
     unchanged,
@@ -99,14 +100,82 @@ class CreateAlias(Operation[Elasticsearch]):
 
     def _holders(self, client: Elasticsearch) -> JSON:
         """The indices that have the alias now, and how."""
+        holders = self._named(client)
+        if not holders and self._is_an_index(client):
+            what = f'"{self.alias}" is the name of an index'
+            raise OperationFailed(what, "Choose another name for the alias")
+        return holders
+
+    def _named(self, client: Elasticsearch) -> JSON:
         try:
             answer = client.indices.get_alias(name=self.alias)
         except NotFoundError:
-            if self._is_an_index(client):
-                what = f'"{self.alias}" is the name of an index'
-                raise OperationFailed(what, "Choose another name for the alias") from None
             return {}
         return {index: found["aliases"][self.alias] for index, found in answer.items()}
 
     def _is_an_index(self, client: Elasticsearch) -> bool:
         return find(client, self.alias) is not None
+
+    # --- the way back ---
+
+    def irreversible(self) -> None:
+        """The alias goes back to where it was."""
+
+    def undoes_in_transaction(self, cursor: Any) -> bool:  # noqa: ARG002
+        """Elasticsearch has no transactions."""
+        return False
+
+    def undo(self, work: Work[Elasticsearch]) -> Step:
+        """Put the alias back in one call, where it is as this operation has left it."""
+        if work.undo and not self._is_done(work.undo["before"]):
+            self._put_back(work)
+        return Step(None, done=1, finished=True)
+
+    def _put_back(self, work: Work[Elasticsearch]) -> None:
+        # Other indices are touched only where `exclusive` has touched them.
+        before = work.undo["before"] if self.exclusive else {}
+        there = {index: how for index, how in before.items() if _is_there(work.handle, index)}
+        holders = self._named(work.handle)
+        actions = self._back(there, holders)
+        if not actions:
+            return  # before a crash it was put back, or it was never moved
+        gone = sorted(before.keys() - there.keys())
+        if gone:
+            work.warn(f'alias "{self.alias}" was a name of {", ".join(gone)}, which is gone')
+        if (gone and not there) or not self._is_ours(work, holders):
+            return
+        work.confirm()
+        told(work, work.handle.indices.update_aliases(actions=actions))
+        if self._back(there, self._named(work.handle)):
+            message = f'alias "{self.alias}" is not yet what it was'
+            raise Interrupted(message)
+
+    def _back(self, before: JSON, holders: JSON) -> list[JSON]:
+        """What brings back what was before."""
+        actions: list[JSON] = []
+        for index in sorted(before.keys() | (holders.keys() if self.exclusive else {self.index})):
+            names = {"index": index, "alias": self.alias}
+            if index not in before and index in holders:
+                actions.append({"remove": names})
+            elif index in before and holders.get(index) != before[index]:
+                actions.append({"add": {**names, **before[index]}})
+        return actions
+
+    def _is_ours(self, work: Work[Elasticsearch], holders: JSON) -> bool:
+        """Whether nobody has changed the alias since, with a warning where somebody has."""
+        same = recorded(work.handle, self.index, work.undo["uuid"]) is not None
+        if same and self._is_done(holders):
+            return True
+        work.warn(
+            f'alias "{self.alias}" was changed by somebody else since, and is left as it is: '
+            f"{json.dumps(holders)}; before this migration it was {json.dumps(work.undo['before'])}"
+        )
+        return False
+
+
+def _is_there(client: Elasticsearch, name: str) -> bool:
+    """Whether there is an index of this name; an alias is none."""
+    try:
+        return find(client, name) is not None
+    except OperationFailed:
+        return False

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from elasticsearch import Elasticsearch, NotFoundError
+from elasticsearch import Elasticsearch
 
-from dharma_tasks.databases.elasticsearch.errors import Interrupted
 from dharma_tasks.errors import Problem
 from dharma_tasks.journal import Prepared, Step, Work
 from dharma_tasks.operations.base import Operation
-from dharma_tasks.operations.elasticsearch.indices import find, name_problems, require, told
+from dharma_tasks.operations.elasticsearch.deletion import delete
+from dharma_tasks.operations.elasticsearch.indices import (
+    find,
+    name_problems,
+    recorded,
+    require,
+)
 
 
 class DeleteIndex(Operation[Elasticsearch]):
@@ -44,29 +49,26 @@ class DeleteIndex(Operation[Elasticsearch]):
         return Prepared({"uuid": found.uuid, "definition": definition}, total=1)
 
     def step(self, work: Work[Elasticsearch]) -> Step:
-        """Delete the recorded index, and no other that has its name by now (FAULTS 11).
-
-        Elasticsearch deletes by name only. So its UUID is compared just before, and what is left
-        of the window is the time between the two requests: an index that somebody else deletes
-        and creates again within it would be deleted (docs/reliability.md).
-        """
-        if self._is_there(work):
-            work.confirm()
-            self._delete(work)
-            if self._is_there(work):
-                message = f'index "{self.index}" is not deleted yet'
-                raise Interrupted(message)
+        """Delete the recorded index, and no other that has its name by now."""
+        delete(work, self.index, work.undo["uuid"])
         return Step(None, done=1, finished=True)
 
-    def _is_there(self, work: Work[Elasticsearch]) -> bool:
-        found = find(work.handle, self.index)
-        if found is not None and found.uuid != work.undo["uuid"]:
-            work.warn(f'index "{self.index}" was created anew by somebody else; it is left alone')
-            return False
-        return found is not None
+    def irreversible(self) -> Problem:
+        """The documents are gone."""
+        what = f'delete_index cannot be undone: the documents of "{self.index}" are gone with it'
+        todo = (
+            "Take a snapshot before, and write a NNN_name_rollback file that makes the index "
+            "again; or delete it in a later version, when nobody will go back"
+        )
+        return Problem("", "index", what, todo)
 
-    def _delete(self, work: Work[Elasticsearch]) -> None:
-        try:
-            told(work, work.handle.indices.delete(index=self.index))
-        except NotFoundError:
-            return  # somebody was faster
+    def undoes_in_transaction(self, cursor: Any) -> bool:  # noqa: ARG002
+        """Elasticsearch has no transactions."""
+        return False
+
+    def undo(self, work: Work[Elasticsearch]) -> Step:
+        """Nothing brings it back; where it is there still, nothing is missing."""
+        uuid = work.undo.get("uuid")
+        if uuid and recorded(work.handle, self.index, uuid) is None:
+            work.warn(f'index "{self.index}" stays deleted, and its documents with it')
+        return Step(None, done=1, finished=True)

@@ -34,10 +34,27 @@ def prepare_load(client: Elasticsearch, index: Index) -> None:
         client.indices.put_settings(index=index.name, settings=wanted)
 
 
+def is_loading(index: Index) -> bool:
+    """Whether the settings are still those of the load: later changes are somebody else's."""
+    return not any(_differs(index, name, value) for name, value in _LOADING.items())
+
+
 def put_back(client: Elasticsearch, name: str, settings: JSON) -> None:
     """Put the original settings back. Does not wait for replicas: they may never find a node."""
     if settings:
         client.indices.put_settings(index=name, settings=settings)
+
+
+def irreversible(index: Index, held: int) -> str | None:
+    """Why what will be copied into the index cannot be found again, to be taken out of it."""
+    if held:
+        return f"{index.name} held {held} documents before, beside which others are copied"
+    pipelines = ("index.default_pipeline", "index.final_pipeline")
+    if any(index.settings.get(each, "_none") != "_none" for each in pipelines):
+        return f"an ingest pipeline of {index.name} changes what is copied"
+    if index.mapping.get("_source"):
+        return f"{index.name} does not keep documents as they are written (_source)"
+    return None
 
 
 def _differs(index: Index, name: str, value: str) -> bool:

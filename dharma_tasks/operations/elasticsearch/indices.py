@@ -84,6 +84,15 @@ def unchanged(client: Elasticsearch, name: str, uuid: str) -> Index:
     return found
 
 
+def recorded(client: Elasticsearch, name: str, uuid: str | None) -> Index | None:
+    """Look up an index that was recorded; None where it is gone, whoever has its name now."""
+    try:
+        found = find(client, name)
+    except OperationFailed:
+        return None  # an alias has its name
+    return found if found is not None and found.uuid == uuid else None
+
+
 def told(work: Work[Elasticsearch], answer: ApiResponse[Any]) -> None:
     """Log the warnings that the server sent with its answer."""
     for warning in _WARNING.findall(answer.meta.headers.get("warning") or ""):

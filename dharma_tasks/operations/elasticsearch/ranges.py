@@ -53,6 +53,8 @@ class Progress(BaseModel):
     """Documents reported as done, those of running tasks included. It never falls."""
     running: list[Range] = []
     again: list[Range] = []
+    written: dict[str, int] | None = None
+    """How far each shard of the destination was at the end: whatever we wrote is below."""
     used: list[str] = []
     """Tasks whose results are in this cursor and can be deleted once it is committed."""
 
@@ -113,10 +115,11 @@ def estimate(client: Elasticsearch, index: str, query: JSON) -> int | None:
         return None
 
 
-def marks(client: Elasticsearch, index: Index) -> dict[str, int]:
+def marks(client: Elasticsearch, index: Index, kind: str = "global_checkpoint") -> dict[str, int]:
     """How far each shard is: its global checkpoint, up to which every copy has every write.
 
     Not the largest number that a search finds: one below it may still be on its way (FAULTS 2).
+    `max_seq_no` is the largest number that was given to any write so far.
 
     Raises:
         Interrupted: a shard has no primary that answers.
@@ -124,7 +127,7 @@ def marks(client: Elasticsearch, index: Index) -> dict[str, int]:
     answer = client.indices.stats(index=index.name, metric="docs", level="shards")
     shards: dict[str, Any] = answer["indices"].get(index.name, {}).get("shards", {})
     primaries = {
-        number: copy["seq_no"]["global_checkpoint"]
+        number: copy["seq_no"][kind]
         for number, copies in shards.items()
         for copy in copies
         if copy["routing"]["primary"]

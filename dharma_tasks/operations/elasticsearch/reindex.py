@@ -28,10 +28,19 @@ from dharma_tasks.journal import Prepared, Step, Work
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.elasticsearch import server_tasks
-from dharma_tasks.operations.elasticsearch.destination import original, prepare_load, put_back
+from dharma_tasks.operations.elasticsearch.copied import Back, begin, delete_page
+from dharma_tasks.operations.elasticsearch.destination import (
+    irreversible,
+    is_loading,
+    original,
+    prepare_load,
+    put_back,
+)
 from dharma_tasks.operations.elasticsearch.indices import (
+    Index,
     find,
     name_problems,
+    recorded,
     require,
     told,
     unchanged,
@@ -129,8 +138,10 @@ class Reindex(Operation[Elasticsearch]):
             "dest": dest.uuid,
             "settings": {} if held else original(dest),
             "held": held,
+            "marks": marks(client, dest, "max_seq_no"),
         }
-        return Prepared(undo)
+        reason = irreversible(dest, held)
+        return Prepared(undo if reason is None else {**undo, "irreversible": reason})
 
     # --- each step ---
 
@@ -317,7 +328,8 @@ class Reindex(Operation[Elasticsearch]):
 
     def _end(self, work: Work[Elasticsearch], progress: Progress) -> Step:
         """Every range is done and no task is left: put the settings back, and count."""
-        unchanged(work.handle, self.dest.index, work.undo["dest"])
+        dest = unchanged(work.handle, self.dest.index, work.undo["dest"])
+        progress.written = marks(work.handle, dest, "max_seq_no")
         work.confirm()
         put_back(work.handle, self.dest.index, work.undo["settings"])
         refresh(work.handle, self.dest.index)
@@ -362,6 +374,85 @@ class Reindex(Operation[Elasticsearch]):
             work.confirm()
             unchanged(work.handle, self.dest.index, work.undo["dest"])
             put_back(work.handle, self.dest.index, work.undo["settings"])
+
+    # --- the way back ---
+
+    def irreversible(self) -> None:
+        """It depends on what the destination is: see `prepare`."""
+
+    def undoes_in_transaction(self, cursor: Any) -> bool:  # noqa: ARG002
+        """Elasticsearch has no transactions."""
+        return False
+
+    def undo(self, work: Work[Elasticsearch]) -> Step:
+        """Stop what still copies, then delete what was copied, a page at a time."""
+        if not work.undo:
+            return Step(None, finished=True)
+        if self._stop(work):
+            return Step(None)  # it may have written behind us: the walk begins anew
+        dest = recorded(work.handle, self.dest.index, work.undo["dest"])
+        if dest is None:
+            work.warn(f"{self.dest.index} is gone, or another index by now; nothing is deleted")
+            return Step(None, finished=True)
+        if work.cursor is None:
+            return self._begin_back(work, dest)
+        back = Back.model_validate(work.cursor)
+        if back.shard is None:
+            return self._end_back(work, dest, back)
+        source = (self.source.index, self.source.query)
+        done = delete_page(work, source, dest.name, self._walked(work).get("written") or {}, back)
+        return Step(back.model_dump(), done=done)
+
+    def _walked(self, work: Work[Elasticsearch]) -> JSON:
+        """The last cursor of the way forward."""
+        return (work.walked.cursor if work.walked else None) or {}
+
+    def _stop(self, work: Work[Elasticsearch]) -> bool:
+        """Cancel the tasks that still run; whether there were any. Waits for a moment."""
+        running = server_tasks.running(work.handle, work.undo["tag"])
+        stopped = bool(running)
+        until = time.monotonic() + _STEP_SECONDS
+        while running and time.monotonic() < until:
+            work.confirm()
+            for each in running.values():
+                server_tasks.cancel(work.handle, each)
+            time.sleep(_POLL_SECONDS)
+            running = server_tasks.running(work.handle, work.undo["tag"])
+        return stopped
+
+    def _begin_back(self, work: Work[Elasticsearch], dest: Index) -> Step:
+        before = work.undo.get("marks")
+        if before is None and work.undo["held"]:  # by an earlier version of this package
+            what = f"{irreversible(dest, work.undo['held'])}, and it is not known which"
+            raise OperationFailed(what, "Write a NNN_name_rollback file")
+        back = begin(work.handle, self.source.index, dest, before or {})
+        return Step(back.model_dump(), total=count(work.handle, dest.name))
+
+    def _end_back(self, work: Work[Elasticsearch], dest: Index, back: Back) -> Step:
+        if is_loading(dest):
+            work.confirm()
+            put_back(work.handle, dest.name, work.undo["settings"])
+        refresh(work.handle, dest.name)
+        self._forget_all(work)
+        if back.left:
+            work.warn(
+                f"{back.left} documents in {dest.name} have been changed since they were copied, "
+                f"there or in {self.source.index}, and are left: {', '.join(back.named)}"
+                f"{', ...' if back.left > len(back.named) else ''}"
+            )
+        return Step(None, finished=True)
+
+    def _forget_all(self, work: Work[Elasticsearch]) -> None:
+        """Delete the stored results that nobody will read any more, where they are ours."""
+        walked = self._walked(work)
+        ended = [each["task"] for each in walked.get("running", ()) if _is_stored(work, each)]
+        with suppress(ApiError):
+            for task in {*ended, *walked.get("used", ())}:
+                work.handle.options(ignore_status=404).delete(index=".tasks", id=task)
+
+
+def _is_stored(work: Work[Elasticsearch], ended: JSON) -> bool:
+    return server_tasks.result(work.handle, ended["task"], ended["header"]) is not None
 
 
 def _cause(failure: JSON) -> JSON:

@@ -12,7 +12,13 @@ from dharma_tasks.journal import Prepared, Step, Work
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.elasticsearch.definitions import mapping_problems
-from dharma_tasks.operations.elasticsearch.indices import name_problems, require, told, unchanged
+from dharma_tasks.operations.elasticsearch.indices import (
+    name_problems,
+    recorded,
+    require,
+    told,
+    unchanged,
+)
 
 _IN_PLACE = "cannot be changed from type"
 _NEW_INDEX = (
@@ -62,4 +68,25 @@ class UpdateMapping(Operation[Elasticsearch]):
             message = f'the new mapping of "{self.index}" is not everywhere yet'
             raise Interrupted(message)
         unchanged(work.handle, self.index, work.undo["uuid"])
+        return Step(None, done=1, finished=True)
+
+    def irreversible(self) -> Problem:
+        """Elasticsearch takes no field away."""
+        what = f'update_mapping cannot be undone: fields cannot be taken away from "{self.index}"'
+        todo = (
+            "Write a NNN_name_rollback file that creates an index with the former mapping, "
+            "reindexes into it and moves the alias; fields that are not used do no harm"
+        )
+        return Problem("", "mapping", what, todo)
+
+    def undoes_in_transaction(self, cursor: Any) -> bool:  # noqa: ARG002
+        """Elasticsearch has no transactions."""
+        return False
+
+    def undo(self, work: Work[Elasticsearch]) -> Step:
+        """Leave the mapping as it is, and say so where it is not what it was."""
+        if work.undo:
+            found = recorded(work.handle, self.index, work.undo["uuid"])
+            if found is not None and found.mapping != work.undo["mapping"]:
+                work.warn(f'the mapping of index "{self.index}" stays as it is')
         return Step(None, done=1, finished=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from dharma_tasks.databases.mongodb.connection import Document
+from dharma_tasks.operations.mongodb.keeping import Documents
+from dharma_tasks.operations.mongodb.touched import MISSING, Touched, at, below, nested, same
 from dharma_tasks.operations.mongodb.values import Field, Value
 from dharma_tasks.operations.mongodb.walk import Walk
 
@@ -25,3 +27,31 @@ class AddField(Walk):
     def change(self) -> tuple[Document, Document]:
         """Set it where it is missing."""
         return {self.field: {"$exists": False}}, {"$set": {self.field: self.value}}
+
+    def touched(self) -> Added:
+        """Which documents it has given the field to."""
+        return Added(self.field, self.value)
+
+
+class Added(Touched):
+    """The documents that were given a field, and how that is undone."""
+
+    def __init__(self, field: str, value: Any) -> None:
+        super().__init__(field)
+        self.value = value
+
+    def back(self, documents: Documents, created: str, ids: list[Any]) -> list[Any]:
+        """Unset it where it is still what was added, with the part of the path that was too."""
+        whole, alone, left = [], [], []
+        added = nested(below(created, self.field), self.value)
+        for each in documents.find(ids, {created: True}):
+            now = at(each, self.field)
+            if same(at(each, created), added):
+                whole.append(each["_id"])
+            elif same(now, self.value):
+                alone.append(each["_id"])
+            elif now is not MISSING:
+                left.append(each["_id"])
+        documents.update(whole, {created: {"$eq": added}}, {"$unset": {created: ""}})
+        documents.update(alone, {self.field: {"$eq": self.value}}, {"$unset": {self.field: ""}})
+        return left

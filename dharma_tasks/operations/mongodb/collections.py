@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
 from bson import Binary
+from pymongo.errors import OperationFailure
 
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import OperationFailed
 from dharma_tasks.explain import nearest
+from dharma_tasks.journal import Work
+
+NAMESPACE_NOT_FOUND = 26
+INDEX_NOT_FOUND = 27
 
 
 @dataclass(frozen=True)
@@ -72,3 +79,21 @@ def unchanged(handle: Handle, name: str, identity: UUID | None) -> Found:
         what = f"the collection {name!r} was dropped and made again since this operation began"
         raise OperationFailed(what, "Look who did that, then submit again")
     return found
+
+
+def drop(work: Work[Handle], name: str, identity: UUID | None) -> None:
+    """Drop the collection with this identity; no transaction takes that."""
+    work.confirm()
+    command = {"drop": name, "comment": work.label, **aimed(work.handle, identity)}
+    with suppress_missing():
+        work.handle.command(command)
+
+
+@contextmanager
+def suppress_missing() -> Iterator[None]:
+    """Take it as done where what is to be dropped is gone already."""
+    try:
+        yield
+    except OperationFailure as error:
+        if error.code not in (NAMESPACE_NOT_FOUND, INDEX_NOT_FOUND):
+            raise

@@ -11,7 +11,7 @@ from dharma_tasks.databases.mongodb.faults import shown
 from dharma_tasks.errors import OperationFailed, Problem
 from dharma_tasks.journal import Prepared, Step, Work
 from dharma_tasks.operations.base import Operation
-from dharma_tasks.operations.mongodb.collections import find
+from dharma_tasks.operations.mongodb.collections import Found, drop, find
 from dharma_tasks.operations.mongodb.values import CollectionName, ValueDocument, unknown_options
 
 _OPTIONS = (
@@ -25,10 +25,14 @@ _OPTIONS = (
 _DEFAULTS: Document = {"validationLevel": "strict", "validationAction": "error", "capped": False}
 _SERVER_COMPLETES = ("collation", "timeseries", "clusteredIndex")
 _NO_TRANSACTION = ("viewOn", "timeseries")
+_MADE = "made"
 
 
 class CreateCollection(Operation[Handle]):
-    """Makes a collection. One that is there and equal is accepted with a warning."""
+    """Makes a collection. One that is there and equal is accepted with a warning.
+
+    A second step records its identity, which nobody sees before the first one is committed.
+    """
 
     kind: ClassVar[str] = "create_collection"
 
@@ -57,13 +61,63 @@ class CreateCollection(Operation[Handle]):
         return Prepared(undo={"existed": self._is_there(work)}, total=1)
 
     def step(self, work: Work[Handle]) -> Step:
-        """Make it, unless it is there."""
+        """Make it, unless it is there; then record which one it is."""
+        if work.cursor == _MADE:
+            found = find(work.handle, self.collection)
+            made = {"identity": found and found.identity}
+            return Step(cursor=made, finished=True, total=1)
         if self._is_there(work):
             if work.undo["existed"]:
                 work.warn(f"the collection {self.collection!r} exists already, as it should be")
+                return Step(cursor=None, done=1, finished=True, total=1)
         else:
             self._create(work)
+        return Step(cursor=_MADE, done=1)
+
+    def irreversible(self) -> None:
+        """Dropped, where this made it."""
+
+    def undoes_in_transaction(self, cursor: Any) -> bool:  # noqa: ARG002
+        """MongoDB drops no collection inside a transaction."""
+        return False
+
+    def undo(self, work: Work[Handle]) -> Step:
+        """Drop it, if it is the one that was made. What was written into it since goes with it."""
+        found = find(work.handle, self.collection) if self._made(work) else None
+        if found is not None and self._is_ours(work, found):
+            self._drop(work, found)
         return Step(cursor=None, done=1, finished=True, total=1)
+
+    def _made(self, work: Work[Handle]) -> bool:
+        """Whether this may have made it: the first step commits with its checkpoint, if it can."""
+        if work.undo.get("existed", True):
+            return False
+        reached = work.walked is not None and work.walked.cursor is not None
+        return reached or not (work.handle.transactions and self.transactional(None))
+
+    def _is_ours(self, work: Work[Handle], found: Found) -> bool:
+        """By its identity; one without any, a view, by its options."""
+        made = work.walked.cursor if work.walked else None
+        identity = made["identity"] if isinstance(made, dict) else None
+        if identity is not None and found.identity != identity:
+            how = "dropped and made again"
+        elif identity is None and not same(self.options, found.options):
+            how = "changed"
+        else:
+            return True
+        work.warn(f"{self.collection!r} was {how} since this migration made it, so it stays")
+        return False
+
+    def _drop(self, work: Work[Handle], found: Found) -> None:
+        lost = 0
+        if "viewOn" not in self.options:
+            lost = work.handle.patient()[self.collection].count_documents({})
+        if lost:
+            work.warn(
+                f"{lost} documents that were written into {self.collection!r} since it was made "
+                "are lost with it"
+            )
+        drop(work, self.collection, found.identity)
 
     def _create(self, work: Work[Handle]) -> None:
         if work.handle.session is None:

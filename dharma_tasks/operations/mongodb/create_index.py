@@ -12,7 +12,14 @@ from dharma_tasks.errors import OperationFailed, Problem
 from dharma_tasks.journal import Prepared, Step, Work
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.mongodb import indexes
-from dharma_tasks.operations.mongodb.collections import aimed, find, hint, unchanged
+from dharma_tasks.operations.mongodb.collections import (
+    Found,
+    aimed,
+    drop,
+    find,
+    hint,
+    unchanged,
+)
 from dharma_tasks.operations.mongodb.values import (
     CollectionName,
     IndexKeys,
@@ -31,6 +38,7 @@ _OPTIONS = (
 _OTHER_OPTIONS = 85
 _OTHER_KEYS = 86
 _BUILD = "build"
+_MADE = "made"
 
 
 class CreateIndex(Operation[Handle]):
@@ -39,7 +47,8 @@ class CreateIndex(Operation[Handle]):
     A collection that does not exist yet is made with it, in one transaction with the journal.
     MongoDB builds no index on an existing one inside a transaction: there a first step, which
     changes nothing, sends the command into a second one. The build goes on in the server when
-    its worker dies; the command of a successor joins it.
+    its worker dies; the command of a successor joins it. A collection that was made with it gets
+    its identity recorded by a further step, because nobody sees it before that is committed.
     """
 
     kind: ClassVar[str] = "create_index"
@@ -77,14 +86,55 @@ class CreateIndex(Operation[Handle]):
 
     def step(self, work: Work[Handle]) -> Step:
         """Make index and collection together, or build the index on the collection."""
+        if work.cursor == _MADE:
+            made = find(work.handle, self.collection)
+            return Step(cursor={"identity": made and made.identity}, finished=True, total=1)
         if work.cursor is None and work.handle.session is not None:
             if find(work.handle, self.collection) is not None:
                 return Step(cursor=_BUILD)
             self._warn_of_new_collection(work)
             self._create(work, {})
-        else:
-            self._build(work)
+            return Step(cursor=_MADE, done=1)
+        self._build(work)
         return Step(cursor=work.cursor, done=1, finished=True, total=1)
+
+    def irreversible(self) -> None:
+        """Dropped, where this built it."""
+
+    def undoes_in_transaction(self, cursor: Any) -> bool:  # noqa: ARG002
+        """MongoDB drops no index and no collection inside a transaction."""
+        return False
+
+    def undo(self, work: Work[Handle]) -> Step:
+        """Drop what was built: the index, and a collection that was made with it and is empty."""
+        collection = find(work.handle, self.collection) if self._built(work) else None
+        if collection is not None:
+            made = work.walked.cursor if work.walked else None
+            known = made if isinstance(made, dict) else work.undo
+            if known["identity"] in (None, collection.identity):
+                self._drop(work, collection, together=known is made)
+        return Step(cursor=None, done=1, finished=True, total=1)
+
+    def _built(self, work: Work[Handle]) -> bool:
+        """Whether this may have built it: together with a collection it commits at once."""
+        if work.undo.get("existed", True):
+            return False
+        reached = work.walked is not None and work.walked.cursor is not None
+        return reached or not work.handle.transactions
+
+    def _drop(self, work: Work[Handle], collection: Found, *, together: bool) -> None:
+        if together and not work.handle.database[self.collection].find_one({}, {"_id": True}):
+            drop(work, self.collection, collection.identity)
+            return
+        wanted = {"key": dict(self.index), **self.options, "name": self.name}
+        found = [i for i in indexes.listed(work.handle, self.collection) if i["name"] == self.name]
+        if found and indexes.fits(wanted, found[0]):
+            indexes.drop(work, self.collection, self.name, collection.identity)
+        elif found:
+            work.warn(
+                f"the index {self.name!r} has another definition than this migration gave it, "
+                f"so it stays: {indexes.show(found)}, given: {indexes.show([wanted])}"
+            )
 
     def _warn_of_new_collection(self, work: Work[Handle]) -> None:
         near = hint(work.handle, self.collection)

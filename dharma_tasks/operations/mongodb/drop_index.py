@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator
-from pymongo.errors import OperationFailure
 
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import OperationFailed, Problem
@@ -79,18 +78,48 @@ class DropIndex(Operation[Handle]):
     def _drop(self, work: Work[Handle], recorded: str) -> None:
         if not self._still_there(work, recorded):
             return
-        work.confirm()
         name = loads(recorded)["name"]
-        command = {"dropIndexes": self.collection, "index": name, "comment": work.label}
-        command |= aimed(work.handle, work.undo["identity"])
-        try:
-            work.handle.command(command)
-        except OperationFailure as error:
-            if error.code not in (indexes.INDEX_NOT_FOUND, indexes.NAMESPACE_NOT_FOUND):
-                raise
+        indexes.drop(work, self.collection, name, work.undo["identity"])
         if self._still_there(work, recorded):
             what = f"the index {name!r} was dropped, and then it was there again"
             raise OperationFailed(what, "Look who builds it, then submit again")
+
+    def irreversible(self) -> None:
+        """Built again."""
+
+    def undoes_in_transaction(self, cursor: Any) -> bool:  # noqa: ARG002
+        """MongoDB builds no index on a collection that exists inside a transaction."""
+        return False
+
+    def undo(self, work: Work[Handle]) -> Step:
+        """Build it again from its whole definition; an equal one that is there is fine."""
+        if recorded := work.undo.get("definition"):
+            self._build(work, loads(recorded))
+        return Step(cursor=None, done=1, finished=True, total=1)
+
+    def _build(self, work: Work[Handle], before: Document) -> None:
+        collection = find(work.handle, self.collection)
+        if collection is None or collection.identity != work.undo["identity"]:
+            how = "dropped" if collection is None else "dropped and made again"
+            work.warn(
+                f"the collection {self.collection!r} was {how} since: there is nothing to build "
+                f"the index {before['name']!r} on"
+            )
+            return
+        found = indexes.listed(work.handle, self.collection)
+        named = [each for each in found if each["name"] == before["name"]]
+        if named:
+            if dumps(named[0]) != dumps(before):
+                work.warn(
+                    f"an index {before['name']!r} was built since with another definition, so it "
+                    f"stays: {indexes.show(named)}, before: {indexes.show([before])}"
+                )
+            return
+        work.confirm()
+        spec = {key: value for key, value in before.items() if key != "ns"}
+        command = {"createIndexes": self.collection, "indexes": [spec], "comment": work.label}
+        # It may take hours: no socket timeout, and watched instead.
+        work.handle.command(command | aimed(work.handle, work.undo["identity"]), patient=True)
 
     def _still_there(self, work: Work[Handle], recorded: str) -> bool:
         collection = find(work.handle, self.collection)

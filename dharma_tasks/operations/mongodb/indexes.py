@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+from uuid import UUID
 
 from pymongo.errors import OperationFailure
 
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.databases.mongodb.faults import shown
+from dharma_tasks.journal import Work
+from dharma_tasks.operations.mongodb.collections import (
+    NAMESPACE_NOT_FOUND,
+    aimed,
+    suppress_missing,
+)
 
-NAMESPACE_NOT_FOUND = 26
-INDEX_NOT_FOUND = 27
+_SERVER_COMPLETES = ("collation", "weights")
+_PLAIN = (
+    *("unique", "sparse", "hidden", "partialFilterExpression", "expireAfterSeconds"),
+    *("wildcardProjection", "columnstoreProjection", "storageEngine"),
+)
+"""Options that the server never adds by itself."""
 
 
 def listed(handle: Handle, collection: str) -> list[Document]:
@@ -59,3 +70,27 @@ def default_name(pairs: Iterable[tuple[str, Any]]) -> str:
 def show(indexes: Iterable[Document]) -> str:
     """Definitions as people read them."""
     return "; ".join(shown({k: v for k, v in index.items() if k != "v"}) for index in indexes)
+
+
+def fits(wanted: Document, found: Document) -> bool:
+    """Whether a listed index is one that was built from `wanted`: the server adds defaults."""
+    if not same_keys(keys(found), wanted["key"].items()):
+        return False
+    options = [name for name in wanted if name != "key"]
+    return all(_fits(name, wanted[name], found.get(name)) for name in options) and not any(
+        found.get(name) for name in _PLAIN if name not in wanted
+    )
+
+
+def _fits(name: str, wanted: Any, found: Any) -> bool:
+    if name in _SERVER_COMPLETES and isinstance(wanted, dict) and isinstance(found, dict):
+        return all(found.get(key) == value for key, value in wanted.items())
+    return bool(wanted == found) or (not wanted and not found)
+
+
+def drop(work: Work[Handle], collection: str, name: str, identity: UUID | None) -> None:
+    """Drop an index of the collection with this identity; no transaction takes that."""
+    work.confirm()
+    command = {"dropIndexes": collection, "index": name, "comment": work.label}
+    with suppress_missing():
+        work.handle.command(command | aimed(work.handle, identity))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import Problem
 from dharma_tasks.journal import Work
+from dharma_tasks.operations.mongodb.keeping import Documents
+from dharma_tasks.operations.mongodb.touched import MISSING, Touched, at, below, nested, same
 from dharma_tasks.operations.mongodb.values import Field
 from dharma_tasks.operations.mongodb.walk import Walk
 
@@ -42,16 +44,44 @@ class RenameField(Walk):
         where = {self.old_name: {"$exists": True}, self.new_name: {"$exists": False}}
         return where, {"$rename": {self.old_name: self.new_name}}
 
-    def _update(self, work: Work[Handle], within: Document) -> int:
-        renamed = super()._update(work, within)
-        if renamed < work.size:  # else it was every document of the batch
-            self._warn_of_both(work, within)
-        return renamed
+    def touched(self) -> Renamed:
+        """Which documents it has renamed it in."""
+        return Renamed(self.old_name, self.new_name)
 
-    def _warn_of_both(self, work: Work[Handle], within: Document) -> None:
+    def _report(self, work: Work[Handle], within: Document, *, all_changed: bool) -> None:
+        """Count the documents that have both."""
+        if all_changed:
+            return
         left_over: Document = {self.old_name: {"$exists": True}}
         if left := self._count(work, {"$and": [within, left_over, self.filter]}):
             work.warn(
                 f"{left} documents of this batch have both {self.old_name!r} and "
                 f"{self.new_name!r}; they were left as they are"
             )
+
+
+class Renamed(Touched):
+    """The documents in which a field was renamed, and how that is undone."""
+
+    def __init__(self, old: str, new: str) -> None:
+        super().__init__(new)
+        self.old = old
+
+    def back(self, documents: Documents, created: str, ids: list[Any]) -> list[Any]:
+        """Rename it back where only the new one is there, with the value that it has now."""
+        renamed, emptied, left = [], [], []
+        shown = {created: True, self.old: True}
+        for each in documents.find(ids, shown):
+            new, old = at(each, self.field), at(each, self.old)
+            if new is not MISSING and old is MISSING:
+                renamed.append(each["_id"])
+                if same(at(each, created), nested(below(created, self.field), new)):
+                    emptied.append(each["_id"])
+            elif new is not MISSING or old is MISSING:
+                left.append(each["_id"])
+        only = {self.field: {"$exists": True}, self.old: {"$exists": False}}
+        documents.update(renamed, only, {"$rename": {self.field: self.old}})
+        if created != self.field:
+            parent = below(created, self.field).rpartition(".")[0]
+            documents.update(emptied, {created: nested(parent, {})}, {"$unset": {created: ""}})
+        return left

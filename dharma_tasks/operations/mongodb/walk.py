@@ -16,14 +16,16 @@ from uuid import UUID
 from bson import ObjectId
 from pydantic import Field as Default
 
+from dharma_tasks.databases.mongodb import kept
 from dharma_tasks.databases.mongodb.connection import Document, Handle
-from dharma_tasks.errors import OperationFailed
+from dharma_tasks.errors import OperationFailed, Problem
 from dharma_tasks.journal import Prepared, Step, Work
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.mongodb.collections import Found, existing
+from dharma_tasks.operations.mongodb.images import Images
+from dharma_tasks.operations.mongodb.keeping import BY_ID, Documents, Keeping, undo
 from dharma_tasks.operations.mongodb.values import CollectionName, ValueDocument
 
-_BY_ID = [("_id", 1)]
 _PLAIN = (ObjectId, str, int, UUID, datetime)
 """Between two of one of these types lie only values that the query operators compare with them."""
 
@@ -37,6 +39,7 @@ class Walk(Operation[Handle]):
 
     collection: CollectionName
     filter: ValueDocument = Default(default_factory=dict)
+    keep_before_image: bool = False
 
     @abstractmethod
     def change(self) -> tuple[Document, Document | list[Document]]:
@@ -48,6 +51,10 @@ class Walk(Operation[Handle]):
 
     def elements(self) -> list[Document] | None:
         """Which elements of arrays are to be changed."""
+        return None
+
+    def touched(self) -> Keeping[Any] | None:
+        """What it keeps for its way back where whole documents are not asked for."""
         return None
 
     @property
@@ -64,24 +71,82 @@ class Walk(Operation[Handle]):
         found = existing(work.handle, self.collection)
         self._check(found, work.handle)
         documents = work.handle.database[self.collection]
-        last = documents.find({}, {"_id": True}).hint(_BY_ID).sort("_id", -1).limit(1)
-        undo = {"identity": found.identity, "last": [each["_id"] for each in last]}
+        last = documents.find({}, {"_id": True}).hint(BY_ID).sort("_id", -1).limit(1)
+        undo = {
+            "identity": found.identity,
+            "last": [each["_id"] for each in last],
+            "keeps": self._keeping() is not None,
+        }
         return Prepared(undo=undo, total=documents.estimated_document_count())
 
     def step(self, work: Work[Handle]) -> Step:
         """Change the documents of the next batch."""
         if not work.undo["last"]:
             return Step(cursor=work.cursor, finished=True, total=0)
-        after = [work.cursor["after"]] if work.cursor else []
+        before: Document = work.cursor or {}
+        after = [before["after"]] if before else []
         end = self._end(work, after)
-        finished = end is None
         upto = work.undo["last"][0] if end is None else end[0]
+        keeping = self._keeping() if work.undo.get("keeps") else None
+        counts: Document = {}
+        if keeping is None:
+            changed = self._update(work, between(after, upto))
+        else:
+            data = keeping.before(self._documents(work), self._matching(between(after, upto)))
+            if keeping.early:
+                end, upto = [keeping.end], keeping.end
+            part = self._keep(work, before.get("kept", 0), data)
+            pieces = keeping.parts(self._documents(work), between(after, upto))
+            changed = sum(self._update(work, piece) for piece in pieces)
+            part = self._keep(work, part, keeping.after(self._documents(work)))
+            counts = {"kept": part, "touched": before.get("touched", 0) + changed}
         within = between(after, upto)
-        self._update(work, within)
-        done = self._count(work, within) if finished else work.size
-        walked = done + (work.cursor["walked"] if work.cursor else 0)
-        total = walked if finished else None
-        return Step({"after": upto, "walked": walked}, done, finished=finished, total=total)
+        whole = end is not None and not (keeping and keeping.early)
+        done = work.size if whole else self._count(work, within)
+        self._report(work, within, all_changed=changed == done)
+        walked = done + before.get("walked", 0)
+        return Step(
+            {"after": upto, "walked": walked, **counts},
+            done,
+            finished=end is None,
+            total=walked if end is None else None,
+        )
+
+    def irreversible(self) -> Problem | None:
+        """What keeps nothing cannot be undone."""
+        if self._keeping() is not None:
+            return None
+        what = f"{self.kind} cannot be undone: it keeps nothing of what it overwrites"
+        todo = 'Write "keep_before_image": true, or a NNN_name_rollback file for it.'
+        return Problem("", "", what, todo)
+
+    def undo(self, work: Work[Handle]) -> Step:
+        """Undo what was kept, from the newest to the oldest.
+
+        Raises:
+            OperationFailed: nothing was kept.
+        """
+        reached = work.walked is not None and work.walked.cursor is not None
+        if not work.undo.get("last") or not (reached or not work.handle.transactions):
+            return Step(None, finished=True)
+        keeping = self._keeping()
+        if keeping is None or not work.undo.get("keeps"):
+            what = "it cannot be undone: the release that carried it out kept nothing for that"
+            raise OperationFailed(what, "Undo it by hand, or with a NNN_name_rollback file")
+        return undo(work, self.collection, keeping)
+
+    def _keep(self, work: Work[Handle], part: int, data: bytes) -> int:
+        """Keep what there is to keep; returns the number of the next part."""
+        run = work.label.partition("/")[0]
+        return part + (kept.keep(work.handle, work.key, run, part, data) if data else 0)
+
+    def _documents(self, work: Work[Handle]) -> Documents:
+        return Documents(work, self.collection)
+
+    def _matching(self, within: Document) -> Document:
+        """What the update changes of what is `within` the batch."""
+        where, _ = self.change()
+        return {"$and": [each for each in (within, where, self.filter) if each]}
 
     def _end(self, work: Work[Handle], after: list[Any]) -> list[Any] | None:
         """The last `_id` of the next batch; None where the rest of the walk is one batch.
@@ -91,31 +156,37 @@ class Walk(Operation[Handle]):
         scan = work.handle.database[self.collection].find(
             {}, {"_id": True}, session=work.handle.session, comment=work.label
         )
-        scan = scan.hint(_BY_ID).sort(_BY_ID).max([("_id", work.undo["last"][0])]).limit(1)
+        scan = scan.hint(BY_ID).sort(BY_ID).max([("_id", work.undo["last"][0])]).limit(1)
         if after:
             scan = scan.min([("_id", after[0])])
         scan = scan.skip(work.size - 1 + len(after))
         return [each["_id"] for each in scan] or None
 
     def _update(self, work: Work[Handle], within: Document) -> int:
-        """Change what is `within` the batch; returns how many documents fitted."""
-        where, update = self.change()
+        """Change what is `within` the batch; returns how many documents it changed."""
+        _, update = self.change()
         if work.handle.session is None:
             work.confirm()
         result = work.handle.database[self.collection].update_many(
-            {"$and": [each for each in (within, where, self.filter) if each]},
+            self._matching(within),
             update,
             array_filters=self.elements(),
-            hint=_BY_ID,
+            hint=BY_ID,
             session=work.handle.session,
             comment=work.label,
         )
-        return result.matched_count
+        return result.modified_count
 
     def _count(self, work: Work[Handle], within: Document) -> int:
         return work.handle.database[self.collection].count_documents(
-            within, hint=_BY_ID, session=work.handle.session, comment=work.label
+            within, hint=BY_ID, session=work.handle.session, comment=work.label
         )
+
+    def _keeping(self) -> Keeping[Any] | None:
+        return Images() if self.keep_before_image else self.touched()
+
+    def _report(self, work: Work[Handle], within: Document, *, all_changed: bool) -> None:
+        """Say what a user should know of a batch that is done."""
 
     def _check(self, found: Found, handle: Handle) -> None:
         if found.type != "collection":
@@ -132,6 +203,13 @@ class Walk(Operation[Handle]):
                 "has no transactions that would make it exactly once"
             )
             todo = "Make the server a replica set (one member is enough), or use $set and the like"
+            raise OperationFailed(what, todo)
+        if not handle.transactions and self.keep_before_image:
+            what = (
+                "a standalone server has no transactions, and without them a before-image that is "
+                "kept may be of a document that this operation has changed already"
+            )
+            todo = "Make the server a replica set (one member is enough), or take the key out"
             raise OperationFailed(what, todo)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from dharma_tasks.databases.mongodb import Handle, MongodbDatabase
 from dharma_tasks.journal import (
     Assignment,
     Direction,
+    MigrationState,
     Opening,
-    OperationState,
     Owner,
     Step,
     Taken,
@@ -36,31 +37,41 @@ class Hand:
         opening = Opening(run=run, direction=Direction.FORWARD, plan="plan", by="somebody")
         return self.database.journal.begin(opening, expected)
 
-    def assignment(self, version: str, kind: str, generation: int = 1) -> Assignment:
+    def assignment(
+        self, version: str, kind: str, generation: int = 1, *, back: bool = False
+    ) -> Assignment:
         """The one operation of the migration `version`."""
         key = Key(database="mongodb", version=version, number=1)
-        return Assignment("run", generation, "somebody", key, "name", "sum", kind, 1)
+        there = Assignment("run", generation, "somebody", key, "name", "sum", kind, 1)
+        way = {"direction": Direction.BACK, "outcome": MigrationState.ROLLED_BACK}
+        return replace(there, **way) if back else there
 
-    def take(self, version: str, operation: Operation[Any], generation: int = 1) -> Taken:
+    def take(
+        self,
+        version: str,
+        operation: Operation[Any],
+        generation: int = 1,
+        *,
+        back: bool = False,
+    ) -> Taken:
         """Free the former owner's session, take over, and prepare if nobody did."""
-        assignment = self.assignment(version, operation.kind, generation)
+        assignment = self.assignment(version, operation.kind, generation, back=back)
         former = self.database.journal.owner(assignment.key)
         if former:
             self.database.free(former)
-        owner = Owner(
-            worker=self.worker,
-            node="node",
-            boot="boot",
-            pid=1,
-            started=1.0,
-            resources=self.database.resources(),
-        )
-        taken = self.database.journal.take(assignment, owner, counted=True)
-        if taken.undo is None:
+        taken = self.database.journal.take(assignment, self.owner(), counted=True)
+        if taken.undo is None and not back:
             prepared = operation.prepare(self.work(taken, self.database.handle))
             assert prepared is not None
             taken = self.database.journal.prepare(taken, prepared)
         return taken
+
+    def owner(self) -> Owner:
+        """This worker."""
+        resources = self.database.resources()
+        return Owner(
+            worker=self.worker, node="node", boot="boot", pid=1, started=1.0, resources=resources
+        )
 
     def work(self, taken: Taken, handle: Handle) -> Work[Handle]:
         """What the runner gives to the operation."""
@@ -89,22 +100,29 @@ class Hand:
         """Do one batch; `between` is called after its effect, before its checkpoint."""
 
         def batch(handle: Handle) -> Step:
-            step = operation.step(self.work(taken, handle))
+            way = operation.undo if taken.assignment.back else operation.step
+            step = way(self.work(taken, handle))
             between()
             return step
 
-        transactional = operation.transactional(taken.cursor)
+        back = taken.assignment.back
+        may = operation.undoes_in_transaction if back else operation.transactional
+        transactional = may(taken.cursor)
         return self.database.journal.step(taken, batch, transactional=transactional)
 
     def finish(self, taken: Taken, operation: Operation[Any]) -> Taken:
         """Do batches until there are none left."""
-        while taken.state is not OperationState.DONE:
+        while not taken.over:
             taken = self.step(taken, operation)
         return taken
 
     def run(self, operation: Operation[Any], version: str = "1.0.0") -> Taken:
         """The whole operation."""
         return self.finish(self.take(version, operation), operation)
+
+    def undo(self, operation: Operation[Any], version: str = "1.0.0") -> Taken:
+        """The whole way back."""
+        return self.finish(self.take(version, operation, back=True), operation)
 
 
 def op(kind: str, **parameters: Any) -> Operation[Any]:

@@ -81,7 +81,7 @@ def test_repeatable_updates_run(hand: Hand, documents: Database[Any]) -> None:
     taken = hand.run(operation)
     assert (taken.done, taken.total) == (25, 25)
     assert [each["new"] for each in documents.things.find()] == list(range(25))
-    assert hand.confirmed == 4
+    assert hand.confirmed == 3  # the batch that is done again finds nothing left to rename
     (record,) = hand.database.journal.survey().migrations
     assert record.state is MigrationState.APPLIED
 

@@ -1,0 +1,169 @@
+"""What an operation keeps for its way back: in `{namespace}_undo`, beside the journal's own.
+
+A batch of the way forward keeps at most one thing, in its own transaction: bytes, whose
+meaning is the operation's, cut into pieces that fit into a document each. The way back reads
+them from the newest to the oldest and removes each in the transaction that has used it up. An
+`_id` is `{version, number, part, token}`: `part` rises over the operation, so that a range of
+`_id`s is an operation's, in order; `token` holds the time, and is never given twice, so that
+what one has seen to be of no use can be removed without harm to what was kept since under the
+same number.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from bson import Binary, MaxKey, MinKey, ObjectId
+from pymongo.collection import Collection
+
+from dharma_tasks.databases.mongodb import records
+from dharma_tasks.databases.mongodb.connection import Document, Handle
+from dharma_tasks.journal import MigrationState, OperationState
+from dharma_tasks.migration import Key
+
+PIECE = 12 * 2**20
+"""Bytes in one document, which MongoDB limits to 16 MB."""
+
+PRUNED = "what it kept for its way back was removed, because it was old (pruned)"
+
+_FASTEST = 1
+_BY_ID = [("_id", 1)]
+_LOWEST: Document = {"number": MinKey()}
+_TOP: Document = {"number": MaxKey()}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What one batch has kept."""
+
+    ids: tuple[Document, ...]
+    data: bytes
+
+    @property
+    def token(self) -> ObjectId:
+        """Its own name, never given twice."""
+        found: ObjectId = self.ids[0]["token"]
+        return found
+
+
+def keep(handle: Handle, key: Key, run: str, part: int, data: bytes) -> int:
+    """Keep `data` as number `part` and on; returns how many documents it took."""
+    packed = zlib.compress(data, _FASTEST)
+    pieces = [packed[at : at + PIECE] for at in range(0, len(packed), PIECE)]
+    token = ObjectId()
+    for index, piece in enumerate(pieces):
+        record = {
+            "_id": {**records.name(key), "part": part + index, "token": token},
+            "run": run,
+            "pieces": len(pieces),
+            "data": Binary(piece),
+        }
+        handle.kept.insert_one(record, session=handle.session)
+    return len(pieces)
+
+
+def newest(handle: Handle, key: Key) -> Kept | None:
+    """What was kept last and is not removed yet."""
+    for last in handle.kept.find(_of(key), session=handle.session).sort("_id", -1).limit(1):
+        first = last["_id"]["part"] - last["pieces"] + 1
+        ids = tuple({**last["_id"], "part": first + index} for index in range(last["pieces"]))
+        pieces = [last["data"]]
+        if len(ids) > 1:
+            before = handle.kept.find({"_id": {"$in": ids[:-1]}}, session=handle.session)
+            pieces = [*(each["data"] for each in before.sort("_id", 1)), *pieces]
+        return Kept(ids, zlib.decompress(b"".join(pieces)))
+    return None
+
+
+def remove(handle: Handle, kept: Kept) -> None:
+    """Remove what is used up."""
+    handle.kept.delete_many({"_id": {"$in": kept.ids}}, session=handle.session)
+
+
+def is_any(handle: Handle, key: Key) -> bool:
+    """Whether anything that an operation has kept is not removed yet."""
+    found = handle.kept.find_one(_of(key), {"_id": True}, hint=_BY_ID, session=handle.session)
+    return found is not None
+
+
+def count(handle: Handle, key: Key) -> int:
+    """How many documents an operation has kept."""
+    return handle.kept.count_documents(_of(key), hint=_BY_ID, session=handle.session)
+
+
+def _of(key: Key) -> Document:
+    """The `_id`s of an operation's, as a range: asked in any other way, MongoDB reads it all."""
+    name = records.name(key)
+    return {"_id": {"$gt": {**name, "part": MinKey()}, "$lt": {**name, "part": MaxKey()}}}
+
+
+# --- removing what is of no use any more ---
+
+
+def remove_old(kept: Collection[Document], migrations: Collection[Document], version: str) -> None:
+    """Remove what a migration that was rolled back has left; nobody will ever undo it.
+
+    Right whenever it happens: the migration was rolled back after these were listed, and what
+    is kept later has other `_id`s.
+    """
+    of_it = {"_id": {"$gt": {"version": version, **_LOWEST}, "$lt": {"version": version, **_TOP}}}
+    listed = _listed(kept, of_it)
+    rolled_back = {"_id": version, "state": MigrationState.ROLLED_BACK}
+    if listed and migrations.find_one(rolled_back, {"_id": True}):
+        _remove(kept, listed)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was kept for one operation, and is gone; `documents` of the collection it is in."""
+
+    version: str
+    number: int
+    documents: int
+
+
+def prune(
+    kept: Collection[Document], operations: Collection[Document], before: datetime
+) -> list[Pruned]:
+    """Remove what operations have kept that ended before `before` (UTC, with its time zone).
+
+    First each is marked as irreversible, so that planning refuses a rollback that would need
+    what is gone; cut off after that, the next time goes on. Those that are at work, or have
+    failed, keep theirs.
+    """
+    below: dict[tuple[str, int], list[Document]] = {}
+    for name in _listed(kept, {}):
+        below.setdefault((name["version"], name["number"]), []).append(name)
+    old = {
+        of: names
+        for of, names in below.items()
+        if max(each["token"].generation_time for each in names) < before
+    }
+    pruned = []
+    for (version, number), names in old.items():
+        if _given_up(operations, {"version": version, "number": number}):
+            _remove(kept, names)
+            pruned.append(Pruned(version, number, len(names)))
+    return pruned
+
+
+def _given_up(operations: Collection[Document], name: Document) -> bool:
+    """Whether nobody will undo this operation: it says so itself now, or nothing of it is done."""
+    done = {"_id": name, "state": OperationState.DONE}
+    if operations.update_one(done, {"$set": {"undo.irreversible": PRUNED}}).matched_count:
+        return True
+    found = operations.find_one({"_id": name}, {"state": True})
+    return found is None or found["state"] == OperationState.PENDING
+
+
+def _listed(kept: Collection[Document], matching: Document) -> list[Document]:
+    return [each["_id"] for each in kept.find(matching, {"_id": True}, hint=_BY_ID)]
+
+
+def _remove(kept: Collection[Document], names: Iterable[Document]) -> None:
+    """One document at a time: each may be large."""
+    for name in names:
+        kept.delete_one({"_id": name})
