@@ -11,6 +11,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "submit": "Bring the databases to a version, and show how it goes.",
     "status": "Show what is applied, what is pending and what runs.",
+    "new": "Write the files of the next migration, to be filled in.",
     "unlock": "Break the lease of a worker that hangs, so that another one goes on.",
 }
 
