@@ -12,6 +12,7 @@ _COMMANDS = {
     "submit": "Bring the databases to a version, and show how it goes.",
     "status": "Show what is applied, what is pending and what runs.",
     "new": "Write the files of the next migration, to be filled in.",
+    "check": "Check the migrations folder: everything that needs no database.",
     "unlock": "Break the lease of a worker that hangs, so that another one goes on.",
 }
 
