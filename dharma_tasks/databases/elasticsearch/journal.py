@@ -31,6 +31,7 @@ from uuid import uuid4
 from elasticsearch import Elasticsearch
 from elasticsearch.helpers import scan
 
+from dharma_tasks.databases.elasticsearch import trail
 from dharma_tasks.databases.elasticsearch.documents import Document, create, read, replace
 from dharma_tasks.databases.elasticsearch.indices import Names, make
 from dharma_tasks.errors import FenceLost, Outdated
@@ -39,6 +40,7 @@ from dharma_tasks.journal import (
     Assignment,
     Entry,
     Head,
+    HistoryRecord,
     Journal,
     MigrationRecord,
     MigrationState,
@@ -88,6 +90,10 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
                 for source in self._all(self._names.migrations)
             ],
         )
+
+    def history(self, limit: int) -> list[HistoryRecord]:
+        """Read the last entries, as they are found by a search."""
+        return trail.read(self._client, self._names.history, limit)
 
     def _all(self, index: str) -> Iterator[JSON]:
         for hit in scan(self._client, index=index, size=_PAGE):

@@ -24,6 +24,7 @@ from dharma_tasks.journal import (
     SCHEMA_VERSION,
     Assignment,
     Entry,
+    HistoryRecord,
     Journal,
     MigrationState,
     Opening,
@@ -62,6 +63,11 @@ class MongodbJournal(Journal[Handle]):
         return Survey(
             database="mongodb", head=records.head(head) if head else None, migrations=found
         )
+
+    def history(self, limit: int) -> list[HistoryRecord]:
+        """Read the last entries; those of one millisecond in the order of their ids."""
+        found = self._history.find().sort([("at", -1), ("_id", -1)]).limit(limit)
+        return [records.told(document) for document in found][::-1]
 
     def owner(self, key: Key) -> Owner | None:
         """Who has the operation now."""
@@ -170,7 +176,8 @@ class MongodbJournal(Journal[Handle]):
             return_document=ReturnDocument.AFTER,
             session=session,
         )
-        self._tell(assignment, "taken", session, fence=document["fence"], worker=owner.worker)
+        who = {"number": assignment.key.number, "worker": owner.worker}
+        self._tell(assignment, "taken", session, fence=document["fence"], **who)
         return records.taken(assignment, document)
 
     def _confirm_run(self, assignment: Assignment, session: Session) -> None:
