@@ -19,6 +19,7 @@ from redis import Redis
 from structlog.contextvars import bound_contextvars
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
+from dharma_tasks import trail
 from dharma_tasks.control import OperationControl
 from dharma_tasks.databases import connect
 from dharma_tasks.databases.base import Database, Fault
@@ -202,10 +203,18 @@ class Flow:
         opened = [[begin_message(run.id, db)] for db, order in made.orders.items() if order]
         return opened or self._chains(run, self.runs.advance(run))
 
-    def read(self, database: str, reply: str) -> list[Chain]:
-        """Put what the journal says, or why it cannot be read, into the list `reply`."""
+    def read(self, database: str, reply: str, history: int | None = None) -> list[Chain]:
+        """Put what the journal says, or why it cannot be read, into the list `reply`.
+
+        With `history` that is so many entries of the audit trail.
+        """
         try:
-            answer = self.look(database).model_dump_json()
+            if history is None:
+                answer = self.look(database).model_dump_json()
+            else:
+                found = self.database(database)
+                told = self._trying(found, lambda: trail.read(found.journal, history))
+                answer = told.model_dump_json()
         except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told
             answer = "error " + self._unreachable(database, error).what
         self._reply(reply, answer)

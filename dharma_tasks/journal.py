@@ -116,6 +116,28 @@ class MigrationRecord(BaseModel):
     operations: list[OperationRecord] = []
 
 
+class HistoryRecord(BaseModel):
+    """One entry of the audit trail: when, what, in which run, and who asked for it.
+
+    `worker` is who took the operation, `error` why it failed, `detail` what else is to say. An
+    entry that ends a migration says which it was and how many `seconds` it took, where the
+    journal still knows.
+    """
+
+    at: datetime
+    event: str
+    run: str
+    by: str
+    version: str | None = None
+    number: int | None = None
+    worker: str | None = None
+    detail: str | None = None
+    error: str | None = None
+    name: str | None = None
+    checksum: str | None = None
+    seconds: float | None = None
+
+
 class Head(BaseModel):
     """The journal's one head record."""
 
@@ -311,6 +333,10 @@ class Journal(ABC, Generic[HandleT]):
     @abstractmethod
     def survey(self) -> Survey:
         """Read everything; write nothing. Works, and says `head=None`, before the first run."""
+
+    @abstractmethod
+    def history(self, limit: int) -> list[HistoryRecord]:
+        """Read the audit trail's last `limit` entries, oldest first; write nothing."""
 
     @abstractmethod
     def begin(self, opening: Opening, expected: int) -> int:

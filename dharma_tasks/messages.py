@@ -36,9 +36,14 @@ def survey_message(run: str, database: str) -> Message:
     return Message("survey", database, {"database": database, "run": run})
 
 
-def read_message(database: str, reply: str) -> Message:
-    """Ask `database` for what its journal says, to be put into the list `reply`."""
-    return Message("read", database, {"database": database, "reply": reply})
+def read_message(database: str, reply: str, history: int | None = None) -> Message:
+    """Ask `database` for what its journal says, to be put into the list `reply`.
+
+    `history` asks for that many entries of the audit trail instead. It is left out otherwise,
+    for a worker that is older than it.
+    """
+    asked = {} if history is None else {"history": history}
+    return Message("read", database, {"database": database, "reply": reply, **asked})
 
 
 def unlock_message(database: str, by: str, token: str, reply: str) -> Message:

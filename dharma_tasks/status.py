@@ -1,29 +1,27 @@
 """What is applied, pending and running: the journals, the folder and Redis, read side by side.
 
-The journals are the truth (Law 1). A database whose URL is set is read directly, another one
-through a worker that serves it. Redis only adds what is alive; without it the journals still
-show everything that was committed.
+The journals are the truth (Law 1); `reading` says how they are reached. Redis only adds what is
+alive; without it the journals still show everything that was committed.
 """
 
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from pydantic import BaseModel
 from redis import Redis
 from redis.exceptions import RedisError
 
-from dharma_tasks.databases import NAMES, connect
+from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Unreachable
 from dharma_tasks.journal import MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.lease import Leases
-from dharma_tasks.messages import Chain, read_message
+from dharma_tasks.messages import read_message
 from dharma_tasks.migration import Key, Migration, Version
+from dharma_tasks.reading import Answers, Question, Relayed, Send, ask
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import Snapshot
 from dharma_tasks.runs import Runs
@@ -32,10 +30,11 @@ from dharma_tasks.workers import Workers
 
 __all__ = ["Alive", "DatabaseStatus", "MigrationStatus", "OperationStatus", "Status", "gather"]
 
-ANSWER_SECONDS = 10
-"""How long a worker may take to answer for a database that has no URL here."""
-
-Send = Callable[[Iterable[Chain]], None]
+_SURVEY = Question[Survey](
+    read=lambda journal: journal.survey(),
+    message=read_message,
+    parse=Survey.model_validate_json,
+)
 
 
 class OperationStatus(BaseModel):
@@ -133,12 +132,6 @@ class _Pulse:
         return next((found for found in self.snapshots if database in found.run.databases), None)
 
 
-@dataclass
-class _Answers:
-    surveys: dict[str, Survey] = field(default_factory=dict)
-    errors: dict[str, str] = field(default_factory=dict)
-
-
 def gather(settings: Settings, migrations: Sequence[Migration], send: Send) -> Status:
     """Read everything there is, at once; change nothing.
 
@@ -146,31 +139,13 @@ def gather(settings: Settings, migrations: Sequence[Migration], send: Send) -> S
     cannot be read is said in the result; nothing is raised.
     """
     pulse = _pulse(settings)
-    direct = [name for name in NAMES if settings.url(name)]
-    asked = [name for name in NAMES if name not in direct and name in pulse.served]
-    answers = _Answers()
-    with ThreadPoolExecutor(max_workers=len(NAMES) + 1) as pool:
-        asking = pool.submit(_ask, settings, pulse, asked, send)
-        for name, found in zip(direct, pool.map(lambda n: _read(n, settings), direct), strict=True):
-            _keep(answers, name, found)
-        for name, found in asking.result().items():
-            _keep(answers, name, found)
+    answers = ask(_SURVEY, NAMES, settings, Relayed(pulse.redis, pulse.served, send))
     return Status(
         databases={name: _database(name, answers, migrations, pulse) for name in NAMES},
         redis=pulse.error,
         runs=[found.run.id for found in pulse.snapshots],
         workers=list(pulse.workers),
     )
-
-
-def _keep(answers: _Answers, name: str, found: Survey | str) -> None:
-    if isinstance(found, Survey):
-        answers.surveys[name] = found
-    else:
-        answers.errors[name] = found
-
-
-# -- the three sources ---------------------------------------------------------------------
 
 
 def _pulse(settings: Settings) -> _Pulse:
@@ -188,58 +163,13 @@ def _pulse(settings: Settings) -> _Pulse:
         return _Pulse(error=str(error))
 
 
-def _read(name: str, settings: Settings) -> Survey | str:
-    """The journal, read directly; or why not."""
-    try:
-        database = connect(name, settings)
-    except Exception as error:  # noqa: BLE001 - a URL that a driver does not take
-        return f"DHARMA_{name.upper()}_URL cannot be used: {type(error).__name__}"
-    try:
-        return database.journal.survey()
-    except Exception as error:  # noqa: BLE001 - the database says what it means
-        return f"{name} cannot be read: {database.describe(error).strip()}"
-    finally:
-        database.close()
-
-
-def _ask(
-    settings: Settings, pulse: _Pulse, names: Sequence[str], send: Send
-) -> dict[str, Survey | str]:
-    """The journals as workers read them; or why not."""
-    redis = pulse.redis
-    if redis is None or not names:
-        return {}
-    replies = {name: f"{settings.namespace}:reply:{uuid.uuid4().hex}" for name in names}
-    try:
-        send([read_message(name, reply)] for name, reply in replies.items())
-        until = time.monotonic() + ANSWER_SECONDS
-        return {name: _answer(redis, name, reply, until) for name, reply in replies.items()}
-    except Exception as error:  # noqa: BLE001 - Redis, or Celery's way to it
-        return dict.fromkeys(names, f"no worker could be asked: {error}")
-
-
-def _answer(redis: Redis, name: str, reply: str, until: float) -> Survey | str:
-    while time.monotonic() < until:
-        found = redis.blpop([reply], timeout=1)
-        if found is None:
-            continue
-        text = str(found[1])
-        if text.startswith("error "):
-            return text.removeprefix("error ")
-        return Survey.model_validate_json(text)
-    return (
-        f"no worker has answered for {name} within {ANSWER_SECONDS} s: all of them may be busy "
-        f"with long operations. Set DHARMA_{name.upper()}_URL here to read it directly"
-    )
-
-
 # -- put together --------------------------------------------------------------------------
 
 
 def _database(
-    name: str, answers: _Answers, migrations: Sequence[Migration], pulse: _Pulse
+    name: str, answers: Answers[Survey], migrations: Sequence[Migration], pulse: _Pulse
 ) -> DatabaseStatus:
-    survey = answers.surveys.get(name)
+    survey = answers.found.get(name)
     error = answers.errors.get(name)
     known = survey is not None or error is not None
     snapshot = pulse.snapshot(name)

@@ -102,9 +102,9 @@ def confirm(self: FlowTask, run: str, database: str, version: str) -> None:
 
 
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.read")
-def read(self: FlowTask, database: str, reply: str) -> None:
-    """Read the journal of `database` for a `status` that has no URL for it."""
-    self.on_flow(_flow_of(self).read, database, reply)
+def read(self: FlowTask, database: str, reply: str, history: int | None = None) -> None:
+    """Read the journal of `database` for a `status` or a `history` that has no URL for it."""
+    self.on_flow(_flow_of(self).read, database, reply, history)
 
 
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.unlock")

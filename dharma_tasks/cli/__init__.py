@@ -12,6 +12,9 @@ _COMMANDS = {
     "submit": "Bring the databases to a version, and show how it goes.",
     "rollback": "Undo what is above a version.",
     "status": "Show what is applied, what is pending and what runs.",
+    "history": "Show what was done, when, in which run, and by whom.",
+    "check": "Check the migrations folder: everything that needs no database.",
+    "new": "Write the files of the next migration, to be filled in.",
     "unlock": "Break the lease of a worker that hangs, so that another one goes on.",
 }
 

@@ -14,7 +14,7 @@ An operation is one small file with the same few verbs:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -95,6 +95,18 @@ class Operation(BaseModel, ABC, Generic[HandleT]):
 
 
 @dataclass(frozen=True)
+class Advisor:
+    """A program beside ours that looks for dangers in a database's files.
+
+    `missing` says how to get it, None where it is there. `advise` gets the files' operations by
+    the files' names, the folder, and rules to leave out; it returns warnings.
+    """
+
+    missing: Callable[[], str | None]
+    advise: Callable[[Mapping[str, JSON], Path, Collection[str]], list[Problem]]
+
+
+@dataclass(frozen=True)
 class Catalogue:
     """The operations of one database, and how its migration files are read.
 
@@ -102,7 +114,7 @@ class Catalogue:
     databases the `operations` of the JSON itself, for PostgreSQL the .sql file beside it.
     `keys` are the top-level keys that this database's JSON may have besides the common ones.
     `companion` is the suffix of the file that belongs beside the JSON, if any. `backup` is the
-    command with which people usually back this database up.
+    command with which people usually back this database up. `advisor` looks at companions.
     """
 
     database: str
@@ -111,6 +123,7 @@ class Catalogue:
     read: Callable[[JSON, Path], tuple[list[JSON], list[Problem]]]
     backup: str
     companion: str | None = None
+    advisor: Advisor | None = None
 
     def parse(self, operation: JSON) -> Operation[Any]:
         """Make the operation from its JSON (with `type`).

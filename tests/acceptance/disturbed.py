@@ -1,9 +1,10 @@
 """Long operations for tests to disturb, one kind for each database: each effect counts itself.
 
 Every one adds 1 to every row or document, or copies each document, with little work for the
-processor, and so slowly that no machine is done before the test has done what it wants to;
-then the test says `hurry`. What it has done is read from the database itself, by a connection of
-the test's own.
+processor, and so slowly that the test has ten seconds or more from the first batch on to do what
+it wants to (with `Plain`, as long as it likes); then the test says `hurry`. A test whose own
+process stands still for longer than that finds the work done, and fails. What is done is read
+from the database itself, by a connection of the test's own.
 """
 
 from __future__ import annotations
@@ -58,9 +59,7 @@ class Disturbed(ABC):
     @property
     def url(self) -> str:
         """The database, without any proxy."""
-        url = self.place.settings.url(self.database)
-        assert url is not None
-        return url.get_secret_value()
+        return self.place.url(self.database)
 
     @abstractmethod
     def fill(self) -> None:
@@ -354,6 +353,15 @@ def begin(place: Place, works: Sequence[Disturbed], **environment: str) -> subpr
 def progress(work: Disturbed, before: int) -> None:
     """Wait until more is done than `before`."""
     wait_for(lambda: work.done() > before, f"progress in {work.database}")
+
+
+def gave_up(place: Place) -> list[str]:
+    """What the first worker's log says of operations that it has left to others."""
+    return [
+        line
+        for line in place.log(0).splitlines()
+        if ("stepped_aside" in line or "stopped  " in line) and "reason=" in line
+    ]
 
 
 def assert_undisturbed(place: Place, submitted: subprocess.Popen[str], *works: Disturbed) -> None:

@@ -41,8 +41,10 @@ class Place:
     logs: Path
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     injected: dict[str, str] = field(default_factory=dict)
-    """By name the modules of `injected/` that workers load from now on, each with the value of
-    the variable in the environment that is named like it."""
+    """By name the modules that workers load from now on, of `injected/` or of the project, each
+    with the value of the variable in the environment that is named like it.
+
+    They are one `-I`: of several, Celery takes the last."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -63,6 +65,12 @@ class Place:
                 "DHARMA_MIGRATIONS_DIR": str(self.folder),
             }
         )
+
+    def url(self, database: str) -> str:
+        """The URL of a database of the test's own, without any proxy."""
+        found = self.settings.url(database)
+        assert found is not None
+        return found.get_secret_value()
 
     @property
     def runs(self) -> Runs:
@@ -89,7 +97,9 @@ class Place:
         if self.injected:
             options = ("-I", ",".join(self.injected), *options)
             path = os.pathsep.join(filter(None, [str(INJECTED), os.environ.get("PYTHONPATH")]))
-            mine = {module.upper(): value for module, value in self.injected.items()}
+            mine = {
+                module.rpartition(".")[2].upper(): value for module, value in self.injected.items()
+            }
             environment = {"PYTHONPATH": path} | mine | environment
         with (self.logs / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(

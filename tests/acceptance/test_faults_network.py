@@ -19,6 +19,7 @@ from disturbed import (
     Documents,
     assert_undisturbed,
     begin,
+    gave_up,
     hastened,
     progress,
 )
@@ -44,17 +45,10 @@ def door(place: Place) -> Iterator[Door]:
     with ExitStack() as stack:
 
         def make(name: str) -> Proxy:
-            host, port = address(url_of(place, name))
+            host, port = address(place.url(name))
             return stack.enter_context(Proxy(host, port, http=name == "elasticsearch"))
 
         yield make
-
-
-def url_of(place: Place, name: str) -> str:
-    """The URL without a proxy."""
-    url = place.settings.url(name)
-    assert url is not None
-    return url.get_secret_value()
 
 
 def address(url: str) -> tuple[str, int]:
@@ -70,7 +64,7 @@ def through(place: Place, **doors: Proxy) -> dict[str, str]:
     """The environment of a worker that goes through these proxies."""
     found = {}
     for name, proxy in doors.items():
-        url = url_of(place, name)
+        url = place.url(name)
         if name == "postgresql":
             found[name] = make_conninfo(url, host=HOST, port=proxy.port)
         else:
@@ -165,7 +159,7 @@ def test_one_worker_is_refused(place: Place, works: Works, doors: dict[str, Prox
     taken_over(place, submitted, works)
 
 
-def taken_over(place: Place, submitted: subprocess.Popen[bytes], works: Works) -> None:
+def taken_over(place: Place, submitted: subprocess.Popen[str], works: Works) -> None:
     """A second worker, which is not cut off, goes on; the first one leaves everything to it."""
     before = [work.done() for work in works]
     place.start_worker()
@@ -177,15 +171,6 @@ def taken_over(place: Place, submitted: subprocess.Popen[bytes], works: Works) -
     wait_for(lambda: len(gave_up(place)) >= len(works), "the first worker's reasons in its log")
 
 
-def gave_up(place: Place) -> list[str]:
-    """What the first worker's log says of operations that it has left to others."""
-    return [
-        line
-        for line in place.log(0).splitlines()
-        if ("stepped_aside" in line or "stopped  " in line) and "reason=" in line
-    ]
-
-
 @pytest.mark.campaign
 def test_black_hole_that_heals(place: Place, works: Works, doors: dict[str, Proxy]) -> None:
     """The only worker hangs, in each of its children, for longer than its leases: it goes on."""
@@ -193,8 +178,8 @@ def test_black_hole_that_heals(place: Place, works: Works, doors: dict[str, Prox
     before = [work.done() for work in works]
     for proxy in doors.values():
         proxy.swallow()
-    for work in works[1:]:
-        wait_for(lambda work=work: work.holder() is None, "the end of the lease")  # type: ignore[misc]
+    for silent in works[1:]:
+        wait_for(lambda silent=silent: silent.holder() is None, "the end of the lease")  # type: ignore[misc]
     for proxy in doors.values():
         proxy.heal()
     works[0].hurry()

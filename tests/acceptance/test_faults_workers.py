@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,9 @@ import pytest
 from disturbed import Batched, Copied
 from elasticsearch import Elasticsearch, helpers
 from failing import FailingMongod
-from place import Place, wait_for
+from gate import WAITING, Gate
+from kill_points import Killing
+from place import DEADLINE, Place, wait_for
 from pymongo import MongoClient
 
 from dharma_tasks.databases import NAMES
@@ -43,64 +46,25 @@ DOCUMENTS = 5_000
 # -- the place -----------------------------------------------------------------------------
 
 
-def url(place: Place, database: str) -> str:
-    """The URL of a database of the test's own."""
-    found = place.settings.url(database)
-    assert found is not None
-    return found.get_secret_value()
-
-
 @contextmanager
 def postgresql(place: Place) -> Iterator[psycopg.Connection[Any]]:
     """The test's PostgreSQL database; each statement is committed."""
-    with psycopg.connect(url(place, "postgresql"), autocommit=True) as connection:
+    with psycopg.connect(place.url("postgresql"), autocommit=True) as connection:
         yield connection
 
 
 @contextmanager
 def mongodb(place: Place) -> Iterator[Any]:
     """The test's MongoDB database."""
-    with MongoClient[dict[str, Any]](url(place, "mongodb")) as client:
+    with MongoClient[dict[str, Any]](place.url("mongodb")) as client:
         yield client.get_default_database()
 
 
 @contextmanager
 def elasticsearch(place: Place) -> Iterator[Elasticsearch]:
     """The test's Elasticsearch."""
-    with Elasticsearch(url(place, "elasticsearch")) as client:
+    with Elasticsearch(place.url("elasticsearch")) as client:
         yield client
-
-
-class Killing:
-    """The points at which the test's workers kill themselves."""
-
-    def __init__(self, place: Place, folder: Path) -> None:
-        self._place = place
-        self.armed = folder / "armed"
-        self.armed.mkdir()
-        place.injected["killing"] = str(self.armed)
-
-    def arm(self, *points: str, what: str = "child") -> None:
-        """Let each of these points do `what`."""
-        for point in points:
-            (self.armed / point).write_text(what)
-
-    def disarm(self, point: str) -> None:
-        """Let it pass; who is held there goes on."""
-        (self.armed / point).unlink()
-
-    def left(self) -> list[str]:
-        """The points that were not reached yet."""
-        return sorted(path.name for path in self.armed.iterdir())
-
-    def log(self) -> list[str]:
-        """The points that were reached and did something, in order."""
-        log = Path(f"{self.armed}.log")
-        return [line.split()[1] for line in log.read_text().splitlines()] if log.exists() else []
-
-    def start_worker(self, *options: str, **environment: str) -> subprocess.Popen[bytes]:
-        """Start a worker that can kill itself."""
-        return self._place.start_worker(*options, DHARMA_LOG_FORMAT="json", **environment)
 
 
 @pytest.fixture
@@ -342,13 +306,12 @@ def test_child_killed_in_postgresql(place: Place, killing: Killing) -> None:
     with postgresql(place) as connection:
         connection.execute("CREATE TABLE counters (id int, n int DEFAULT 0)")
         connection.execute("INSERT INTO counters SELECT generate_series(1, 1000)")
-        connection.execute("CREATE TABLE go ()")
+    gate = Gate(place)
     place.write(
         "postgresql",
         "001_plain",
         {"version": "1.0.0"},
-        "UPDATE counters SET n = n + 1;\nDO $$ BEGIN WHILE NOT EXISTS (SELECT FROM go) LOOP\n"
-        "PERFORM pg_sleep(0.05); END LOOP; END $$\n",
+        f"UPDATE counters SET n = n + 1;\n{WAITING}",
     )
     place.write(
         "postgresql",
@@ -360,21 +323,19 @@ def test_child_killed_in_postgresql(place: Place, killing: Killing) -> None:
     submitted = place.start_submit()
     with postgresql(place) as looks, postgresql(place) as blocks:
 
-        def runs(column: str, table: str, text: str) -> Any:
-            query = f"SELECT pid FROM {table} WHERE {column} LIKE %s AND pid <> pg_backend_pid()"
-            return looks.execute(query, [text]).fetchone()
+        def builds(phase: str) -> Any:
+            query = "SELECT pid FROM pg_stat_progress_create_index WHERE phase LIKE %s"
+            return looks.execute(query, [phase]).fetchone()
 
-        activity = ("query", "pg_stat_activity", "%pg_sleep%")
-        first = wait_for(lambda: runs(*activity), "the long statement")
+        first = wait_for(gate.backend, "the long statement")
         blocks.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         blocks.execute("SELECT FROM pg_class")  # an old snapshot, for which the index must wait
         assert kill_child(place) < WITHIN_A_WORKER
-        wait_for(lambda: runs(*activity) not in {None, first}, "the statement, once more")
-        looks.execute("INSERT INTO go DEFAULT VALUES")
-        built = "pg_stat_progress_create_index"
-        first = wait_for(lambda: runs("phase", built, "%old snapshots%"), "the index")
+        wait_for(lambda: gate.backend() not in {None, first}, "the statement, once more")
+        gate.open()
+        first = wait_for(lambda: builds("%old snapshots%"), "the index")
         assert kill_child(place) < WITHIN_A_WORKER
-        wait_for(lambda: runs("phase", built, "%") not in {None, first}, "the index, once more")
+        wait_for(lambda: builds("%") not in {None, first}, "the index, once more")
         blocks.execute("COMMIT")
         ended(place, submitted)
         rows = looks.execute("SELECT id, n FROM counters ORDER BY id").fetchall()
@@ -585,7 +546,14 @@ def test_two_submits_at_the_same_instant(mixed: Place, held: Killing, unique: st
 def next_line(submitted: subprocess.Popen[str]) -> str:
     """The next line that a submit prints."""
     assert submitted.stdout
-    return submitted.stdout.readline()
+    deadline = threading.Timer(DEADLINE, submitted.kill)  # then there is nothing more to read
+    deadline.start()
+    try:
+        line = submitted.stdout.readline()
+    finally:
+        deadline.cancel()
+    assert line, f"the submit ended, or said nothing for {DEADLINE:g} s"
+    return line
 
 
 def submitted_run(submitted: subprocess.Popen[str]) -> str:

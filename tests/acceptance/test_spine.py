@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from disturbed import Documents, assert_undisturbed, begin, hastened
 from elasticsearch import Elasticsearch
+from gate import WAITING, Gate
 from place import Place, wait_for
 
 from dharma_tasks.databases import NAMES
@@ -197,13 +198,6 @@ def test_a_database_that_nobody_serves(place: Place) -> None:
     place.submit("--databases", "postgresql")
 
 
-WAITING = """
-DO $$ BEGIN
-    WHILE NOT EXISTS (SELECT FROM go) LOOP PERFORM pg_sleep(0.05); END LOOP;
-END $$
-"""
-
-
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     """Ctrl-C reaches what we start, also where a shell runs the tests in the background."""
@@ -215,8 +209,7 @@ def interruptible() -> Iterator[None]:
 @pytest.mark.usefixtures("interruptible")
 def test_join_wait_and_stop_waiting(place: Place) -> None:
     """The same submit joins; another waits for its turn; Ctrl-C and a timeout leave the run."""
-    with postgresql(place) as connection:
-        connection.execute("CREATE TABLE go ()")
+    gate = Gate(place)
     table(place, 1, WAITING)
     place.start_worker()
     first = place.start_submit()
@@ -233,8 +226,7 @@ def test_join_wait_and_stop_waiting(place: Place) -> None:
     out, err = first.communicate(timeout=30)
     assert first.returncode == 3
     assert "dharma status" in out + err
-    with postgresql(place) as connection:
-        connection.execute("INSERT INTO go DEFAULT VALUES")
+    gate.open()
     out, _ = joined.communicate(timeout=60)
     assert joined.returncode == 0
     assert run in out

@@ -7,29 +7,14 @@ import sys
 from typing import Any
 
 import psycopg
-from disturbed import Batched
+from disturbed import Batched, gave_up
 from place import Place, wait_for
-
-from dharma_tasks.lease import Leases
-from dharma_tasks.migration import Key
-from dharma_tasks.redis_client import connect_redis
-
-KEY = Key(database="postgresql", version="1.0.0", number=1)
 
 
 def query(place: Place, text: str) -> list[tuple[Any, ...]]:
     """Ask the test's PostgreSQL database."""
-    assert place.settings.postgresql_url is not None
-    with psycopg.connect(place.settings.postgresql_url.get_secret_value()) as connection:
+    with psycopg.connect(place.url("postgresql")) as connection:
         return connection.execute(text).fetchall()
-
-
-def holder(place: Place) -> int | None:
-    """The pid that has the lease."""
-    settings = place.settings
-    leases = Leases(connect_redis(settings), settings.namespace, settings.lease_seconds)
-    found = leases.holder(KEY)
-    return found.pid if found else None
 
 
 def unlock(place: Place) -> subprocess.CompletedProcess[str]:
@@ -40,23 +25,17 @@ def unlock(place: Place) -> subprocess.CompletedProcess[str]:
     )
 
 
-def gave_up(place: Place) -> list[str]:
-    """Why the first worker has stepped aside: the lease, or its successor's fence already."""
-    lines = place.log(0).splitlines()
-    return [line for line in lines if "stepped_aside" in line and "reason=" in line]
-
-
 def test_a_lease_is_broken_under_a_healthy_worker(place: Place) -> None:
     """Its holder steps aside and says why, another goes on, each row once, and it is on record."""
     work = Batched(place)
     place.start_worker("-c", "1")
     submitted = place.start_submit()
-    first = wait_for(lambda: holder(place), "the lease")
+    first = wait_for(work.holder, "the lease")
     place.start_worker("-c", "1")
     done = unlock(place)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{place.logs_text()}"
     assert f"pid {first} on " in done.stdout
-    assert wait_for(lambda: holder(place), "another lease") != first
+    assert wait_for(work.holder, "another lease") != first
     work.hurry()
     out, err = submitted.communicate(timeout=90)
     assert submitted.returncode == 0, f"{out}\n{err}\n{place.logs_text()}"
@@ -70,6 +49,6 @@ def test_a_lease_is_broken_under_a_healthy_worker(place: Place) -> None:
     assert (by, version, number) == ("ops@desk", "1.0.0", 1)
     assert run in done.stdout
     assert f"(pid {first} on " in detail
-    assert holder(place) is None
+    assert work.holder() is None
     after = unlock(place)
     assert (after.returncode, "no lease is held" in after.stdout) == (0, True)

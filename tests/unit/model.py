@@ -13,6 +13,7 @@ from dharma_tasks.errors import FenceLost, OperationFailed, Outdated, Problem
 from dharma_tasks.journal import (
     Assignment,
     Entry,
+    HistoryRecord,
     Journal,
     MigrationState,
     Opening,
@@ -81,6 +82,9 @@ class ModelJournal(Journal[dict[int, int]]):
 
     def survey(self) -> Survey:
         return Survey(database="model")
+
+    def history(self, limit: int) -> list[HistoryRecord]:
+        return []
 
     def begin(self, opening: Opening, expected: int) -> int:
         return expected + 1

@@ -14,6 +14,7 @@ from fake_run import NAMESPACE, Driver, migration, progress, without_settings
 from fakeredis import FakeRedis
 from pydantic import SecretStr
 
+from dharma_tasks import reading
 from dharma_tasks import status as gathering
 from dharma_tasks.cli import common, main
 from dharma_tasks.cli import status as command
@@ -111,8 +112,8 @@ class Stage:
         monkeypatch.setattr(command, "load", self._load)
         monkeypatch.setattr(common, "send", self._send)
         monkeypatch.setattr(gathering, "require_redis", lambda _settings: self.redis)
-        monkeypatch.setattr(gathering, "connect", lambda name, _settings: self.databases[name])
-        monkeypatch.setattr(gathering, "ANSWER_SECONDS", 0.2)
+        monkeypatch.setattr(reading, "connect", lambda name, _settings: self.databases[name])
+        monkeypatch.setattr(reading, "ANSWER_SECONDS", 0.2)
 
     def _settings(self) -> Settings:
         urls = {f"{name}_url": SecretStr("url://secret@host") for name in self.databases}

@@ -19,7 +19,7 @@ REDIS = {
     "workers.py",
     # They are given a client, and hand it on; or they live with its being away.
     *{"control.py", "flow.py", "rescue.py", "submit.py", "bootsteps.py"},
-    *{"status.py", "report.py", "transport.py"},
+    *{"reading.py", "trail.py", "status.py", "report.py", "transport.py"},
 }
 DRIVERS = {"pymongo": "mongodb", "bson": "mongodb", "psycopg": "postgresql",
            "postgast": "postgresql", "elasticsearch": "elasticsearch",

@@ -27,7 +27,7 @@ class FakeFlow:
             raise self.error
         return []
 
-    def read(self, database: str, reply: str) -> list[Chain]:
+    def read(self, database: str, reply: str, history: int | None = None) -> list[Chain]:
         """Count."""
         self.next += 1
         return []

@@ -9,11 +9,14 @@ from __future__ import annotations
 from elasticsearch import Elasticsearch
 
 from dharma_tasks.databases.elasticsearch.documents import create, now
-from dharma_tasks.journal import Entry
+from dharma_tasks.journal import Entry, HistoryRecord, MigrationState
 from dharma_tasks.migration import JSON
 
 _KEPT = ("run", "version", "number", "fence", "generation", "by", "worker", "error")
 _NAMING = ("run", "version", "number", "fence")
+_WORDS = {"begin": "run", "take": "taken"}
+"""In the words that every journal has for it."""
+_ENDS = {MigrationState.APPLIED, MigrationState.ROLLED_BACK}
 
 
 class History:
@@ -43,3 +46,29 @@ class History:
             "at": now(),
         }
         create(self._client, self._index, entry.id, told)
+
+    def last(self, limit: int) -> list[HistoryRecord]:
+        """Return the last `limit` entries, oldest first; none where nobody has made the index.
+
+        A refresh goes before, because searches see refreshed writes only.
+        """
+        if not self._client.indices.exists(index=self._index):
+            return []
+        self._client.indices.refresh(index=self._index)
+        # An operation and the migration that it ends have the same time: `applied` and
+        # `rolled_back` are after `done` and `undone`, and in the alphabet before them.
+        newest_first = [{"at": "desc"}, {"event": "asc"}]
+        found = self._client.search(index=self._index, sort=newest_first, size=limit)
+        records = [_record(hit["_source"]) for hit in found["hits"]["hits"]]
+        return sorted(records, key=lambda told: (told.at, told.event in _ENDS))
+
+
+def _record(source: JSON) -> HistoryRecord:
+    fields = {name: source.get(name) for name in HistoryRecord.model_fields}
+    event = _WORDS.get(source["event"], source["event"])
+    fields["event"] = event
+    if event == "run" or (event in _ENDS and not fields["error"]):  # about no one operation
+        fields["number"] = None
+    if event != "taken":
+        fields["worker"] = None
+    return HistoryRecord.model_validate(fields)

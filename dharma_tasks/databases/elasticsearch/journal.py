@@ -47,6 +47,7 @@ from dharma_tasks.journal import (
     Assignment,
     Entry,
     Head,
+    HistoryRecord,
     Journal,
     MigrationState,
     Opening,
@@ -96,6 +97,10 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
                 for source in self._all(self._names.migrations)
             ],
         )
+
+    def history(self, limit: int) -> list[HistoryRecord]:
+        """Read the last entries, as they are found by a search."""
+        return self._history.last(limit)
 
     def _all(self, index: str) -> Iterator[JSON]:
         for hit in scan(self._client, index=index, size=_PAGE):

@@ -25,6 +25,7 @@ from dharma_tasks.journal import (
     SCHEMA_VERSION,
     Assignment,
     Entry,
+    HistoryRecord,
     Journal,
     MigrationState,
     Opening,
@@ -64,6 +65,11 @@ class MongodbJournal(Journal[Handle]):
         return Survey(
             database="mongodb", head=records.head(head) if head else None, migrations=found
         )
+
+    def history(self, limit: int) -> list[HistoryRecord]:
+        """Read the last entries; those of one millisecond in the order of their ids."""
+        found = self._history.find().sort([("at", -1), ("_id", -1)]).limit(limit)
+        return [records.told(document) for document in found][::-1]
 
     def owner(self, key: Key) -> Owner | None:
         """Who has the operation now; nobody once it was left in order."""
@@ -177,7 +183,8 @@ class MongodbJournal(Journal[Handle]):
         if document is None:  # without transactions another one has taken it just now
             msg = f"{assignment.key}: another worker has taken it meanwhile"
             raise FenceLost(msg)
-        self._tell(assignment, "taken", session, fence=document["fence"], worker=owner.worker)
+        who = {"number": assignment.key.number, "worker": owner.worker}
+        self._tell(assignment, "taken", session, fence=document["fence"], **who)
         return records.taken(assignment, document)
 
     def _before_forward(

@@ -17,6 +17,7 @@ from dharma_tasks.journal import (
     Assignment,
     Entry,
     Head,
+    HistoryRecord,
     MigrationRecord,
     MigrationState,
     OperationRecord,
@@ -218,6 +219,13 @@ def entry(told: Entry) -> Document:
         "number": told.key.number,
         "detail": told.detail,
     }
+
+
+def told(document: Document) -> HistoryRecord:
+    """One entry of the audit trail, from its document."""
+    fields = {k: v for k, v in document.items() if k in HistoryRecord.model_fields}
+    fields.setdefault("detail", document.get("direction"))
+    return HistoryRecord.model_validate(fields)
 
 
 def head(document: Document) -> Head:

@@ -15,6 +15,7 @@ from dharma_tasks.journal import (
     SCHEMA_VERSION,
     Assignment,
     Entry,
+    HistoryRecord,
     Journal,
     MigrationState,
     Opening,
@@ -66,6 +67,15 @@ class PostgresqlJournal(Journal[Session]):
             session.rollback()
         head = rows.head(heads[0]) if heads else None
         return Survey(database="postgresql", head=head, migrations=migrations)
+
+    def history(self, limit: int) -> list[HistoryRecord]:
+        """Read the last entries in the order in which they were made."""
+        self._session.clean()
+        if not self._session.query(self._sql.EXISTS)[0][0]:
+            return []
+        fields = HistoryRecord.model_fields
+        found = self._session.journal(self._sql.HISTORY, limit=limit)
+        return [HistoryRecord(**dict(zip(fields, row, strict=False))) for row in found[::-1]]
 
     def owner(self, key: Key) -> Owner | None:
         """Who has the operation; None after an orderly stop, a failure or its end."""

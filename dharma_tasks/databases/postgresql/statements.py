@@ -119,6 +119,17 @@ WHERE o.state <> 'pending'
 ORDER BY o.number
 """
 
+HISTORY = """
+SELECT at, event, run, by, version,
+    CASE WHEN event NOT IN ('applied', 'rolled_back') OR detail IS NOT NULL THEN number END,
+    CASE WHEN event = 'taken' THEN detail END,
+    CASE WHEN event = 'run' THEN split_part(detail, ' ', 1)
+        WHEN event NOT IN ('taken', 'failed', 'rolled_back') THEN detail END,
+    CASE WHEN event IN ('failed', 'rolled_back') THEN detail END
+FROM {history} ORDER BY id DESC LIMIT %(limit)s
+"""
+"""As `HistoryRecord` has it; `detail` holds a worker, an error, or a direction and a checksum."""
+
 OWNER = """
 SELECT owner FROM {operations}
 WHERE version = %(version)s AND number = %(number)s AND owner IS NOT NULL

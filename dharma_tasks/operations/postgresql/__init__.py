@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dharma_tasks.operations.base import Catalogue
+from dharma_tasks.operations.base import Advisor, Catalogue
+from dharma_tasks.operations.postgresql import squawk
 from dharma_tasks.operations.postgresql.files import read
 from dharma_tasks.operations.postgresql.sql import Sql
 from dharma_tasks.operations.postgresql.sql_batch import SqlBatch
@@ -17,4 +18,5 @@ catalogue = Catalogue(
     read=read,
     backup='pg_dump --format=custom --file=before.dump "$DHARMA_POSTGRESQL_URL"',
     companion=".sql",
+    advisor=Advisor(squawk.missing, squawk.findings),
 )

@@ -7,9 +7,10 @@ folder. A file in it arms the point that it is named after, in one of these spel
 
 It holds what happens there: `child` (SIGKILL of this child of the pool), `worker` (of the
 whole process group), or `hold` (stand still until the file is gone). The point is disarmed
-before it is acted on, so it kills once; with ` always` behind, each time. What happened is
-written to `KILLING.log`, with the pid. `KILLING_NODE` is the name of the node that the worker
-believes to be on; `KILLING_TIMES` is how often it sends each chain of messages.
+before it is acted on, so it kills once; with ` always` behind, each time; with ` later`, only
+a process that has been there before. What happened is written to `KILLING.log`, with the pid.
+`KILLING_NODE` is the name of the node that the worker believes to be on; `KILLING_TIMES` is how
+often it sends each chain of messages.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -37,6 +39,8 @@ from dharma_tasks.runs import Runs
 
 _ARMED = Path(os.environ["KILLING"])
 _LOG = Path(f"{_ARMED}.log")
+_times: Counter[str] = Counter()
+"""How often this process has been at each point, armed or not."""
 
 Point = tuple[str, ...]
 """The point's name, then where it is known the database and the kind of operation."""
@@ -46,8 +50,11 @@ def reached(*point: str) -> None:
     """Do what this point is armed with."""
     for length in range(1, len(point) + 1):
         armed = _ARMED / ".".join(point[:length])
+        _times[armed.name] += 1
         try:
             what = armed.read_text().split()
+            if "later" in what and _times[armed.name] == 1:
+                continue
             if what == ["hold"]:
                 _hold(armed)
                 continue

@@ -1,0 +1,134 @@
+"""What the journals say, read from all of them at once; nothing is changed.
+
+A database whose URL is set is read directly, another one through a worker that serves it.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from redis import Redis
+
+from dharma_tasks.databases import NAMES, connect
+from dharma_tasks.journal import Journal
+from dharma_tasks.messages import Chain, Message
+from dharma_tasks.settings import Settings
+
+__all__ = ["Answers", "Question", "Relayed", "Send", "ask"]
+
+ANSWER_SECONDS = 10
+"""How long a worker may take to answer for a database that has no URL here."""
+
+Send = Callable[[Iterable[Chain]], None]
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Question(Generic[Found]):
+    """What a journal is asked, directly (`read`) or through a worker.
+
+    `message` makes the message from the database's name and that of the list for the answer,
+    which `parse` reads.
+    """
+
+    read: Callable[[Journal[Any]], Found]
+    message: Callable[[str, str], Message]
+    parse: Callable[[str], Found]
+
+
+@dataclass(frozen=True)
+class Relayed:
+    """The way through the workers: nobody is asked without Redis, or who is not `served`."""
+
+    redis: Redis | None
+    served: Collection[str]
+    send: Send
+
+
+@dataclass
+class Answers(Generic[Found]):
+    """By database: what it said, or why it could not be read. Nobody knows about the others."""
+
+    found: dict[str, Found] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Unread:
+    why: str
+
+
+def ask(
+    question: Question[Found], names: Sequence[str], settings: Settings, relayed: Relayed
+) -> Answers[Found]:
+    """Ask the databases `names`. What cannot be read is said in the result; nothing is raised."""
+    direct = [name for name in names if settings.url(name)]
+    others = [name for name in names if name not in direct and name in relayed.served]
+    with ThreadPoolExecutor(max_workers=len(NAMES) + 1) as pool:
+        asking = pool.submit(_ask, question, others, settings, relayed)
+        reading = pool.map(lambda name: _read(question, name, settings), direct)
+        by_name = dict(zip(direct, reading, strict=True)) | asking.result()
+    answers = Answers[Found]()
+    for name, said in by_name.items():
+        if isinstance(said, _Unread):
+            answers.errors[name] = said.why
+        else:
+            answers.found[name] = said
+    return answers
+
+
+def _read(question: Question[Found], name: str, settings: Settings) -> Found | _Unread:
+    """The journal, read directly; or why not."""
+    try:
+        database = connect(name, settings)
+    except Exception as error:  # noqa: BLE001 - a URL that a driver does not take
+        return _Unread(f"DHARMA_{name.upper()}_URL cannot be used: {type(error).__name__}")
+    try:
+        return question.read(database.journal)
+    except Exception as error:  # noqa: BLE001 - the database says what it means
+        return _Unread(f"{name} cannot be read: {database.describe(error).strip()}")
+    finally:
+        database.close()
+
+
+def _ask(
+    question: Question[Found], names: Sequence[str], settings: Settings, relayed: Relayed
+) -> dict[str, Found | _Unread]:
+    """The journals as workers read them; or why not."""
+    redis = relayed.redis
+    if redis is None or not names:
+        return {}
+    replies = {name: f"{settings.namespace}:reply:{uuid.uuid4().hex}" for name in names}
+    try:
+        relayed.send([question.message(name, reply)] for name, reply in replies.items())
+        until = time.monotonic() + ANSWER_SECONDS
+        answers: dict[str, Found | _Unread] = {}
+        for name, reply in replies.items():
+            said = _answer(question, redis, name, reply, until)
+            answers[name] = said
+    except Exception as error:  # noqa: BLE001 - Redis, or Celery's way to it
+        return dict.fromkeys(names, _Unread(f"no worker could be asked: {error}"))
+    return answers
+
+
+def _answer(
+    question: Question[Found], redis: Redis, name: str, reply: str, until: float
+) -> Found | _Unread:
+    while time.monotonic() < until:
+        found = redis.blpop([reply], timeout=1)
+        if found is None:
+            continue
+        text = str(found[1])
+        if text.startswith("error "):
+            return _Unread(text.removeprefix("error "))
+        return question.parse(text)
+    return _Unread(
+        f"no worker has answered for {name} within {ANSWER_SECONDS} s: all of them may be busy "
+        f"with long operations. Set DHARMA_{name.upper()}_URL here to read it directly"
+    )

@@ -1,0 +1,115 @@
+"""The audit trails of the databases, put together: what has happened, and who asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from pydantic import BaseModel
+from redis import Redis
+from redis.exceptions import RedisError
+
+from dharma_tasks.errors import Unreachable
+from dharma_tasks.journal import HistoryRecord, Journal, MigrationRecord, MigrationState
+from dharma_tasks.messages import read_message
+from dharma_tasks.reading import Question, Relayed, Send, ask
+from dharma_tasks.redis_client import require_redis
+from dharma_tasks.settings import Settings
+from dharma_tasks.workers import Workers
+
+__all__ = ["History", "Told", "Trail", "gather", "read"]
+
+_ENDS = {MigrationState.APPLIED, MigrationState.FAILED, MigrationState.ROLLED_BACK}
+
+
+class Trail(BaseModel):
+    """The end of one database's audit trail, oldest first."""
+
+    entries: list[HistoryRecord]
+
+
+class Told(HistoryRecord):
+    """An entry with the database that holds it."""
+
+    database: str
+
+
+class History(BaseModel):
+    """What was found, oldest first; why a database could not be read; and of which none is known.
+
+    Nothing is known of a database that has no URL here and is served by no live worker.
+    """
+
+    entries: list[Told]
+    errors: dict[str, str]
+    unknown: list[str]
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether a database did not answer, or none is known at all."""
+        return bool(self.errors) or (bool(self.unknown) and not self.entries)
+
+
+def read(journal: Journal[Any], limit: int) -> Trail:
+    """Read the last `limit` entries of one trail, with what the journal knows besides."""
+    entries = journal.history(limit)
+    return Trail(entries=_known(entries, journal.survey().by_version()) if entries else [])
+
+
+def _known(
+    entries: Sequence[HistoryRecord], records: Mapping[str, MigrationRecord]
+) -> list[HistoryRecord]:
+    """Complete the entries that end a migration.
+
+    The migration's record tells of its last end only, so an earlier one stays as it is.
+    """
+    found: list[HistoryRecord] = []
+    seen: set[str] = set()
+    for entry in reversed(entries):
+        record = records.get(entry.version or "")
+        if record and entry.event in _ENDS and record.version not in seen:
+            seen.add(record.version)
+            if record.state == entry.event:
+                more = {"name": record.name, "checksum": record.checksum}
+                entry = entry.model_copy(update={**more, "seconds": record.seconds})  # noqa: PLW2901
+        found.append(entry)
+    return found[::-1]
+
+
+def gather(settings: Settings, names: Sequence[str], limit: int, send: Send) -> History:
+    """Read the trails of the databases `names`, and keep the last `limit` entries of them all.
+
+    `send` asks workers. What cannot be read is said in the result; nothing is raised.
+    """
+    question = Question[Trail](
+        read=partial(read, limit=limit),
+        message=partial(read_message, history=limit),
+        parse=Trail.model_validate_json,
+    )
+    redis, served = _workers(settings) if not all(map(settings.url, names)) else (None, ())
+    answers = ask(question, names, settings, Relayed(redis, served, send))
+    entries = [
+        Told(**entry.model_dump(), database=name)
+        for name, trail in answers.found.items()
+        for entry in trail.entries
+    ]
+    return History(
+        entries=sorted(entries, key=_at)[-limit:],
+        errors=answers.errors,
+        unknown=[name for name in names if name not in answers.found | answers.errors],
+    )
+
+
+def _at(entry: HistoryRecord) -> datetime:
+    return entry.at
+
+
+def _workers(settings: Settings) -> tuple[Redis | None, Collection[str]]:
+    """Redis and the databases that a live worker serves; without Redis nobody can be asked."""
+    try:
+        redis = require_redis(settings)
+        return redis, Workers(redis, settings.namespace).served()
+    except (Unreachable, RedisError):
+        return None, ()

@@ -1,0 +1,166 @@
+"""The audit trail as it is read, on the real databases: the same words on all three."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from dharma_tasks.databases import NAMES, Database, connect
+from dharma_tasks.flow import Flow
+from dharma_tasks.journal import (
+    Assignment,
+    Direction,
+    Entry,
+    HistoryRecord,
+    Journal,
+    MigrationState,
+    Opening,
+    Owner,
+    Step,
+    Survey,
+    Taken,
+)
+from dharma_tasks.migration import Key
+from dharma_tasks.redis_client import connect_redis
+from dharma_tasks.settings import Settings
+from dharma_tasks.trail import Trail, read
+
+pytestmark = pytest.mark.parametrize("name", NAMES)
+
+
+class Story:
+    """What one worker does, for the journal to tell of."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name = name
+        self.database: Database[Any] = connect(name, settings)
+
+    @property
+    def journal(self) -> Journal[Any]:
+        return self.database.journal
+
+    def begin(self, run: str, expected: int) -> None:
+        self.journal.begin(Opening(run, Direction.FORWARD, "sum", f"{run}@here"), expected)
+
+    def take(self, run: str, generation: int, version: str, number: int, count: int) -> Taken:
+        key = Key(database=self.name, version=version, number=number)
+        by = f"{run}@here"
+        assignment = Assignment(run, generation, by, key, "first", "sum-1", "kind", count)
+        resources = self.database.resources()
+        owner = Owner(worker="w", node="n", boot="b", pid=1, started=2.5, resources=resources)
+        return self.journal.take(assignment, owner, counted=True)
+
+    def finish(self, taken: Taken) -> None:
+        self.journal.step(
+            taken, lambda _: Step(cursor=1, done=1, finished=True), transactional=True
+        )
+
+    def applies_and_fails(self) -> None:
+        """Apply a version of two operations, fail at the next one, and break a lease of it."""
+        self.begin("run-1", 0)
+        self.finish(self.take("run-1", 1, "1.0.0", 1, 2))
+        self.finish(self.take("run-1", 1, "1.0.0", 2, 2))
+        self.begin("run-2", 1)
+        taken = self.take("run-2", 2, "1.1.0", 1, 1)
+        key = Key(database=self.name, version="1.1.0", number=1)
+        self.journal.audit(Entry("unlocked", "run-2", "me@there", key, "lease 1 of w"))
+        self.journal.fail(taken, "boom\nand why", MigrationState.FAILED)
+
+
+@pytest.fixture
+def story(name: str, settings: Settings) -> Iterator[Story]:
+    """A database with a journal that nobody has made yet."""
+    made = Story(name, settings)
+    yield made
+    made.database.close()
+
+
+def told(entries: list[HistoryRecord]) -> list[tuple[Any, ...]]:
+    """The entries that every database has: some tell of more."""
+    only_some = {"started", "done"}
+    return [
+        (each.event, each.run, each.by, each.version, each.number, each.worker, each.detail)
+        for each in entries
+        if each.event not in only_some
+    ]
+
+
+def test_before_the_first_run(story: Story) -> None:
+    """There is none, and reading makes none."""
+    for _ in range(2):
+        assert story.journal.history(10) == []
+    assert story.journal.survey() == Survey(database=story.name)
+
+
+def test_it_tells_everything_in_order(story: Story) -> None:
+    """When, what, who, in which run, version and operation: in the same words everywhere."""
+    before = datetime.now(UTC)
+    story.applies_and_fails()
+    entries = story.journal.history(100)
+    first, second = "run-1@here", "run-2@here"
+    direction = None if story.name == "elasticsearch" else "forward"
+    assert told(entries) == [
+        ("run", "run-1", first, None, None, None, direction),
+        ("taken", "run-1", first, "1.0.0", 1, "w", None),
+        ("taken", "run-1", first, "1.0.0", 2, "w", None),
+        ("applied", "run-1", first, "1.0.0", None, None, None),
+        ("run", "run-2", second, None, None, None, direction),
+        ("taken", "run-2", second, "1.1.0", 1, "w", None),
+        ("unlocked", "run-2", "me@there", "1.1.0", 1, None, "lease 1 of w"),
+        ("failed", "run-2", second, "1.1.0", 1, None, None),
+    ]
+    assert entries[-1].error == "boom\nand why"
+    assert [each.error for each in entries[:-1]] == [None] * (len(entries) - 1)
+    times = [each.at for each in entries]
+    assert times == sorted(times)
+    second_more = timedelta(seconds=1)
+    assert before - second_more <= times[0] <= times[-1] <= datetime.now(UTC) + second_more
+
+
+def test_only_the_last(story: Story) -> None:
+    """A limit keeps the newest, and their order."""
+    story.applies_and_fails()
+    every = story.journal.history(100)
+    assert story.journal.history(3) == every[-3:]
+    assert [each.event for each in story.journal.history(2)] == ["unlocked", "failed"]
+
+
+def test_how_long_it_took(story: Story) -> None:
+    """The entry of a migration's last end says which it was, and how long it took."""
+    story.applies_and_fails()
+    records = story.journal.survey().by_version()
+    ends = {each.version: each for each in read(story.journal, 100).entries if each.checksum}
+    assert set(ends) == {"1.0.0", "1.1.0"}
+    for version, entry in ends.items():
+        record = records[version]
+        assert (entry.name, entry.checksum) == (record.name, record.checksum)
+        assert entry.event == record.state
+        assert entry.seconds == record.seconds
+        assert entry.seconds is not None
+
+
+def test_an_earlier_end_is_left_as_it_is(story: Story) -> None:
+    """What failed and was applied later: the journal knows only how long it took to the end."""
+    story.applies_and_fails()
+    story.begin("run-3", 2)
+    story.finish(story.take("run-3", 3, "1.1.0", 1, 1))
+    entries = [each for each in read(story.journal, 100).entries if each.version == "1.1.0"]
+    ends = [(each.event, each.checksum) for each in entries if each.event in {"failed", "applied"}]
+    assert ends == [("failed", None), ("applied", "sum-1")]
+
+
+def test_through_a_worker(story: Story, settings: Settings) -> None:
+    """Who has no URL gets the same from a worker that has one."""
+    story.applies_and_fails()
+    redis = connect_redis(settings)
+    flow = Flow(settings, redis, worker="w", shutting_down=lambda: False)
+    try:
+        assert flow.read(story.name, f"{settings.namespace}:reply", 3) == []
+        _, answer = redis.blpop([f"{settings.namespace}:reply"], timeout=1)
+    finally:
+        flow.close()
+        redis.close()
+    assert Trail.model_validate_json(answer) == read(story.journal, 3)
