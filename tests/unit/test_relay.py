@@ -12,6 +12,7 @@ from dharma_tasks.errors import CutOff, DharmaError, LeaseHeld, Stopped
 from dharma_tasks.flow import Overtaken
 from dharma_tasks.journal import MigrationState
 from dharma_tasks.messages import Chain, Message
+from dharma_tasks.run import Next
 from dharma_tasks.runner import MigrationFailed
 
 OURS = Message("postgresql.sql", "postgresql", {"version": "1.0.0", "operation": 1, "run": "r1"})
@@ -79,7 +80,7 @@ class Burst:
 def test_who_succeeds_returns_what_is_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not sent: whoever carries the burst out goes on with it."""
     burst = Burst(monkeypatch)
-    assert burst.flow.asked == [("r1", "postgresql", "1.0.0", 1)]
+    assert burst.flow.asked == [("r1", Next("postgresql", "1.0.0", 1))]
     assert burst.returned == [[NEXT]]
     assert burst.sent == []
     ((event, fields),) = burst.end()
