@@ -15,11 +15,11 @@ from typing import Any, Generic, TypeVar
 from redis import Redis
 
 from dharma_tasks.databases import NAMES, connect
-from dharma_tasks.journal import Journal
-from dharma_tasks.messages import Chain, Message
+from dharma_tasks.journal import Journal, Survey
+from dharma_tasks.messages import Chain, Message, read_message
 from dharma_tasks.settings import Settings
 
-__all__ = ["Answers", "Question", "Relayed", "Send", "ask"]
+__all__ = ["SURVEY", "Answers", "Question", "Relayed", "Send", "ask"]
 
 ANSWER_SECONDS = 10
 """How long a worker may take to answer for a database that has no URL here."""
@@ -40,6 +40,14 @@ class Question(Generic[Found]):
     read: Callable[[Journal[Any]], Found]
     message: Callable[[str, str], Message]
     parse: Callable[[str], Found]
+
+
+SURVEY = Question[Survey](
+    read=lambda journal: journal.survey(),
+    message=read_message,
+    parse=Survey.model_validate_json,
+)
+"""All that planning and `status` need."""
 
 
 @dataclass(frozen=True)

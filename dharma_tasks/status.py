@@ -19,9 +19,8 @@ from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Unreachable
 from dharma_tasks.journal import MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.lease import Leases
-from dharma_tasks.messages import read_message
 from dharma_tasks.migration import Key, Migration, Version
-from dharma_tasks.reading import Answers, Question, Relayed, Send, ask
+from dharma_tasks.reading import SURVEY, Answers, Relayed, Send, ask
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import Snapshot
 from dharma_tasks.runs import Runs
@@ -29,12 +28,6 @@ from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Workers
 
 __all__ = ["Alive", "DatabaseStatus", "MigrationStatus", "OperationStatus", "Status", "gather"]
-
-_SURVEY = Question[Survey](
-    read=lambda journal: journal.survey(),
-    message=read_message,
-    parse=Survey.model_validate_json,
-)
 
 
 class OperationStatus(BaseModel):
@@ -139,7 +132,7 @@ def gather(settings: Settings, migrations: Sequence[Migration], send: Send) -> S
     cannot be read is said in the result; nothing is raised.
     """
     pulse = _pulse(settings)
-    answers = ask(_SURVEY, NAMES, settings, Relayed(pulse.redis, pulse.served, send))
+    answers = ask(SURVEY, NAMES, settings, Relayed(pulse.redis, pulse.served, send))
     return Status(
         databases={name: _database(name, answers, migrations, pulse) for name in NAMES},
         redis=pulse.error,

@@ -9,6 +9,7 @@ import click
 __all__ = ["main"]
 
 _COMMANDS = {
+    "plan": "Show what a submit would do, and do nothing.",
     "submit": "Bring the databases to a version, and show how it goes.",
     "rollback": "Undo what is above a version.",
     "status": "Show what is applied, what is pending and what runs.",

@@ -99,7 +99,7 @@ def check(
         folder = migrations or settings.migrations_dir
         loaded = load(folder)
         findings = [_Finding("warning", each) for each in loaded.warnings]
-        findings += [_Finding("warning", each) for each in _advice(loaded, folder, exclude)]
+        findings += [_Finding("warning", each) for each in advice(loaded, folder, exclude)]
     except Refused as error:
         findings = [_Finding("error", each) for each in error.problems]
     except Exception as error:  # noqa: BLE001 - told in one place
@@ -110,7 +110,8 @@ def check(
     sys.exit(common.REFUSED if findings and refused else 0)
 
 
-def _advice(loaded: Loaded, folder: Path, exclude: Sequence[str]) -> list[Problem]:
+def advice(loaded: Loaded, folder: Path, exclude: Sequence[str] = ()) -> list[Problem]:
+    """What programs beside ours say of the files, but for the rules to `exclude`."""
     found: list[Problem] = []
     for database in NAMES:
         known = catalogue(database)

@@ -30,6 +30,7 @@ _STYLES = {
     MigrationState.RUNNING: "bold cyan",
     MigrationState.APPLIED: "green",
     MigrationState.FAILED: "bold red",
+    MigrationState.ROLLING_BACK: "bold yellow",
     MigrationState.ROLLED_BACK: "yellow",
 }
 _TODO = {
@@ -38,6 +39,8 @@ _TODO = {
     MigrationState.ROLLED_BACK: "Nothing of it was kept. Correct the cause, or its file, and "
     "submit again.",
 }
+_AGAIN = {MigrationState.RUNNING: "submit", MigrationState.ROLLING_BACK: "dharma rollback"}
+_OPEN = (OperationState.RUNNING, OperationState.FAILED, OperationState.UNDOING)
 
 
 @click.command()
@@ -214,7 +217,7 @@ def _tried(
 def _below(found: DatabaseStatus, migration: MigrationStatus) -> Iterator[RenderableType]:
     """What needs a word: a failure with its message, a changed file, work that nobody does."""
     for number, operation in enumerate(migration.operations, start=1):
-        if operation.state in {OperationState.RUNNING, OperationState.FAILED}:
+        if operation.state in _OPEN:
             yield from _tried(found, migration, number)
     if migration.error and migration.state in _TODO:
         yield Indented(f"{migration.version} {migration.state}:", 2, "bold red")
@@ -223,6 +226,8 @@ def _below(found: DatabaseStatus, migration: MigrationStatus) -> Iterator[Render
     if migration.changed and migration.state is not MigrationState.ROLLED_BACK:
         text = f"* the file of {migration.version} was changed after it had been {migration.state}"
         yield Indented(f"{text}: put it back as it was.", 2, "yellow")
-    if migration.state is MigrationState.RUNNING and found.run is None:
-        text = f"{migration.version} was begun, and no run that Redis knows goes on with it"
-        yield Indented(f"{text}: submit again.", 2, "yellow")
+    if migration.state in _AGAIN and found.run is None:
+        text = (
+            f"{migration.version} is {migration.state}, and no run that Redis knows goes on with it"
+        )
+        yield Indented(f"{text}: {_AGAIN[migration.state]} again.", 2, "yellow")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from dharma_tasks.cli.plan import Asked, show
 from dharma_tasks.cli.running import Options, Running, names
 from dharma_tasks.journal import Direction
 from dharma_tasks.planner import LATEST, Request
@@ -43,6 +44,7 @@ from dharma_tasks.submit import default_by
     help="Stop waiting then, with exit status 3; the run goes on.  [default: wait]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document at the end.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, as `dharma plan` does.")
 @click.option("--inline", is_flag=True, help="Run it all in this process, without a worker.")
 @click.option(
     "--allow-out-of-order",
@@ -74,6 +76,7 @@ def submit(  # noqa: PLR0913 - one for each option
     no_wait: bool,
     timeout: float | None,
     as_json: bool,
+    dry_run: bool,
     inline: bool,
     allow_out_of_order: bool,
     allow_major: bool,
@@ -106,6 +109,8 @@ def submit(  # noqa: PLR0913 - one for each option
         direction=Direction.BACK if rollback_to else Direction.FORWARD,
         accept_data_loss=accept_data_loss,
     )
+    if dry_run:
+        sys.exit(show(Asked(request, migrations, as_json)))
     who = by or default_by()
     sys.exit(
         Running(Options(request, migrations, who, not no_wait, timeout, as_json, inline)).run()
