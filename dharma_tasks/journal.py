@@ -359,8 +359,8 @@ class Journal(ABC, Generic[HandleT]):
     ) -> Taken:
         """Take the operation over in one atomic write: see the top of this file.
 
-        Makes the migration's and the operation's record on first use (a `rolled_back`
-        migration begins anew with the checksum given; a `failed` one goes on). `counted`
+        Makes the migration's and the operation's record on first use (a migration that another
+        run has `rolled_back` begins anew with the checksum given; a `failed` one goes on). `counted`
         says whether this is a new attempt; a worker that goes on after a passing error does
         not count, and `error` is what it was: kept as the last one until a batch goes well. An
         operation that is done already is returned as it is, with the migration brought to
@@ -374,8 +374,8 @@ class Journal(ABC, Generic[HandleT]):
         migration keeps its error, if it failed before.
 
         Raises:
-            Outdated: the head is at another generation; an earlier operation of the migration
-                is not done; the operation is being undone and was to go forward; or, on the
+            Outdated: the head is at another generation; this very run has rolled the migration
+                back; an earlier operation of the migration is not done; the operation is being undone and was to go forward; or, on the
                 way back, a later operation is not undone.
         """
 

@@ -40,7 +40,8 @@ class Worker:
 
     def assignment(self, generation: int, number: int = 1, count: int = 1) -> Assignment:
         key = Key(database=self.name, version="1.0.0", number=number)
-        return Assignment("run-1", generation, "somebody", key, "first", "sum-1", "kind", count)
+        run = f"run-{generation}"
+        return Assignment(run, generation, "somebody", key, "first", "sum-1", "kind", count)
 
     def owner(self) -> Owner:
         resources = self.database.resources()

@@ -356,8 +356,8 @@ def test_a_rolled_back_migration_begins_anew(worker: Worker) -> None:
     assert record.state is MigrationState.ROLLED_BACK
     generation = worker.begin("run-2", generation)
     with pytest.raises(FenceLost):
-        worker.take(replace(second, generation=generation, checksum="sum-2"))
-    again = worker.take(replace(first, generation=generation, checksum="sum-2"))
+        worker.take(replace(second, run="run-2", generation=generation, checksum="sum-2"))
+    again = worker.take(replace(first, run="run-2", generation=generation, checksum="sum-2"))
     assert (again.state, again.cursor, again.undo) == (OperationState.RUNNING, None, None)
     assert (again.done, again.attempts) == (0, 1)
     assert again.fence > one.fence
@@ -365,6 +365,6 @@ def test_a_rolled_back_migration_begins_anew(worker: Worker) -> None:
     assert (record.state, record.checksum) == (MigrationState.RUNNING, "sum-2")
     assert (record.error, record.finished, record.seconds) == (None, None, None)
     worker.step(again, "end", finished=True)
-    two_again = worker.take(replace(second, generation=generation, checksum="sum-2"))
+    two_again = worker.take(replace(second, run="run-2", generation=generation, checksum="sum-2"))
     assert (two_again.cursor, two_again.done) == (None, 0)
     assert two_again.fence > two.fence

@@ -143,7 +143,7 @@ def test_the_way_back_may_fail_and_go_on(worker: Worker) -> None:
     refused(worker, taken)
     generation = worker.begin("run-2", assignment.generation)
     with pytest.raises(FenceLost):
-        worker.take(replace(assignment, generation=generation))
+        worker.take(replace(assignment, run="run-2", generation=generation))
     again = worker.take(back(assignment, generation))
     assert (again.cursor, again.attempts, again.walked) == ("some", 1, Walked("end", 20))
     worker.step(again, None, finished=True)
@@ -155,7 +155,7 @@ def test_what_was_undone_can_be_applied_again(worker: Worker) -> None:
     (assignment,) = applied(worker)
     undone = worker.step(worker.take(back(assignment)), None, finished=True)
     generation = worker.begin("run-2", assignment.generation)
-    anew = replace(assignment, generation=generation, checksum="sum-2")
+    anew = replace(assignment, run="run-2", generation=generation, checksum="sum-2")
     taken = worker.take(anew)
     assert (taken.state, taken.cursor, taken.undo) == (OperationState.RUNNING, None, None)
     assert (taken.done, taken.attempts, taken.walked) == (0, 1, None)
@@ -165,6 +165,22 @@ def test_what_was_undone_can_be_applied_again(worker: Worker) -> None:
     assert record(worker).state is MigrationState.APPLIED
 
 
+def test_what_a_run_has_rolled_back_it_does_not_begin_anew(worker: Worker) -> None:
+    """A worker that was frozen before its taking comes late: the run is through with it.
+
+    Nobody is told to begin again what the same run has given up; only another run is.
+    """
+    generation = worker.begin()
+    assignment = worker.assignment(generation)
+    worker.journal.fail(worker.take(assignment), "no", MigrationState.ROLLED_BACK)
+    before = record(worker)
+    with pytest.raises(FenceLost):
+        worker.take(assignment)
+    assert record(worker) == before
+    generation = worker.begin("run-2", generation)
+    assert worker.take(worker.assignment(generation)).state is OperationState.RUNNING
+
+
 def test_half_undone_can_go_on_to_be_undone_only(worker: Worker) -> None:
     """The first operation is done still: forward, the second one begins again from its start."""
     first, second = applied(worker, 2)
@@ -172,11 +188,13 @@ def test_half_undone_can_go_on_to_be_undone_only(worker: Worker) -> None:
     with pytest.raises(FenceLost):
         worker.begin("run-2", second.generation + 1)
     generation = worker.begin("run-2", second.generation)
-    taken = worker.take(replace(second, generation=generation))
+    taken = worker.take(replace(second, run="run-2", generation=generation))
     assert (taken.state, taken.cursor, taken.undo) == (OperationState.RUNNING, None, None)
     worker.step(taken, "end", finished=True)
     assert record(worker).state is MigrationState.APPLIED
-    assert worker.take(replace(first, generation=generation)).state is OperationState.DONE
+    assert (
+        worker.take(replace(first, run="run-2", generation=generation)).state is OperationState.DONE
+    )
 
 
 def test_a_rollback_file_is_carried_out_after_the_migration(worker: Worker) -> None:
@@ -204,10 +222,10 @@ def test_a_rollback_file_is_carried_out_after_the_migration(worker: Worker) -> N
         assert worker.take(done).state is OperationState.DONE
     assert record(worker).state is MigrationState.ROLLED_BACK
     generation = worker.begin("run-2", assignment.generation)
-    again = worker.take(replace(assignment, generation=generation))
+    again = worker.take(replace(assignment, run="run-2", generation=generation))
     assert (again.state, again.cursor) == (OperationState.RUNNING, None)
     worker.step(again, "end", finished=True)
-    redone = worker.take(replace(files[0], generation=generation))
+    redone = worker.take(replace(files[0], run="run-2", generation=generation))
     assert (redone.state, redone.cursor) == (OperationState.RUNNING, None)
 
 

@@ -180,6 +180,8 @@ class PostgresqlJournal(Journal[Session]):
                 return "it is being undone"
             case OperationState.DONE:
                 return "it is done, and its rollback file has begun, which must come to its end"
+        if assignment.key.number == 1:
+            return "this run has rolled the migration back"
         return "the operation before it is not done"
 
     def prepare(self, taken: Taken, prepared: Prepared) -> Taken:

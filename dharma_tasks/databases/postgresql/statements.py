@@ -140,8 +140,14 @@ WITH head AS (
     SELECT 1 FROM {head} WHERE generation = %(generation)s FOR SHARE
 ), anew AS (
     SELECT 1 FROM {migrations}
-    WHERE version = %(version)s AND state = 'rolled_back' AND %(outcome)s = 'applied'
+    WHERE version = %(version)s AND state = 'rolled_back' AND run <> %(run)s
+        AND %(outcome)s = 'applied'
     FOR UPDATE
+), given_up AS (
+    SELECT 1 FROM {migrations}
+    WHERE version = %(version)s AND state = 'rolled_back' AND run = %(run)s
+        AND %(outcome)s = 'applied'
+    FOR SHARE
 ), before AS (
     SELECT 1 FROM {operations}
     WHERE version = %(version)s AND number = %(number)s - 1 AND state = 'done'
@@ -152,8 +158,8 @@ WITH head AS (
     SELECT %(version)s, %(number)s, %(type)s, 'running', 1, 1, %(worker)s, %(owner)s::json,
         clock_timestamp()
     FROM head
-    WHERE %(number)s = 1
-        OR (NOT EXISTS (SELECT 1 FROM anew) AND EXISTS (SELECT 1 FROM before))
+    WHERE NOT EXISTS (SELECT 1 FROM given_up) AND (%(number)s = 1
+        OR (NOT EXISTS (SELECT 1 FROM anew) AND EXISTS (SELECT 1 FROM before)))
     ON CONFLICT (version, number) DO UPDATE SET
         state = 'running',
         fence = o.fence + 1,
@@ -205,7 +211,8 @@ ON CONFLICT works on the newest version of the row, so two at once get different
 UPDATE makes `anew` see the newest too, or a late one would begin a migration anew that another
 has applied meanwhile (FAULTS 7). FOR SHARE does the same for the operation before, and keeps it
 done until this one is taken: nobody begins to undo it meanwhile (Law 8). An orderly stop has
-given its attempt back and left no owner: that taking always counts. The end of the last
+given its attempt back and left no owner: that taking always counts. What this very run has
+rolled back it never begins anew: whoever asks for that was frozen meanwhile. The end of the last
 operation and the outcome are one write; where the last one is done and the outcome is another,
 a rollback file has begun, and what is done may be half undone: then it takes nothing."""
 
