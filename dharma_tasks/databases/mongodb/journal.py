@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from pymongo import ReturnDocument
 from pymongo.client_session import ClientSession
@@ -199,6 +200,7 @@ class MongodbJournal(Journal[Handle]):
             self._go_on(assignment, session)
             return None
         if assignment.last:
+            self._confirm_direction(assignment, session)
             self._end(assignment, session)
         return replace(records.taken(assignment, found), former=None)
 
@@ -258,6 +260,14 @@ class MongodbJournal(Journal[Handle]):
             msg = f"an operation after {key} is not undone"
             raise Outdated(msg)
 
+    def _confirm_direction(self, assignment: Assignment, session: Session) -> None:
+        """Where all is done and yet it goes another way, a rollback file has begun."""
+        ways = [records.going(assignment), assignment.outcome]
+        version = {"_id": assignment.key.version, "state": {"$in": ways}}
+        if not self._migrations.find_one(version, {"_id": True}, session=session):
+            msg = f"{assignment.key} is done, but the migration's rollback file has begun"
+            raise Outdated(msg)
+
     def prepare(self, taken: Taken, prepared: Prepared) -> Taken:
         """Write what was found, under the fence."""
         self._write(taken, {"undo": prepared.undo, "total": prepared.total}, None)
@@ -290,10 +300,8 @@ class MongodbJournal(Journal[Handle]):
         self._write(taken, records.checkpoint(taken, step), session)
         if step.finished:
             done = taken.stepped(step).done
-            number, what = (
-                taken.assignment.key.number,
-                "undone" if taken.assignment.back else "done",
-            )
+            what = "undone" if taken.assignment.back else "done"
+            number = taken.assignment.key.number
             self._tell(taken.assignment, what, session, number=number, done=done)
             if taken.assignment.last:
                 self._end(taken.assignment, session)
@@ -327,8 +335,21 @@ class MongodbJournal(Journal[Handle]):
         self._write(taken, noted, None)
 
     def prune(self, before: datetime) -> list[kept.Pruned]:
-        """Remove what was kept for undoing operations that ended before `before`."""
-        return kept.prune(self._kept, self._operations, before)
+        """Remove what was kept before `before` for undoing operations of migrations that are over.
+
+        They are irreversible then, and say so before anything is removed; cut off after that,
+        the next time goes on.
+        """
+        pruned = []
+        for (version, number), names in kept.old(self._kept, before).items():
+            if self._connection.atomically(partial(self._give_up, version, number)):
+                kept.remove_all(self._kept, names)
+                pruned.append(kept.Pruned(version, number, len(names)))
+        return pruned
+
+    def _give_up(self, version: str, number: int, session: Session) -> bool:
+        name = records.name(Key(database="mongodb", version=version, number=number))
+        return kept.give_up(self._migrations, self._operations, name, session)
 
     def audit(self, entry: Entry) -> None:
         """Add an entry to the history; its `_id` is made from what it says."""
@@ -347,15 +368,9 @@ class MongodbJournal(Journal[Handle]):
             raise _lost(taken)
 
     def _end(self, assignment: Assignment, session: Session) -> None:
-        """Bring the migration to its outcome, unless it is there already.
-
-        Where a rollback file has begun meanwhile, what was applied stays on its way back.
-        """
+        """Bring the migration to its outcome, unless it is there already."""
         outcome = assignment.outcome
-        states = [outcome]
-        if outcome is MigrationState.APPLIED:
-            states += [MigrationState.ROLLING_BACK, MigrationState.ROLLED_BACK]
-        open_ = {"_id": assignment.key.version, "state": {"$nin": states}}
+        open_ = {"_id": assignment.key.version, "state": {"$ne": outcome}}
         record = self._migrations.find_one(open_, session=session)
         if record:
             error = None if outcome is MigrationState.APPLIED else record["error"]

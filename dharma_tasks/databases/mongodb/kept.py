@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from bson import Binary, MaxKey, MinKey, ObjectId
+from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 
 from dharma_tasks.databases.mongodb import records
@@ -113,7 +114,7 @@ def remove_old(kept: Collection[Document], migrations: Collection[Document], ver
     listed = _listed(kept, of_it)
     rolled_back = {"_id": version, "state": MigrationState.ROLLED_BACK}
     if listed and migrations.find_one(rolled_back, {"_id": True}):
-        _remove(kept, listed)
+        remove_all(kept, listed)
 
 
 @dataclass(frozen=True)
@@ -125,45 +126,48 @@ class Pruned:
     documents: int
 
 
-def prune(
-    kept: Collection[Document], operations: Collection[Document], before: datetime
-) -> list[Pruned]:
-    """Remove what operations have kept that ended before `before` (UTC, with its time zone).
-
-    First each is marked as irreversible, so that planning refuses a rollback that would need
-    what is gone; cut off after that, the next time goes on. Those that are at work, or have
-    failed, keep theirs.
-    """
+def old(kept: Collection[Document], before: datetime) -> dict[tuple[str, int], list[Document]]:
+    """The `_id`s of what operations keep that kept their last before `before` (with time zone)."""
     below: dict[tuple[str, int], list[Document]] = {}
     for name in _listed(kept, {}):
         below.setdefault((name["version"], name["number"]), []).append(name)
-    old = {
+    return {
         of: names
         for of, names in below.items()
         if max(each["token"].generation_time for each in names) < before
     }
-    pruned = []
-    for (version, number), names in old.items():
-        if _given_up(operations, {"version": version, "number": number}):
-            _remove(kept, names)
-            pruned.append(Pruned(version, number, len(names)))
-    return pruned
 
 
-def _given_up(operations: Collection[Document], name: Document) -> bool:
-    """Whether nobody will undo this operation: it says so itself now, or nothing of it is done."""
-    done = {"_id": name, "state": OperationState.DONE}
-    if operations.update_one(done, {"$set": {"undo.irreversible": PRUNED}}).matched_count:
+def give_up(
+    migrations: Collection[Document],
+    operations: Collection[Document],
+    name: Document,
+    session: ClientSession | None,
+) -> bool:
+    """Mark an operation as irreversible, so that planning refuses a rollback that would meet it.
+
+    Only where its migration is over: one that is at work, or has failed, may need what it keeps.
+    Both are written to, so that no rollback begins unseen. Nobody needs what was kept by an
+    operation of which nothing is done. Returns whether what it keeps may go.
+    """
+    found = operations.find_one({"_id": name}, {"state": True}, session=session)
+    if found is None or found["state"] == OperationState.PENDING:
         return True
-    found = operations.find_one({"_id": name}, {"state": True})
-    return found is None or found["state"] == OperationState.PENDING
+    ended = [MigrationState.APPLIED, MigrationState.ROLLED_BACK]
+    over = {"_id": name["version"], "state": {"$in": ended}}
+    pruned = {"$set": {"pruned": records.now()}}
+    if not migrations.update_one(over, pruned, session=session).matched_count:
+        return False
+    done = {"_id": name, "state": OperationState.DONE}
+    mark = {"$set": {"undo.irreversible": PRUNED}}
+    return bool(operations.update_one(done, mark, session=session).matched_count)
 
 
 def _listed(kept: Collection[Document], matching: Document) -> list[Document]:
     return [each["_id"] for each in kept.find(matching, {"_id": True}, hint=_BY_ID)]
 
 
-def _remove(kept: Collection[Document], names: Iterable[Document]) -> None:
+def remove_all(kept: Collection[Document], names: Iterable[Document]) -> None:
     """One document at a time: each may be large."""
     for name in names:
         kept.delete_one({"_id": name})

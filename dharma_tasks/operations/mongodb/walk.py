@@ -92,6 +92,7 @@ class Walk(Operation[Handle]):
         if keeping is None:
             changed = self._update(work, between(after, upto))
         else:
+            # Without a transaction this order counts: what will be touched is kept before it is.
             data = keeping.before(self._documents(work), self._matching(between(after, upto)))
             if keeping.early:
                 end, upto = [keeping.end], keeping.end
@@ -130,7 +131,9 @@ class Walk(Operation[Handle]):
         if not work.undo.get("last") or not (reached or not work.handle.transactions):
             return Step(None, finished=True)
         keeping = self._keeping()
-        if keeping is None or not work.undo.get("keeps"):
+        if keeping is None:
+            raise OperationFailed(f"{self.kind} has kept nothing, and cannot be undone")
+        if not work.undo.get("keeps"):
             what = "it cannot be undone: the release that carried it out kept nothing for that"
             raise OperationFailed(what, "Undo it by hand, or with a NNN_name_rollback file")
         return undo(work, self.collection, keeping)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from mongodb_hand import Hand, op
+from mongodb_state import kept, raw
 from pydantic import SecretStr
 from pymongo import MongoClient
 from pymongo.database import Database
@@ -109,6 +110,62 @@ def test_fence(hand: Hand, documents: Database[Any]) -> None:
         hand.step(late, operation)
     assert newer.fence == late.fence + 1
     assert hand.finish(newer, operation).done == 25
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"kind": "add_field", "field": "a.new", "value": "v"},
+        {"kind": "rename_field", "old_name": "old", "new_name": "a.new"},
+    ],
+)
+def test_undone(hand: Hand, documents: Database[Any], parameters: dict[str, Any]) -> None:
+    """What a batch touches is kept before it does; each batch of both ways is done twice."""
+    documents.things.insert_many([{"_id": n, "old": n} for n in range(25)])
+    documents.things.insert_many([{"_id": n, "a": {"new": "v"}} for n in range(25, 30)])
+    was = raw(documents, "things")
+    operation = op(collection="things", **parameters)
+    taken = hand.take("1.0.0", operation)
+    while not taken.over:
+        with pytest.raises(ZeroDivisionError):
+            hand.step(taken, operation, crash)
+        taken = hand.step(hand.take("1.0.0", operation), operation)
+    documents.things.insert_one({"_id": 3.5, "a": {"new": "v"}})
+    taken = hand.take("1.0.0", operation, back=True)
+    while not taken.over:
+        with pytest.raises(ZeroDivisionError):
+            hand.step(taken, operation, crash)
+        taken = hand.step(hand.take("1.0.0", operation, back=True), operation)
+    assert documents.things.find_one_and_delete({"_id": 3.5}) == {"_id": 3.5, "a": {"new": "v"}}
+    assert raw(documents, "things") == was
+    assert kept(documents) == 0
+    assert hand.warnings == []
+
+
+def test_only_what_was_listed_is_touched(hand: Hand, documents: Database[Any]) -> None:
+    """A document that appears between the listing and the update stays as it is."""
+    documents.things.insert_many([{"_id": n} for n in range(0, 20, 2)])
+    operation = op("add_field", collection="things", field="new", value="v")
+    taken = hand.take("1.0.0", operation)
+    confirm = hand.confirm
+
+    def appears() -> None:
+        confirm()
+        documents.things.insert_one({"_id": 3})
+
+    hand.confirm = appears  # type: ignore[method-assign]
+    hand.finish(taken, operation)
+    assert documents.things.find_one({"_id": 3}) == {"_id": 3}
+    assert documents.things.count_documents({"new": "v"}) == 10
+
+
+def test_before_images_are_refused(hand: Hand, documents: Database[Any]) -> None:
+    """A batch that is done again could not tell its own change from another's."""
+    documents.things.insert_one({"a": 0})
+    operation = op("remove_field", collection="things", field="a", keep_before_image=True)
+    with pytest.raises(OperationFailed, match=r"before-image.*replica set"):
+        hand.run(operation)
+    assert documents.things.count_documents({"a": 0}) == 1
 
 
 def crash() -> None:

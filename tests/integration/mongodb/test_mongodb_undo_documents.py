@@ -17,7 +17,7 @@ from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
 from dharma_tasks.databases.base import Fault
-from dharma_tasks.errors import FenceLost, OperationFailed
+from dharma_tasks.errors import FenceLost, OperationFailed, Outdated
 from dharma_tasks.journal import MigrationState, OperationState
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.mongodb import images
@@ -65,14 +65,19 @@ def back_and_forth(hand: Hand, operation: Operation[Any], before: Callable[[], A
     assert done != was
     hand.undo(operation)
     assert before() == was
-    hand.run(operation)
+    crashing(hand, operation)
     assert before() == done
-    taken = hand.take("1.0.0", operation, back=True)
+    crashing(hand, operation, back=True)
+    assert before() == was
+
+
+def crashing(hand: Hand, operation: Operation[Any], *, back: bool = False) -> None:
+    """One whole way; each batch is done, lost before its checkpoint, and done again."""
+    taken = hand.take("1.0.0", operation, back=back)
     while not taken.over:
         with pytest.raises(ZeroDivisionError):
             hand.step(taken, operation, crash)
-        taken = hand.step(hand.take("1.0.0", operation, back=True), operation)
-    assert before() == was
+        taken = hand.step(hand.take("1.0.0", operation, back=back), operation)
 
 
 # --- add_field ---
@@ -230,13 +235,9 @@ def test_before_images(
     was = raw(documents, "things")
     assert operation.irreversible() is None
     for _ in range(2):
-        hand.run(operation)
+        crashing(hand, operation)
         assert raw(documents, "things") != was
-        taken = hand.take("1.0.0", operation, back=True)
-        while not taken.over:
-            with pytest.raises(ZeroDivisionError):
-                hand.step(taken, operation, crash)
-            taken = hand.step(hand.take("1.0.0", operation, back=True), operation)
+        crashing(hand, operation, back=True)
         assert raw(documents, "things") == was
     assert kept(documents) == 0
     assert hand.warnings == []
@@ -302,7 +303,7 @@ def test_irreversible(hand: Hand, documents: Database[Any], operation: Operation
     hand.undo(operation)
     hand.run(operation)
     assert kept(documents) == 0
-    with pytest.raises(OperationFailed, match="kept nothing"):
+    with pytest.raises(OperationFailed, match="has kept nothing"):
         hand.undo(operation)
 
 
@@ -372,6 +373,8 @@ def test_what_was_rolled_back_by_a_file_begins_anew(hand: Hand, documents: Datab
         outcome=MigrationState.ROLLED_BACK,
     )
     taken = hand.database.journal.take(file, hand.owner(), counted=True)
+    with pytest.raises(Outdated, match="rollback file has begun"):
+        hand.take("1.0.0", ADD)
     prepared = remove.prepare(hand.work(taken, hand.database.handle))
     assert prepared is not None
     hand.finish(hand.database.journal.prepare(taken, prepared), remove)
@@ -388,17 +391,35 @@ def test_what_was_rolled_back_by_a_file_begins_anew(hand: Hand, documents: Datab
 
 
 def test_prune(hand: Hand, documents: Database[Any]) -> None:
-    """What is old is removed, and then it can't be undone; what is at work keeps all."""
+    """What is old is removed, and then it can't be undone; what is at work keeps all.
+
+    As does an operation that is done, of a migration that has failed since.
+    """
     journal = hand.database.journal
     documents.things.insert_many([{"_id": n, "old": 1} for n in range(30)])
     hand.run(ADD)
     running = op("add_field", collection="things", field="b", value=1)
     hand.step(hand.take("2.0.0", running), running)
+    failed = op("add_field", collection="things", field="c", value=1)
+    first, second = (
+        replace(
+            assignment := hand.assignment("3.0.0", "add_field"),
+            key=assignment.key.model_copy(update={"number": number}),
+            count=2,
+        )
+        for number in (1, 2)
+    )
+    taken = journal.take(first, hand.owner(), counted=True)
+    prepared = failed.prepare(hand.work(taken, hand.database.handle))
+    assert prepared is not None
+    hand.finish(journal.prepare(taken, prepared), failed)
+    taken = journal.take(second, hand.owner(), counted=True)
+    journal.fail(taken, "no", MigrationState.FAILED)
     now = datetime.now(UTC)
     assert journal.prune(now - timedelta(hours=1)) == []
     (pruned,) = journal.prune(now + timedelta(hours=1))
     assert (pruned.version, pruned.number, pruned.documents) == ("1.0.0", 1, 3)
-    assert kept(documents) == 1
+    assert kept(documents) == 1 + 3
     record = journal.survey().by_version()["1.0.0"]
     assert "pruned" in str(record.operations[0].irreversible)
     with pytest.raises(OperationFailed, match="pruned"):
