@@ -233,6 +233,9 @@ class MongodbJournal(Journal[Handle]):
         found = self._migrations.find_one({"_id": version}, session=session)
         if found is not None and not _again(assignment, found):
             return
+        if found is not None and found["run"] == assignment.run:
+            msg = f"this run has rolled {version} back: who begins it anew was frozen meanwhile"
+            raise Outdated(msg)
         if found is not None:
             self._operations.update_many({"_id.version": version}, records.ANEW, session=session)
         record = records.started(assignment)
