@@ -58,10 +58,10 @@ def is_over(found: Document | None, assignment: Assignment, era: int) -> bool:
     state = state_of(found, era)
     if assignment.back:
         return state is OperationState.PENDING
+    # In whatever era: a migration that is rolled back as a whole would begin anew.
     undone = (
-        state is OperationState.PENDING
-        and found is not None
-        and found.get("era") == era
+        found is not None
+        and found.get("state") == OperationState.PENDING
         and found.get("generation") == assignment.generation
     )
     if undone or state is OperationState.UNDOING:

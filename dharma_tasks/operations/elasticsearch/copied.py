@@ -1,4 +1,4 @@
-"""What a reindex has written, found again in its destination and deleted: its way back.
+"""What a reindex has written, found again in its destination and deleted.
 
 The destination is walked shard by shard along `_seq_no`, which every write of a document moves:
 
@@ -13,6 +13,7 @@ Numbers of versions would prove nothing: after a delete they go on for a while.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from elasticsearch import Elasticsearch, NotFoundError
@@ -37,6 +38,8 @@ class Back(BaseModel):
 
     after: dict[str, int]
     ends: dict[str, int]
+    late: bool = False
+    """A task wrote after the end of the reindex, which therefore proves nothing."""
     left: int = 0
     """Documents that were copied, and differ from the source by now."""
     named: list[str] = []
@@ -50,10 +53,8 @@ class Back(BaseModel):
 def begin(client: Elasticsearch, source: str, dest: Index, before: dict[str, int]) -> Back:
     """Begin the walk, above where each shard was before the reindex."""
     refresh(client, dest.name)
-    try:
+    with suppress(NotFoundError):  # which matters where there is something to compare
         refresh(client, source)
-    except NotFoundError:
-        pass  # which matters where there is something to compare
     ends = marks(client, dest, "max_seq_no")
     return Back(after={each: before.get(each, -1) for each in ends}, ends=ends)
 

@@ -45,7 +45,7 @@ def put_back(client: Elasticsearch, name: str, settings: JSON) -> None:
         client.indices.put_settings(index=name, settings=settings)
 
 
-def irreversible(index: Index, held: int) -> str | None:
+def why_irreversible(index: Index, held: int) -> str | None:
     """Why what will be copied into the index cannot be found again, to be taken out of it."""
     if held:
         return f"{index.name} held {held} documents before, beside which others are copied"

@@ -28,19 +28,15 @@ from dharma_tasks.journal import Prepared, Step, Work
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.elasticsearch import server_tasks
-from dharma_tasks.operations.elasticsearch.copied import Back, begin, delete_page
 from dharma_tasks.operations.elasticsearch.destination import (
-    irreversible,
-    is_loading,
     original,
     prepare_load,
     put_back,
+    why_irreversible,
 )
 from dharma_tasks.operations.elasticsearch.indices import (
-    Index,
     find,
     name_problems,
-    recorded,
     require,
     told,
     unchanged,
@@ -55,6 +51,7 @@ from dharma_tasks.operations.elasticsearch.ranges import (
     matching,
     refresh,
 )
+from dharma_tasks.operations.elasticsearch.reindex_back import undo
 from dharma_tasks.operations.elasticsearch.server_tasks import Running
 
 _AT_ONCE = 2
@@ -140,7 +137,7 @@ class Reindex(Operation[Elasticsearch]):
             "held": held,
             "marks": marks(client, dest, "max_seq_no"),
         }
-        reason = irreversible(dest, held)
+        reason = why_irreversible(dest, held)
         return Prepared(undo if reason is None else {**undo, "irreversible": reason})
 
     # --- each step ---
@@ -385,74 +382,8 @@ class Reindex(Operation[Elasticsearch]):
         return False
 
     def undo(self, work: Work[Elasticsearch]) -> Step:
-        """Stop what still copies, then delete what was copied, a page at a time."""
-        if not work.undo:
-            return Step(None, finished=True)
-        if self._stop(work):
-            return Step(None)  # it may have written behind us: the walk begins anew
-        dest = recorded(work.handle, self.dest.index, work.undo["dest"])
-        if dest is None:
-            work.warn(f"{self.dest.index} is gone, or another index by now; nothing is deleted")
-            return Step(None, finished=True)
-        if work.cursor is None:
-            return self._begin_back(work, dest)
-        back = Back.model_validate(work.cursor)
-        if back.shard is None:
-            return self._end_back(work, dest, back)
-        source = (self.source.index, self.source.query)
-        done = delete_page(work, source, dest.name, self._walked(work).get("written") or {}, back)
-        return Step(back.model_dump(), done=done)
-
-    def _walked(self, work: Work[Elasticsearch]) -> JSON:
-        """The last cursor of the way forward."""
-        return (work.walked.cursor if work.walked else None) or {}
-
-    def _stop(self, work: Work[Elasticsearch]) -> bool:
-        """Cancel the tasks that still run; whether there were any. Waits for a moment."""
-        running = server_tasks.running(work.handle, work.undo["tag"])
-        stopped = bool(running)
-        until = time.monotonic() + _STEP_SECONDS
-        while running and time.monotonic() < until:
-            work.confirm()
-            for each in running.values():
-                server_tasks.cancel(work.handle, each)
-            time.sleep(_POLL_SECONDS)
-            running = server_tasks.running(work.handle, work.undo["tag"])
-        return stopped
-
-    def _begin_back(self, work: Work[Elasticsearch], dest: Index) -> Step:
-        before = work.undo.get("marks")
-        if before is None and work.undo["held"]:  # by an earlier version of this package
-            what = f"{irreversible(dest, work.undo['held'])}, and it is not known which"
-            raise OperationFailed(what, "Write a NNN_name_rollback file")
-        back = begin(work.handle, self.source.index, dest, before or {})
-        return Step(back.model_dump(), total=count(work.handle, dest.name))
-
-    def _end_back(self, work: Work[Elasticsearch], dest: Index, back: Back) -> Step:
-        if is_loading(dest):
-            work.confirm()
-            put_back(work.handle, dest.name, work.undo["settings"])
-        refresh(work.handle, dest.name)
-        self._forget_all(work)
-        if back.left:
-            work.warn(
-                f"{back.left} documents in {dest.name} have been changed since they were copied, "
-                f"there or in {self.source.index}, and are left: {', '.join(back.named)}"
-                f"{', ...' if back.left > len(back.named) else ''}"
-            )
-        return Step(None, finished=True)
-
-    def _forget_all(self, work: Work[Elasticsearch]) -> None:
-        """Delete the stored results that nobody will read any more, where they are ours."""
-        walked = self._walked(work)
-        ended = [each["task"] for each in walked.get("running", ()) if _is_stored(work, each)]
-        with suppress(ApiError):
-            for task in {*ended, *walked.get("used", ())}:
-                work.handle.options(ignore_status=404).delete(index=".tasks", id=task)
-
-
-def _is_stored(work: Work[Elasticsearch], ended: JSON) -> bool:
-    return server_tasks.result(work.handle, ended["task"], ended["header"]) is not None
+        """Make what was copied gone, where the application has not changed it since."""
+        return undo(work, self.source.index, self.source.query, self.dest.index)
 
 
 def _cause(failure: JSON) -> JSON:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,9 +16,19 @@ from elasticsearch import ConnectionTimeout, Elasticsearch
 from elasticsearch_hand import Hand
 
 from dharma_tasks.databases.base import Fault
+from dharma_tasks.databases.elasticsearch import indices
 from dharma_tasks.databases.elasticsearch.journal import ElasticsearchJournal
-from dharma_tasks.errors import FenceLost
-from dharma_tasks.journal import MigrationState, OperationState, Prepared, Step, Taken
+from dharma_tasks.errors import FenceLost, Outdated
+from dharma_tasks.journal import (
+    Assignment,
+    Direction,
+    MigrationState,
+    OperationState,
+    Prepared,
+    Step,
+    Taken,
+    Walked,
+)
 from dharma_tasks.settings import Settings
 
 
@@ -256,3 +267,190 @@ def test_there_is_nothing_before_the_first_run(settings: Settings, client: Elast
     there = database(settings)
     assert there.journal.survey().head is None
     assert not client.indices.exists(index=f"{settings.namespace}_head")
+
+
+# --- the way back ---
+
+
+def _back(hand: Hand, number: int = 1, count: int = 1) -> Assignment:
+    forward = hand.assignment("create_index", number=number, count=count)
+    return replace(forward, direction=Direction.BACK, outcome=MigrationState.ROLLED_BACK)
+
+
+def _done(hand: Hand, count: int = 1) -> None:
+    for number in range(1, count + 1):
+        taken = hand.take(hand.assignment("create_index", number=number, count=count))
+        taken = hand.database.journal.prepare(taken, Prepared({"n": number}))
+        _end(hand, taken)
+
+
+def _end(hand: Hand, taken: Taken) -> Taken:
+    last = Step("end", done=1, finished=True)
+    return hand.database.journal.step(taken, lambda _: last, transactional=False)
+
+
+@pytest.mark.parametrize("writes", [1, 2, 3])
+def test_the_next_take_completes_an_undoing_that_was_cut_short(
+    hands: Callable[[str], Hand],
+    client: Elasticsearch,
+    unique: str,
+    monkeypatch: pytest.MonkeyPatch,
+    writes: int,
+) -> None:
+    """Killed after the operation is undone, after the migration is rolled back, or in between."""
+    hand = hands("first")
+    _done(hand)
+    taken = hand.take(_back(hand))
+    revive = _die_after(hand.database.journal, monkeypatch, writes)
+    with pytest.raises(ConnectionTimeout):
+        _end(hand, taken)
+    revive()
+    again = hands("second").take(_back(hand))
+    assert again.state is OperationState.PENDING
+    (migration,) = hand.database.journal.survey().migrations
+    assert (migration.state, migration.operations) == (MigrationState.ROLLED_BACK, [])
+    events = ["applied", "begin", "done", "rolled_back", "take", "take", "undone"]
+    assert _history(client, unique) == events
+
+
+def test_an_undoing_that_was_not_told_is_told_by_the_one_before(
+    hand: Hand, client: Elasticsearch, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody takes an operation again that is undone, but the one before is always taken."""
+    _done(hand, 2)
+    taken = hand.take(_back(hand, 2, 2))
+    revive = _die_after(hand.database.journal, monkeypatch, 1)
+    with pytest.raises(ConnectionTimeout):
+        _end(hand, taken)
+    revive()
+    hand.take(_back(hand, 1, 2))
+    assert _history(client, unique).count("undone") == 1
+
+
+def test_the_first_take_back_may_be_cut_short_too(
+    hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operation is being undone, and the migration does not know: the next one tells it."""
+    _done(hand)
+    revive = _die_after(hand.database.journal, monkeypatch, 1)
+    with pytest.raises(ConnectionTimeout):
+        hand.take(_back(hand))
+    revive()
+    (migration,) = hand.database.journal.survey().migrations
+    assert migration.state is MigrationState.APPLIED
+    taken = hand.take(_back(hand))
+    assert (taken.undo, taken.walked, taken.cursor) == ({"n": 1}, Walked("end", 1), None)
+    (migration,) = hand.database.journal.survey().migrations
+    assert migration.state is MigrationState.ROLLING_BACK
+
+
+def test_of_two_that_go_in_opposite_directions_one_is_refused(
+    hands: Callable[[str], Hand], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A late delivery begins the next operation just while the one before begins to be undone."""
+    forward, back = hands("forward"), hands("back")
+    _done(forward)
+    journal = back.database.journal
+    seize = journal._seize
+
+    def begin_in_between(*args: Any, **kwargs: Any) -> Any:
+        forward.take(forward.assignment("create_index", number=2, count=2))
+        return seize(*args, **kwargs)
+
+    monkeypatch.setattr(journal, "_seize", begin_in_between)
+    with pytest.raises(Outdated, match=r"operation 2 of .* is not undone"):
+        back.take(_back(back, 1, 2))
+    monkeypatch.undo()
+    _end(back, back.take(_back(back, 2, 2)))  # asked for again, it begins with the last one
+    _end(back, back.take(_back(back, 1, 2)))
+    (migration,) = journal.survey().migrations
+    assert migration.state is MigrationState.ROLLED_BACK
+
+
+def test_a_late_delivery_does_not_begin_anew_what_its_run_has_undone(hand: Hand) -> None:
+    """Forward, back, and not forward again; another run may."""
+    _done(hand, 2)
+    _end(hand, hand.take(_back(hand, 2, 2)))
+    with pytest.raises(Outdated, match="is undone"):
+        hand.take(hand.assignment("create_index", number=2, count=2))
+    done = hand.take(hand.assignment("create_index", number=1, count=2))
+    assert done.state is OperationState.DONE
+    (migration,) = hand.database.journal.survey().migrations
+    assert migration.state is MigrationState.ROLLING_BACK
+    _end(hand, hand.take(_back(hand, 1, 2)))
+    with pytest.raises(Outdated, match="is undone"):
+        hand.take(hand.assignment("create_index", number=1, count=2))
+    hand.again()
+    _done(hand, 2)
+    (migration,) = hand.database.journal.survey().migrations
+    assert migration.state is MigrationState.APPLIED
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_journal_of_an_earlier_version_gets_its_new_fields(
+    hand: Hand,
+    hands: Callable[[str], Hand],
+    client: Elasticsearch,
+    unique: str,
+    monkeypatch: pytest.MonkeyPatch,
+    opened: bool,  # noqa: FBT001
+) -> None:
+    """By the next run, and by a worker that goes on with a run that was opened before it."""
+    new = {"operations": "walked", "migrations": "generation"}
+    client.indices.delete(index=[f"{unique}_{kind}" for kind in new])
+    before = {
+        kind: {name: field for name, field in fields.items() if name != new.get(kind)}
+        for kind, fields in indices._FIELDS.items()
+    }
+    with monkeypatch.context() as earlier:
+        earlier.setattr(indices, "_FIELDS", before)
+        indices.make(client, indices.Names(unique))
+    # What an earlier version has written: an operation that is done.
+    client.index(
+        index=f"{unique}_migrations",
+        id=hand.version,
+        document={
+            "version": hand.version,
+            "name": "a migration",
+            "state": "running",
+            "era": 1,
+            "checksum": "sum",
+            "run": hand.run,
+            "by": "x",
+            "started": "2026-01-01T00:00:00Z",
+        },
+    )
+    client.index(
+        index=f"{unique}_operations",
+        id=f"{hand.version}#1",
+        document={
+            "version": hand.version,
+            "number": 1,
+            "type": "create_index",
+            "state": "done",
+            "era": 1,
+            "fence": 3,
+            "generation": 1,
+            "run": hand.run,
+            "by": "x",
+            "done": 1,
+            "total": 1,
+            "attempts": 0,
+            "cursor": "null",
+            "undo": '{"existed": false}',
+        },
+    )
+    second = hands("second") if opened else hand
+    assert second.database.journal.survey().by_version()[hand.version].operations[0].done == 1
+    if not opened:
+        second.again()
+    else:
+        second.database.journal._is_made = False  # as in a worker that begins with this take
+    taken = second.take(_back(second))
+    assert (taken.undo, taken.walked) == ({"existed": False}, Walked(None, 1))
+    _end(second, taken)
+    (migration,) = second.database.journal.survey().migrations
+    assert migration.state is MigrationState.ROLLED_BACK
+    for kind, field in new.items():
+        found = client.indices.get_mapping(index=f"{unique}_{kind}")[f"{unique}_{kind}"]
+        assert field in found["mappings"]["properties"]

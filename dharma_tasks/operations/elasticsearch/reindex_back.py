@@ -1,0 +1,108 @@
+"""The way back of `reindex`: stop what still copies, delete what was copied, page by page.
+
+A step does one of these. A task that is found at any time, sent by an owner that was frozen, is
+cancelled; it may have written behind the walk, which then begins anew.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+from elasticsearch import ApiError, Elasticsearch
+
+from dharma_tasks.errors import OperationFailed
+from dharma_tasks.journal import Step, Work
+from dharma_tasks.migration import JSON
+from dharma_tasks.operations.elasticsearch import server_tasks
+from dharma_tasks.operations.elasticsearch.copied import Back, begin, delete_page
+from dharma_tasks.operations.elasticsearch.destination import (
+    is_loading,
+    put_back,
+    why_irreversible,
+)
+from dharma_tasks.operations.elasticsearch.indices import Index, recorded
+from dharma_tasks.operations.elasticsearch.ranges import count, refresh
+
+_LATE: JSON = {"late": True}
+"""The cursor after tasks were ended: the walk has not begun."""
+_WAIT_SECONDS = 0.8
+_POLL_SECONDS = 0.1
+
+
+def undo(work: Work[Elasticsearch], source: str, query: JSON | None, dest: str) -> Step:
+    """Undo one batch of what was copied from `source` (those that match `query`) to `dest`."""
+    if not work.undo:
+        return Step(None, finished=True)
+    if _stop(work):
+        return Step(_LATE)
+    there = recorded(work.handle, dest, work.undo["dest"])
+    if there is None:
+        work.warn(f"{dest} is gone, or another index by now; nothing is deleted from it")
+        _forget(work)
+        return Step(None, finished=True)
+    if work.cursor in (None, _LATE):
+        return _begin(work, source, there)
+    back = Back.model_validate(work.cursor)
+    if back.shard is None:
+        return _end(work, source, there, back)
+    written = {} if back.late else _walked(work).get("written") or {}
+    done = delete_page(work, (source, query), dest, written, back)
+    return Step(back.model_dump(), done=done)
+
+
+def _walked(work: Work[Elasticsearch]) -> JSON:
+    """The last cursor of the way forward."""
+    return (work.walked.cursor if work.walked else None) or {}
+
+
+def _stop(work: Work[Elasticsearch]) -> bool:
+    """Cancel the tasks that still run; whether there were any. Waits for a moment."""
+    running = server_tasks.running(work.handle, work.undo["tag"])
+    stopped = bool(running)
+    until = time.monotonic() + _WAIT_SECONDS
+    while running and time.monotonic() < until:
+        work.confirm()
+        for each in running.values():
+            server_tasks.cancel(work.handle, each)
+        time.sleep(_POLL_SECONDS)
+        running = server_tasks.running(work.handle, work.undo["tag"])
+    return stopped
+
+
+def _begin(work: Work[Elasticsearch], source: str, dest: Index) -> Step:
+    before = work.undo.get("marks")
+    if before is None and work.undo["held"]:  # begun by an earlier version of this package
+        what = f"{why_irreversible(dest, work.undo['held'])}, and which is not known"
+        raise OperationFailed(what, "Write a NNN_name_rollback file")
+    back = begin(work.handle, source, dest, before or {})
+    back.late = work.cursor == _LATE
+    return Step(back.model_dump(), total=count(work.handle, dest.name))
+
+
+def _end(work: Work[Elasticsearch], source: str, dest: Index, back: Back) -> Step:
+    if is_loading(dest):
+        work.confirm()
+        put_back(work.handle, dest.name, work.undo["settings"])
+    refresh(work.handle, dest.name)
+    _forget(work)
+    if back.left:
+        more = ", ..." if back.left > len(back.named) else ""
+        work.warn(
+            f"{back.left} documents in {dest.name} have been changed since they were copied, "
+            f"there or in {source}, and are left: {', '.join(back.named)}{more}"
+        )
+    return Step(None, finished=True)
+
+
+def _forget(work: Work[Elasticsearch]) -> None:
+    """Delete the stored results that nobody will read any more, where they are ours."""
+    walked = _walked(work)
+    ended = [each["task"] for each in walked.get("running", ()) if _is_stored(work, each)]
+    with suppress(ApiError):
+        for task in {*ended, *walked.get("used", ())}:
+            work.handle.options(ignore_status=404).delete(index=".tasks", id=task)
+
+
+def _is_stored(work: Work[Elasticsearch], ended: JSON) -> bool:
+    return server_tasks.result(work.handle, ended["task"], ended["header"]) is not None
