@@ -359,12 +359,12 @@ class Journal(ABC, Generic[HandleT]):
     ) -> Taken:
         """Take the operation over in one atomic write: see the top of this file.
 
-        Makes the migration's and the operation's record on first use (a migration that another
-        run has `rolled_back` begins anew with the checksum given; a `failed` one goes on). `counted`
-        says whether this is a new attempt; a worker that goes on after a passing error does
-        not count, and `error` is what it was: kept as the last one until a batch goes well. An
-        operation that is done already is returned as it is, with the migration brought to
-        its outcome if that write had been lost.
+        Makes the migration's and the operation's record on first use (a migration that another run
+        has `rolled_back` begins anew with the checksum given; a `failed` one goes on). `counted`
+        says whether this is a new attempt; a worker that goes on after a passing error does not
+        count, and `error` is what it was: kept as the last one until a batch goes well. An
+        operation that is done already is returned as it is, with the migration brought to its
+        outcome if that write had been lost.
 
         On the way back, the first taking moves cursor and count of the way forward to
         `Taken.walked`, sets the operation to `undoing` and the migration to `rolling_back`;
@@ -375,8 +375,8 @@ class Journal(ABC, Generic[HandleT]):
 
         Raises:
             Outdated: the head is at another generation; this very run has rolled the migration
-                back; an earlier operation of the migration is not done; the operation is being undone and was to go forward; or, on the
-                way back, a later operation is not undone.
+                back; an earlier operation of the migration is not done; the operation is being
+                undone and was to go forward; or, on the way back, a later operation is not undone.
         """
 
     @abstractmethod

@@ -73,7 +73,7 @@ def test_an_operation_is_undone(worker: Worker) -> None:
 
 
 def test_the_way_back_fences_out_the_way_forward(new: Callable[[], Worker]) -> None:
-    """Who was frozen on the way forward commits nothing once the way back has begun (Law 8)."""
+    """Who was frozen on the way forward commits nothing once the way back has begun (FAULTS 22)."""
     one, other = new(), new()
     assignment = one.assignment(one.begin())
     late = one.step(one.take(assignment), "kept")

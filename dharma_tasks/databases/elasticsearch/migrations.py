@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from elasticsearch import Elasticsearch
 
 from dharma_tasks.databases.elasticsearch.documents import Document, change, now, read
+from dharma_tasks.errors import Outdated
 from dharma_tasks.journal import Assignment, MigrationRecord, MigrationState, OperationRecord
 from dharma_tasks.migration import JSON
 
@@ -28,13 +29,22 @@ class Migrations:
         self._index = index
 
     def era(self, assignment: Assignment) -> int:
-        """Which beginning of the migration this is; one that was rolled back begins anew."""
+        """Which beginning of the migration this is; one that was rolled back begins anew.
+
+        Raises:
+            Outdated: this very run has rolled it back.
+        """
         found = read(self._client, self._index, assignment.key.version)
         if found is None:
             return 1
         era: int = found.get("era")
         forward = _going(assignment) is MigrationState.RUNNING
-        return era + 1 if forward and found.get("state") == MigrationState.ROLLED_BACK else era
+        if not (forward and found.get("state") == MigrationState.ROLLED_BACK):
+            return era
+        if found.get("run") == assignment.run:
+            msg = f"this run has rolled {assignment.key.version} back: it does not begin it anew"
+            raise Outdated(msg)
+        return era + 1
 
     def start(self, assignment: Assignment, era: int, *, over: bool) -> None:
         """Make the document, or set it to running or to rolling back.

@@ -101,7 +101,7 @@ def test_add_field(hand: Hand, documents: Database[Any], size: int, field: str) 
 def test_add_field_leaves_what_was_changed_since(
     hand: Hand, documents: Database[Any], value: Any
 ) -> None:
-    """Another value, an array that holds it, and another type stay; they are counted and named."""
+    """FAULTS 24: another value, an array that holds it, another type: they stay, and are named."""
     documents.things.insert_many([{"_id": n} for n in range(20)])
     operation = op("add_field", collection="things", field="new", value=value)
     hand.run(operation)
@@ -244,7 +244,7 @@ def test_before_images(
 
 
 def test_before_images_leave_what_was_changed_since(hand: Hand, documents: Database[Any]) -> None:
-    """A change anywhere in a document keeps it as it is; what was deleted stays so."""
+    """FAULTS 24: a change anywhere in a document keeps it as it is; what was deleted stays so."""
     documents.things.insert_many([{"_id": n, "n": n} for n in range(12)])
     operation = op(
         "update_documents",
