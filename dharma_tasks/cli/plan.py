@@ -135,7 +135,9 @@ def _surveys(settings: Settings, needed: set[str]) -> dict[str, Survey]:
 
 def _advice(loaded: Loaded, found: Preview, folder: Path) -> list[Problem]:
     """What is said of the files that would run."""
-    files = {m.file.removesuffix(".json") for each in found.databases.values() for m in each}
+    end = "_rollback" if found.direction is Direction.BACK else ""
+    planned = (migration for order in found.databases.values() for migration in order)
+    files = {migration.file.removesuffix(".json") + end for migration in planned}
     return [p for p in advice(loaded, folder) if p.file.rpartition(".")[0] in files]
 
 
