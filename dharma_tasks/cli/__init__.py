@@ -12,6 +12,9 @@ _COMMANDS = {
     "submit": "Bring the databases to a version, and show how it goes.",
     "rollback": "Undo what is above a version.",
     "status": "Show what is applied, what is pending and what runs.",
+    "pause": "Let a run rest, between two batches, until it is resumed.",
+    "resume": "Let a paused run go on.",
+    "cancel": "End a run: what is open is rolled back, or with --keep left as it is.",
     "unlock": "Break the lease of a worker that hangs, so that another one goes on.",
 }
 

@@ -23,7 +23,8 @@ _EVERY_SECONDS = 5
 """A plain log gets a line of progress no more often than this."""
 _UNLIMITED = 10_000
 _BAR = 20
-_STYLES = {"failed": "bold red", "warning": "yellow", "waiting": "yellow", "applied": "green"}
+_STYLES = {"failed": "bold red", "warning": "yellow", "waiting": "yellow", "applied": "green",
+           "paused": "yellow", "cancelled": "yellow"}  # fmt: skip
 
 
 def console(file: TextIO) -> Console:

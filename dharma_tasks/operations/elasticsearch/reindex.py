@@ -364,6 +364,14 @@ class Reindex(Operation[Elasticsearch]):
                 f"{self.source.index} have the id of one of these and were not copied"
             )
 
+    def halt(self, work: Work[Elasticsearch]) -> None:
+        """Cancel the server's tasks, wait until they are gone, and put the settings back.
+
+        Their ranges are copied again, and the settings turned off again, by whoever goes on.
+        """
+        self._stop(work)
+        self._give_up(work)
+
     def _give_up(self, work: Work[Elasticsearch]) -> None:
         """Best effort after a lasting error, which is what the user must see."""
         with suppress(Exception):
