@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 
 from redis.exceptions import RedisError
 
-from dharma_tasks.errors import Stopped
+from dharma_tasks.errors import Cancelled, Halted, Stopped
 from dharma_tasks.journal import Taken
 from dharma_tasks.lease import Lease
-from dharma_tasks.run import Event, Progress
+from dharma_tasks.run import Event, Progress, RunState
 from dharma_tasks.runs import Runs
 
 _ASK_SECONDS = 0.5
@@ -26,7 +26,7 @@ class OperationControl:
     """Watches over one operation: its lease, its run, and this worker's own shutdown.
 
     `progress` is what is shown at the start; `shutting_down` says whether this worker was
-    told to end.
+    told to end; `forward` whether it is undone when the run is cancelled (see `Job`).
     """
 
     lease: Lease
@@ -35,38 +35,45 @@ class OperationControl:
     database: str
     progress: Progress
     shutting_down: Callable[[], bool]
+    forward: bool = True
     _asked: float = field(default_factory=time.monotonic)
     # What is over sooner needs no progress bar.
     _reported: float = field(default_factory=time.time)
     _began: bool = False
     _warned: int = 0
 
-    def ending(self) -> bool:
-        """Whether this worker was told to end."""
-        return self.shutting_down()
+    def ending(self) -> Stopped | None:
+        """Why this worker is to stop, if it is. May be called from any thread."""
+        if self.shutting_down():
+            return Stopped("this worker is shutting down")
+        try:
+            state = self.runs.state(self.run)
+        except RedisError:
+            return None
+        if state is None:
+            return Stopped(f"run {self.run} is not known to Redis any more")
+        if state.rests:
+            return Halted(f"run {self.run} is {state}")
+        if state is RunState.CANCELLING and self.forward:
+            return Cancelled(f"run {self.run} is cancelled")
+        return None
 
     def check(self) -> None:
         """Renew the lease, and stop where the run or this worker is to end.
 
         Raises:
-            Stopped: the run is over or Redis has lost it, or this worker is shutting down.
+            Stopped: the run is over, paused, cancelled or lost, or this worker is shutting down.
             LeaseLost: another worker has the lease.
         """
-        if self.shutting_down():
-            msg = "this worker is shutting down"
-            raise Stopped(msg)
         now = time.monotonic()
-        if now - self._asked < _ASK_SECONDS:
-            return
-        self._asked = now
-        self.lease.renew()
-        try:
-            state = self.runs.state(self.run)
-        except RedisError:
-            return
-        if state is None or state.over:
-            msg = f"run {self.run} is {state or 'not known to Redis any more'}"
-            raise Stopped(msg)
+        if not self.shutting_down():
+            if now - self._asked < _ASK_SECONDS:
+                return
+            self._asked = now
+            self.lease.renew()
+        why = self.ending()
+        if why is not None:
+            raise why
 
     def alive(self) -> None:
         """Give a sign of life from within a long statement."""

@@ -10,7 +10,9 @@
         ├── FenceLost      the journal was written by a newer owner
         │   └── Outdated   the journal is not where this run left it: the run cannot go on
         ├── CutOff         this worker alone may be cut off from the database
-        └── Stopped        the run is over, paused or gone, or this worker is shutting down
+        └── Stopped        this worker is shutting down, or Redis does not know the run any more
+            └── Halted     the run is paused or over
+                └── Cancelled  the run is cancelled: what it has begun is to be undone
 
 `StepAside` is not a failure: the work is where it was, and somebody else goes on with it.
 """
@@ -94,4 +96,12 @@ class CutOff(StepAside):
 
 
 class Stopped(StepAside):
-    """Stop at this batch boundary: the run ended, or this worker is shutting down."""
+    """Stop at this batch boundary: the run is gone, or this worker is shutting down."""
+
+
+class Halted(Stopped):
+    """The run is paused or over: nothing of it goes on, on the database's server neither."""
+
+
+class Cancelled(Halted):
+    """The run is cancelled: what it has done of this migration is to be undone."""

@@ -24,6 +24,7 @@ from dharma_tasks.control import OperationControl
 from dharma_tasks.databases import connect
 from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.errors import (
+    Cancelled,
     DharmaError,
     FenceLost,
     Outdated,
@@ -38,14 +39,17 @@ from dharma_tasks.journal import (
     Assignment,
     Direction,
     Entry,
+    MigrationRecord,
     MigrationState,
     Opening,
+    OperationState,
     Survey,
 )
 from dharma_tasks.lease import Held, Lease, Leases
 from dharma_tasks.messages import (
     UNLOCK_LATE,
     UNLOCKED,
+    WRITTEN,
     Chain,
     begin_message,
     operation_chain,
@@ -241,18 +245,31 @@ class Flow:
         run, upcoming, held = found
         who = f"{held.holder.worker} (pid {held.holder.pid} on {held.holder.node})"
         entry = Entry("unlocked", run.id, by, upcoming.key, f"lease {token} of {who}")
-        try:
-            journal = self.database(database).journal
-            self._trying(self.database(database), lambda: journal.audit(entry))
-        except Exception as error:
-            log.exception("not_unlocked", run=run.id, database=database)
-            self._reply(reply, "error " + self._unreachable(database, error).what)
+        if not self._written(entry, reply):
             return []
         self.leases.break_(upcoming.key, token)
         log.warning("unlocked", run=run.id, operation=str(upcoming.key), by=by, holder=who)
         self._tell(run, "warning", f"{upcoming.key}: {by} broke the lease of {who}")
         self._reply(reply, UNLOCKED)
         return self._chains(run, [upcoming])
+
+    def _written(self, entry: Entry, reply: str) -> bool:
+        """Whether the audit trail has the entry; whoever waits for `reply` is told why not."""
+        database = entry.key.database
+        try:
+            found = self.database(database)
+            self._trying(found, lambda: found.journal.audit(entry))
+        except Exception as error:
+            log.exception("not_written", run=entry.run, database=database, entry=entry.event)
+            self._reply(reply, "error " + self._unreachable(database, error).what)
+            return False
+        return True
+
+    def audit(self, entry: Entry, reply: str) -> list[Chain]:
+        """Write what a person did to a run, and say so in `reply`."""
+        if self._written(entry, reply):
+            self._reply(reply, WRITTEN)
+        return []
 
     def _with_lease(self, database: str, token: str) -> tuple[Run, Next, Held] | None:
         for run, upcoming, held in leases_on(database, self.runs, self.leases):
@@ -266,7 +283,7 @@ class Flow:
         """Raise the journal's generation for this run; start what is ready."""
         snapshot = self.runs.snapshot(run)
         made = self.runs.plan(snapshot.run) if snapshot else None
-        if snapshot is None or made is None or snapshot.state.over:
+        if snapshot is None or made is None or snapshot.state is not RunState.RUNNING:
             msg = f"run {run} is {snapshot.state if snapshot else 'not known'}"
             raise Stopped(msg)
         record = snapshot.run
@@ -313,8 +330,8 @@ class Flow:
     def confirm(self, run: str, database: str, version: str) -> list[Chain]:
         """Let the database of a dependency say itself that it is applied (Law 7)."""
         snapshot = self.runs.snapshot(run)
-        if snapshot is None or snapshot.state.over:
-            msg = f"run {run} is over"
+        if snapshot is None or snapshot.state.rests:
+            msg = f"run {run} is {snapshot.state if snapshot else 'not known'}"
             raise Stopped(msg)
         try:
             found = self.look(database)
@@ -358,7 +375,7 @@ class Flow:
         The child that it was given to is dead, and may have gone on to what comes after it.
         """
         snapshot = self.runs.snapshot(run)
-        if snapshot is None or snapshot.state.over:
+        if snapshot is None:
             return []
         where = snapshot.run.databases if databases is None else databases
         found = orphans(self.runs, self.leases, snapshot, where)
@@ -392,6 +409,7 @@ class Flow:
                 database=key.database,
                 progress=progress,
                 shutting_down=self._shutting_down,
+                forward=job.forward,
             ),
             settings=self.settings,
             worker=self.worker,
@@ -399,7 +417,11 @@ class Flow:
             handed_on=job.handed_on,
         )
         try:
+            if job.cancelled:
+                return self._turn(job, runner)
             taken = runner.run()
+        except Cancelled:
+            return self._turn(job, runner)
         except MigrationFailed as error:
             event = self._event("failed", key, f"{job.migration.file}: {error}", None)
             undo = self._way_back(job, error)
@@ -439,15 +461,56 @@ class Flow:
         forward = at.until is None and at.number <= len(migration.operations)
         if not (forward and failure.answers and failure.state is MigrationState.FAILED):
             return None
-        found = self.database(at.database)
         try:
-            survey = self._trying(found, found.journal.survey)
-            stays = irreversible(migration, survey.by_version().get(at.version))
+            stays = irreversible(migration, self._journalled(at))
         except Exception:
             log.exception("not_rolled_back", run=job.run.id)
             return None
-        until = max((n for n in stays if n < at.number + failure.kept), default=0) + 1
-        return at._replace(until=until) if until <= at.number else None
+        return _undo(at, stays, kept=failure.kept)
+
+    def _begun(self, record: MigrationRecord | None, runner: Runner) -> bool:
+        """Whether anything of the runner's operation may be there."""
+        number = runner.assignment.key.number
+        known = {each.number: each.state for each in (record.operations if record else ())}
+        pending = known.get(number, OperationState.PENDING) is OperationState.PENDING
+        return not pending and runner.keeps_something()
+
+    def _journalled(self, at: Next) -> MigrationRecord | None:
+        found = self.database(at.database)
+        return self._trying(found, found.journal.survey).by_version().get(at.version)
+
+    def _turn(self, job: Job, runner: Runner) -> list[Chain]:
+        """Let a cancelled run go back: what is open here is undone, as far as it can be.
+
+        Raises:
+            StepAside: the database does not answer; whoever is sent here next tries again.
+        """
+        at, migration = job.at, job.migration
+        try:
+            record = self._journalled(at)
+            stays = irreversible(migration, record)
+            top = _furthest(record, job)
+            # What is there matters only of an operation that cannot be undone.
+            kept = top.number in stays and (top != at or self._begun(record, runner))
+        except StepAside:
+            raise
+        except Exception as error:
+            self._tell(job.run, "waiting", self._unreachable(at.database, error).what)
+            msg = f"{at.key} cannot be undone at this moment"
+            raise StepAside(msg) from error
+        if record is not None and record.state is MigrationState.APPLIED:
+            event = self._event("applied", at.key, migration.name, time.time() - job.since)
+            return self._chains(job.run, self.runs.moved(job.run, at, None, event))
+        undo = None if _unbegun(record) else _undo(top, stays, kept=kept)
+        if _unbegun(record):
+            event = self._event("cancelled", at.key, f"{at.key} had not begun", None)
+        else:
+            left = _named(migration, range(1, top.number + 1))
+            what = f"Left as it is, for it cannot be undone: {left}. A new submit goes on with it"
+            event = self._event("left", at.key, what, None)
+        self.runs.moved(job.run, at, undo, event, ended=False)
+        log.info("cancelled", undo_until=undo.until if undo else None)
+        return self._chains(job.run, [undo] if undo else [])
 
     def _progress(self, assignment: Assignment, operation: Operation[Any], job: Job) -> Progress:
         now = time.time()
@@ -490,6 +553,30 @@ def leases_on(database: str, runs: Runs, leases: Leases) -> Iterator[tuple[Run, 
         if database in snapshot.working:
             upcoming = snapshot.working[database]
             yield snapshot.run, upcoming, leases.held(upcoming.key)
+
+
+def _undo(at: Next, stays: Iterable[int], *, kept: bool) -> Next | None:
+    """The way back from `at`, down to the last operation that stays; None where `at` itself does.
+
+    `kept` is whether anything of `at` may be there.
+    """
+    until = max((n for n in stays if n < at.number + kept), default=0) + 1
+    return at._replace(until=until) if until <= at.number else None
+
+
+def _furthest(record: MigrationRecord | None, job: Job) -> Next:
+    """The last operation that was begun: an earlier run may have come further than this one."""
+    begun = [
+        each.number
+        for each in (record.operations if record else ())
+        if each.state is not OperationState.PENDING and each.number <= len(job.migration.operations)
+    ]
+    return job.at._replace(number=max([job.at.number, *begun]))
+
+
+def _unbegun(record: MigrationRecord | None) -> bool:
+    """Whether nothing is there of a migration."""
+    return record is None or record.state in _ROLLED_BACK
 
 
 def _named(migration: Migration, numbers: Iterable[int]) -> str:

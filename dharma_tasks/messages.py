@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from dharma_tasks.journal import Direction
+from dharma_tasks.journal import Direction, Entry
 from dharma_tasks.lease import Leases
 from dharma_tasks.migration import JSON, Reference
 from dharma_tasks.run import Next, Run, RunState, Snapshot
@@ -17,6 +17,8 @@ from dharma_tasks.runs import Runs
 UNLOCKED = "unlocked"
 UNLOCK_LATE = "late"
 """The answers to an `unlock`; or "error " and why."""
+WRITTEN = "written"
+"""The answer to an `audit`; or "error " and why."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,22 @@ def unlock_message(database: str, by: str, token: str, reply: str) -> Message:
     return Message("unlock", database, arguments)
 
 
+def audit_message(entry: Entry, reply: str) -> Message:
+    """Ask a worker to write what a person did into the history of the entry's database."""
+    key = entry.key
+    arguments = {
+        "database": key.database,
+        "event": entry.event,
+        "run": entry.run,
+        "by": entry.by,
+        "version": key.version,
+        "operation": key.number,
+        "detail": entry.detail,
+        "reply": reply,
+    }
+    return Message("audit", key.database, arguments)
+
+
 def begin_message(run: str, database: str) -> Message:
     """Open the run in `database`."""
     return Message("begin", database, {"database": database, "run": run})
@@ -70,6 +88,18 @@ def operation_chain(runs: Runs, run: Run, upcoming: Next) -> Chain:
         return chain
     waits = runs.waits(run, upcoming.database, upcoming.version)
     return [_confirm_message(run, ref) for ref in waits] + chain
+
+
+def _chain(runs: Runs, snapshot: Snapshot, upcoming: Next) -> Chain:
+    """What follows from one operation on; of a cancelled run first its turn to the way back.
+
+    That waits for no other database, and the worker that makes it knows what is to be sent.
+    """
+    chain = operation_chain(runs, snapshot.run, upcoming)
+    forward = snapshot.run.direction is Direction.FORWARD and upcoming.until is None
+    if snapshot.state is RunState.CANCELLING and forward:
+        return [message for message in chain if message.task != "confirm"][:1]
+    return chain
 
 
 def _operation_message(run: Run, at: Next, kind: str) -> Message:
@@ -92,6 +122,8 @@ def orphans(
     It may be in a queue still: whoever sends it again makes a duplicate then, which steps aside.
     """
     run = snapshot.run
+    if snapshot.state.rests:
+        return
     for database in databases:
         if snapshot.state is RunState.PLANNING:
             if database in run.surveyed:
@@ -99,6 +131,8 @@ def orphans(
         elif database in snapshot.working:
             upcoming = snapshot.working[database]
             if leases.holder(upcoming.key) is None:
-                yield f"{run.id}:{upcoming.key}", operation_chain(runs, run, upcoming)
+                yield f"{run.id}:{upcoming.key}", _chain(runs, snapshot, upcoming)
+        elif snapshot.state is not RunState.RUNNING:
+            continue
         elif snapshot.total.get(database) and database not in snapshot.generations:
             yield f"{run.id}:begin:{database}", [begin_message(run.id, database)]

@@ -67,7 +67,7 @@ class Row:
 def rows(view: View) -> list[Row]:
     """One row for each database that the run works on."""
     snapshot = view.snapshot
-    if snapshot.state is RunState.PLANNING:
+    if RunState.PLANNING in {snapshot.state, snapshot.was}:
         return [_planning(view, database) for database in _ordered(snapshot.run.surveyed)]
     return [
         _working(view, database, snapshot.working[database])
@@ -85,14 +85,15 @@ def _ordered(databases: Iterable[str]) -> list[str]:
 def _planning(view: View, database: str) -> Row:
     if database in view.surveyed:
         return Row(database, "", "journal read", over=True)
-    return Row(database, "", "reads its journal", waits=_no_worker(view, database))
+    waits = _paused(view) or _no_worker(view, database)
+    return Row(database, "", "reads its journal", waits=waits)
 
 
 def _working(view: View, database: str, at: Next) -> Row:
     progress = view.snapshot.progress.get(database)
     moving = progress and (progress.version, progress.number) == (at.version, at.number)
     detail = _operation(view, database, at)
-    waits = _no_worker(view, database)
+    waits = _paused(view) or _no_worker(view, database)
     if progress and moving:
         detail = f"{_of(at.number, progress.count)}{progress.type} {progress.summary}"
         quiet = view.now - progress.heartbeat
@@ -120,11 +121,11 @@ def _resting(view: View, database: str) -> Row:
     if done >= total:
         what = f"{words.several(total, 'migration')} {ended(snapshot.run)}"
         return Row(database, _position(view, database), what, over=True)
-    if snapshot.state is not RunState.RUNNING:
+    if RunState.RUNNING not in {snapshot.state, snapshot.was}:
         what = f"stopped: {words.several(total - done, 'migration')} not {ended(snapshot.run)}"
         return Row(database, _position(view, database), what, over=True)
     version = view.plan.orders[database][done] if view.plan else ""
-    waits = _no_worker(view, database)
+    waits = _paused(view) or _no_worker(view, database)
     if not waits and database not in snapshot.generations:
         waits = "opens its journal"
     if not waits:
@@ -153,6 +154,12 @@ def _unconfirmed(view: View, database: str, at: Next) -> str:
         if other in view.unserved and at.number == 1:
             return f"cannot confirm {needed}: {_no_worker(view, other)}"
     return ""
+
+
+def _paused(view: View) -> str:
+    if view.snapshot.state is not RunState.PAUSED:
+        return ""
+    return f"paused (go on: dharma resume {view.snapshot.run.id})"
 
 
 def _no_worker(view: View, database: str) -> str:

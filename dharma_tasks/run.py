@@ -29,6 +29,10 @@ class RunState(StrEnum):
     RUNNING = "running"
     FAILING = "failing"
     """An operation failed for good; migrations that are open in other databases finish."""
+    PAUSED = "paused"
+    """Nothing moves until it is resumed; then it is again what it was."""
+    CANCELLING = "cancelling"
+    """Nothing new begins; the migrations that are open are undone (on the way back: finish)."""
     DONE = "done"
     FAILED = "failed"
     REFUSED = "refused"
@@ -38,7 +42,21 @@ class RunState(StrEnum):
     @property
     def over(self) -> bool:
         """Whether nothing of the run will run any more."""
-        return self not in {RunState.PLANNING, RunState.RUNNING, RunState.FAILING}
+        return self not in _OPEN
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing of the run is to be done at this moment."""
+        return self.over or self is RunState.PAUSED
+
+
+_OPEN = {
+    RunState.PLANNING,
+    RunState.RUNNING,
+    RunState.FAILING,
+    RunState.PAUSED,
+    RunState.CANCELLING,
+}
 
 
 class Run(BaseModel):
@@ -121,6 +139,22 @@ class Job(NamedTuple):
     stuck_for: float
     """As in `Progress`, like `handed_on`."""
     handed_on: bool
+    state: RunState
+    """The run's, when this was read."""
+
+    @property
+    def forward(self) -> bool:
+        """Whether it brings its migration forward, in a run that goes forward."""
+        return (
+            self.run.direction is Direction.FORWARD
+            and self.at.until is None
+            and self.at.number <= len(self.migration.operations)
+        )
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it must not be carried out, but its migration be undone."""
+        return self.forward and self.state is RunState.CANCELLING
 
 
 class Progress(BaseModel):
@@ -166,10 +200,14 @@ class Event(BaseModel):
 
 
 class Snapshot(BaseModel):
-    """How a run stands, read at once. `total` and `done` count migrations by database."""
+    """How a run stands, read at once. `total` and `done` count migrations by database.
+
+    `was` is what a paused run is again when it is resumed.
+    """
 
     run: Run
     state: RunState
+    was: RunState | None = None
     total: dict[str, int]
     done: dict[str, int]
     working: dict[str, Next]

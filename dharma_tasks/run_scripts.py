@@ -38,10 +38,25 @@ local function now()
   return string.format('%d.%06d', time[1], time[2])
 end
 
+local function is_open(state)
+  return state == 'planning' or state == 'running' or state == 'failing' or state == 'paused'
+         or state == 'cancelling'
+end
+
+-- Nothing new begins from now on, or once it is resumed; what is cancelled stays cancelled.
+local function failing(run)
+  local state = redis.call('HGET', run, 'state')
+  local field = state == 'paused' and 'was' or 'state'
+  if redis.call('HGET', run, field) ~= 'cancelling' then
+    redis.call('HSET', run, field, 'failing')
+  end
+end
+
 -- Starts what has become ready, and ends the run when nothing is open or left.
+local ENDS = {running = 'done', failing = 'failed', cancelling = 'cancelled'}
 local function advance(run, argv, first)
   local state = redis.call('HGET', run, 'state')
-  if state ~= 'running' and state ~= 'failing' then return {} end
+  if not ENDS[state] then return {} end
   keep(run, argv[2], argv, first)
   local started, open, left = {}, false, false
   for i = first, #argv do
@@ -64,8 +79,8 @@ local function advance(run, argv, first)
       end
     end
   end
-  if not open and (state == 'failing' or not left) then
-    redis.call('HSET', run, 'state', state == 'failing' and 'failed' or 'done')
+  if not open and (state ~= 'running' or not left) then
+    redis.call('HSET', run, 'state', ENDS[state])
     close(run, argv, first)
   end
   return started
@@ -83,8 +98,9 @@ return advance(KEYS[1], ARGV, 6)
 STOP = (
     _SHARED
     + """
-if redis.call('HGET', KEYS[1], 'state') ~= 'running' then return {} end
-redis.call('HSET', KEYS[1], 'state', 'failing')
+local state = redis.call('HGET', KEYS[1], 'state')
+if state ~= 'running' and state ~= 'paused' then return {} end
+failing(KEYS[1])
 redis.call('RPUSH', KEYS[1] .. ':events', ARGV[4])
 return advance(KEYS[1], ARGV, 5)
 """
@@ -114,7 +130,7 @@ FAIL = (
     + """
 local database, at, following = ARGV[4], ARGV[5], ARGV[6]
 if redis.call('HGET', KEYS[1], 'working:' .. database) ~= at then return {} end
-redis.call('HSET', KEYS[1], 'state', 'failing')
+failing(KEYS[1])
 redis.call('RPUSH', KEYS[1] .. ':events', ARGV[7])
 if following ~= '' then
   redis.call('HSET', KEYS[1], 'working:' .. database, following)
@@ -129,9 +145,52 @@ END = (
     _SHARED
     + """
 local state = redis.call('HGET', KEYS[1], 'state')
-if state ~= 'planning' and state ~= 'running' and state ~= 'failing' then return 0 end
+if not is_open(state) then return 0 end
 redis.call('HSET', KEYS[1], 'state', ARGV[4], 'problems', ARGV[5])
 close(KEYS[1], ARGV, 6)
 return 1
+"""
+)
+# What a person asks for; each returns the state that the run was in, empty for one not known.
+PAUSE = (
+    _SHARED
+    + """
+local state = redis.call('HGET', KEYS[1], 'state') or ''
+if not is_open(state) or state == 'paused' then return state end
+redis.call('HSET', KEYS[1], 'state', 'paused', 'was', state)
+redis.call('RPUSH', KEYS[1] .. ':events', ARGV[4])
+keep(KEYS[1], ARGV[2], ARGV, 5)
+return state
+"""
+)
+RESUME = (
+    _SHARED
+    + """
+local state = redis.call('HGET', KEYS[1], 'state') or ''
+if state ~= 'paused' then return state end
+redis.call('HSET', KEYS[1], 'state', redis.call('HGET', KEYS[1], 'was'))
+redis.call('HDEL', KEYS[1], 'was')
+redis.call('RPUSH', KEYS[1] .. ':events', ARGV[4])
+keep(KEYS[1], ARGV[2], ARGV, 5)
+return state
+"""
+)
+# With the flag, or before there is a plan, it ends at once; else when what is open is undone.
+CANCEL = (
+    _SHARED
+    + """
+local state, at_once = redis.call('HGET', KEYS[1], 'state') or '', ARGV[5] ~= ''
+if not is_open(state) or (state == 'cancelling' and not at_once) then return state end
+local was = state == 'paused' and redis.call('HGET', KEYS[1], 'was') or state
+redis.call('HDEL', KEYS[1], 'was')
+redis.call('RPUSH', KEYS[1] .. ':events', ARGV[4])
+if at_once or was == 'planning' then
+  redis.call('HSET', KEYS[1], 'state', 'cancelled')
+  close(KEYS[1], ARGV, 6)
+else
+  redis.call('HSET', KEYS[1], 'state', 'cancelling')
+  advance(KEYS[1], ARGV, 6)
+end
+return state
 """
 )

@@ -16,7 +16,14 @@ from typing import Any, Protocol
 import structlog
 
 from dharma_tasks.databases.base import Database, Fault
-from dharma_tasks.errors import CutOff, DharmaError, OperationFailed, StepAside, Stopped
+from dharma_tasks.errors import (
+    CutOff,
+    DharmaError,
+    Halted,
+    OperationFailed,
+    StepAside,
+    Stopped,
+)
 from dharma_tasks.identity import owner
 from dharma_tasks.journal import Assignment, MigrationState, Step, Taken, Work
 from dharma_tasks.operations.base import Operation
@@ -26,14 +33,14 @@ from dharma_tasks.settings import Settings
 log = structlog.get_logger()
 
 _LOOKS_BEFORE_INTERRUPT = 3
-"""Looks at a long statement, a second apart, before a worker that is to end interrupts it."""
+"""Looks at a long statement, a second apart, before a worker that is to stop interrupts it."""
 
 
 class Control(Protocol):
     """What the loop asks between batches, and whom it tells."""
 
-    def ending(self) -> bool:
-        """Whether this worker was told to end."""
+    def ending(self) -> Stopped | None:
+        """Why this worker is to stop, if it is. Called from another thread too."""
 
     def check(self) -> None:
         """Raise `StepAside` when this worker must stop at this batch boundary; else renew."""
@@ -97,6 +104,8 @@ class Runner:
     """When the journal first did not answer, in seconds of the monotonic clock."""
     _error: str | None = None
     """The last passing error, for the journal."""
+    _interrupted: Stopped | None = None
+    """Why this worker has ended its own statement."""
 
     def run(self) -> Taken:
         """Bring the operation to its end, from wherever the journal says it is.
@@ -115,7 +124,7 @@ class Runner:
             try:
                 self._wait(pause)
                 self.control.check()
-                pause = 0.0
+                pause, self._interrupted = 0.0, None
                 if taken is None:
                     taken = self._take_over()
                     prepared = taken.undo is not None or self.assignment.back
@@ -127,19 +136,27 @@ class Runner:
                     taken = self._batch(taken, pace)
                 ours = taken
                 self.control.report(taken, pace.stuck_in_all)
-            except Stopped:
-                self._leave(ours)
+            except Stopped as why:
+                self._leave(ours, why, pace)
                 raise
             except StepAside:
                 raise
             except Exception as error:
-                if self.control.ending():
-                    self._leave(ours)
-                    msg = f"this worker is shutting down: {self.database.describe(error)}"
-                    raise Stopped(msg) from error
+                stopped = self._interrupted or self.control.ending()
+                if stopped is not None:
+                    log.info("not_ended", error=self.database.describe(error))
+                    self.database.recover()
+                    self._leave(ours, stopped, pace)
+                    raise stopped from error
                 pause = self._after(error, taken, pace)
                 taken = None
         return taken
+
+    def keeps_something(self) -> bool:
+        """Take the operation over, and say whether anything of it may be there."""
+        self._counted = True
+        taken = self._take_over()
+        return taken.over or self._keeps_something(taken)
 
     def _take_over(self) -> Taken:
         """Free what the former owner left open, then become the owner in one write (Law 4)."""
@@ -208,18 +225,21 @@ class Runner:
         return self.operation.undo(work)
 
     def _alive(self) -> Callable[[], None]:
-        """A sign of life from a long statement; one that outlives a shutdown is ended.
+        """A sign of life from a long statement; one that outlives the end of the work is ended.
 
-        Else the worker would be killed in it, and that would count as an attempt (FAULTS 23).
+        Else a worker that shuts down would be killed in it, and that would count as an attempt
+        (FAULTS 23); and nobody who pauses or cancels a run wants to wait for it.
         """
         looks = 0
 
         def alive() -> None:
             nonlocal looks
             self.control.alive()
-            looks = looks + 1 if self.control.ending() else 0
+            why = self.control.ending()
+            looks = looks + 1 if why is not None else 0
             if looks > _LOOKS_BEFORE_INTERRUPT:
-                log.warning("interrupted", reason="this worker is shutting down")
+                self._interrupted = why
+                log.warning("interrupted", reason=str(why))
                 self.database.interrupt()
 
         return alive
@@ -306,10 +326,18 @@ class Runner:
         log.warning("warning", message=message)
         self.control.warn(f"{self.assignment.key} {self.assignment.type}: {message}")
 
-    def _leave(self, taken: Taken | None) -> None:
-        """An orderly stop is not an attempt that failed (Law 10)."""
+    def _leave(self, taken: Taken | None, why: Stopped, pace: Pace) -> None:
+        """An orderly stop is not an attempt that failed (Law 10).
+
+        What goes on without us, on the server, goes on only for a successor that comes soon.
+        """
         if taken is None:
             return
+        try:
+            if isinstance(why, Halted) and taken.undo and not self.assignment.back:
+                self.operation.halt(self._work(taken, self.database.handle, pace))
+        except Exception as error:  # noqa: BLE001 - a successor finds it
+            log.warning("not_halted", error=self.database.describe(error))
         try:
             self.database.journal.note(taken, None)
         except Exception as error:  # noqa: BLE001 - the stop itself matters more

@@ -8,7 +8,8 @@ from there. Its keys, below `NAMESPACE:`:
     run:ID                 hash: `record` (the `Run`), `state`, and for each database
                            `generation:DB`, `total:DB`, `done:DB` (migrations),
                            `working:DB` (the operation that is next: see `Next.text`),
-                           `since:DB` (when that migration began, seconds since 1970)
+                           `since:DB` (when that migration began, seconds since 1970);
+                           `was` (the state that a paused run has again when it goes on)
     run:ID:migrations      hash: reference -> the migration as JSON
     run:ID:kinds           hash: reference -> the types of its operations, and after a bar
                            those of its rollback file
@@ -33,7 +34,7 @@ from pydantic import TypeAdapter
 from redis.exceptions import WatchError
 
 from dharma_tasks import run_scripts
-from dharma_tasks.errors import DharmaError, Problem, Stopped
+from dharma_tasks.errors import DharmaError, Halted, Problem, Stopped
 from dharma_tasks.journal import Survey
 from dharma_tasks.migration import Key, Migration, Reference, reference
 from dharma_tasks.planner import Plan
@@ -80,6 +81,9 @@ class Runs:
                 "move": run_scripts.MOVE,
                 "fail": run_scripts.FAIL,
                 "end": run_scripts.END,
+                "pause": run_scripts.PAUSE,
+                "resume": run_scripts.RESUME,
+                "cancel": run_scripts.CANCEL,
             }.items()
         }
 
@@ -210,7 +214,7 @@ class Runs:
         """What is needed to carry out one operation.
 
         Raises:
-            Stopped: the run is over or gone, or this operation is not its next one.
+            Stopped: the run is over, paused or gone, or this operation is not its next one.
         """
         name, key = self._key(run), at.key
         ref = reference(key.database, key.version)
@@ -220,23 +224,30 @@ class Runs:
             pipe.hget(f"{name}:waits", ref)
             pipe.hget(f"{name}:progress", key.database)
             (record, state, generation, working, since), migration, waits, last = pipe.execute()
-        if record is None or RunState(state).over:
+        if record is None or RunState(state).rests:
             msg = f"run {run} is {state or 'not known (any more)'}"
-            raise Stopped(msg)
+            raise Halted(msg)
         if working != at.text:
             msg = f"run {run} is at {working or 'no operation'} in {key.database}"
             raise Stopped(msg)
-        if waits and not all(self._redis.smismember(f"{name}:confirmed", waits.split())):
+        stuck_for, handed_on = _left(last, key)
+        job = Job(
+            run=Run.model_validate_json(record),
+            at=at,
+            generation=int(generation),
+            migration=Migration.model_validate_json(migration),
+            since=float(since),
+            stuck_for=stuck_for,
+            handed_on=handed_on,
+            state=RunState(state),
+        )
+        if not (job.cancelled or self._confirmed(name, waits)):
             msg = f"{ref} waits until {waits} is confirmed"
             raise Stopped(msg)
-        return Job(
-            Run.model_validate_json(record),
-            at,
-            int(generation),
-            Migration.model_validate_json(migration),
-            float(since),
-            *_left(last, key),
-        )
+        return job
+
+    def _confirmed(self, name: str, waits: str | None) -> bool:
+        return not waits or all(self._redis.smismember(f"{name}:confirmed", waits.split()))
 
     def waits(self, run: Run, database: str, version: str) -> list[Reference]:
         """What `version` waits for in other databases, within this run's plan."""
@@ -291,6 +302,23 @@ class Runs:
         """End the run before its time. Harmless when it is over."""
         self._call("end", run, state, _PROBLEMS.dump_json(problems).decode())
 
+    # -- what a person asks for; each returns the state that the run was in ------------------
+
+    def pause(self, run: Run, event: Event) -> RunState:
+        """Let nothing move until the run is resumed. It keeps its databases."""
+        return RunState(self._call("pause", run, event.model_dump_json()))
+
+    def resume(self, run: Run, event: Event) -> RunState:
+        """Let a paused run be what it was; the caller sends what is open."""
+        return RunState(self._call("resume", run, event.model_dump_json()))
+
+    def cancel(self, run: Run, event: Event, *, keep: bool) -> RunState:
+        """End the run when what is open is undone; with `keep` at once, leaving that as it is."""
+        flag = "keep" if keep else ""
+        return RunState(self._call("cancel", run, event.model_dump_json(), flag))
+
+    # -- rescue ---------------------------------------------------------------------------
+
     def claim_rescue(self, name: str, seconds: float) -> bool:
         """Whether the caller is the one to send `name` again (FAULTS 26).
 
@@ -338,6 +366,7 @@ class Runs:
         return Snapshot(
             run=Run.model_validate_json(fields["record"]),
             state=RunState(fields["state"]),
+            was=RunState(fields["was"]) if "was" in fields else None,
             total={db: int(n) for db, n in _below(fields, "total:")},
             done={db: int(n) for db, n in _below(fields, "done:")},
             working={db: Next.parse(db, text) for db, text in _below(fields, "working:")},

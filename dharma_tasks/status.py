@@ -22,7 +22,7 @@ from dharma_tasks.lease import Leases
 from dharma_tasks.migration import Key, Migration, Version
 from dharma_tasks.reading import SURVEY, Answers, Relayed, Send, ask
 from dharma_tasks.redis_client import require_redis
-from dharma_tasks.run import Snapshot
+from dharma_tasks.run import RunState, Snapshot
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Workers
@@ -86,6 +86,7 @@ class DatabaseStatus(BaseModel):
     known: bool = True
     error: str | None = None
     run: str | None = None
+    run_state: RunState | None = None
     progress: Alive | None = None
 
     @property
@@ -180,6 +181,7 @@ def _database(
         known=known,
         error=error,
         run=snapshot.run.id if snapshot else None,
+        run_state=snapshot.state if snapshot else None,
         progress=alive,
     )
 

@@ -21,7 +21,9 @@ from dharma_tasks.databases import NAMES
 from dharma_tasks.dispatch import send
 from dharma_tasks.errors import CutOff, StepAside, Stopped
 from dharma_tasks.flow import Flow, Overtaken
+from dharma_tasks.journal import Entry
 from dharma_tasks.messages import Chain
+from dharma_tasks.migration import Key
 from dharma_tasks.operations import catalogue
 from dharma_tasks.redis_client import connect_redis
 from dharma_tasks.relay import go_on
@@ -111,6 +113,24 @@ def read(self: FlowTask, database: str, reply: str, history: int | None = None) 
 def unlock(self: FlowTask, database: str, by: str, token: str, reply: str) -> None:
     """Break a lease on purpose, and write it to the audit trail of `database`."""
     send(self.on_flow(_flow_of(self).unlock, database, by, token, reply))
+
+
+@app.task(bind=True, base=FlowTask, name="dharma_tasks.audit")
+def audit(  # noqa: PLR0913 - the parts of an entry
+    self: FlowTask,
+    *,
+    database: str,
+    event: str,
+    run: str,
+    by: str,
+    version: str,
+    operation: int,
+    detail: str,
+    reply: str,
+) -> None:
+    """Write what a person did to a run into the history of `database`."""
+    key = Key(database=database, version=version, number=operation)
+    self.on_flow(_flow_of(self).audit, Entry(event, run, by, key, detail), reply)
 
 
 def _register(database: str, kind: str) -> None:

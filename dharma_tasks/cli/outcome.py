@@ -101,7 +101,7 @@ class Outcome:
         elif self.state == RunState.DONE:
             out.print(Text(self.message, "bold green") if self.message else self._done())
         elif self.state == RunState.CANCELLED:
-            err.print(Group(Text("\nCancelled.", "bold"), self._so_far()))
+            err.print(self._cancelled())
         elif self.message:
             err.print(Text(self.message, "bold red" if self.status in {1, 4} else "bold"))
 
@@ -124,13 +124,27 @@ class Outcome:
         return [Text.assemble((f"  {database:<14}", "bold"), f"{count}: {_versions(order[:done])}")]
 
     def _failed(self) -> RenderableType:
-        parts: list[RenderableType] = []
+        return Group(*self._what_failed(), self._so_far(), Text(f"\n{_AGAIN}"))
+
+    def _what_failed(self) -> Iterator[RenderableType]:
         for event in self.failures():
             name = self._name(f"{event.database}", f"{event.version}")
-            parts.append(Text(f"\nFailed: {event.database} {name}", "bold red"))
-            parts.append(Indented(event.text, 4))
-            parts += [Indented(text, 4) for text in self._undone(event)]
-        return Group(*parts, self._so_far(), Text(f"\n{_AGAIN}"))
+            yield Text(f"\nFailed: {event.database} {name}", "bold red")
+            yield Indented(event.text, 4)
+            yield from (Indented(text, 4) for text in self._undone(event))
+
+    def _cancelled(self) -> RenderableType:
+        """Who has cancelled it, and what has become of what was open."""
+        parts: list[RenderableType] = [Text("\nCancelled.", "bold")]
+        for event in self.events:
+            name = self._name(f"{event.database}", f"{event.version}")
+            if event.kind == "cancelled" and event.version is None:
+                parts.append(Indented(event.text, 2))
+            elif event.kind == "left":
+                parts.append(Indented(f"{event.database} {name}: {event.text}", 2))
+            elif event.kind == "rolled_back" and not self._back:
+                parts.append(Indented(f"{event.database} {name} is rolled back.", 2))
+        return Group(*parts, *self._what_failed(), self._so_far())
 
     def _undone(self, failure: Event) -> Iterator[str]:
         """What became of a migration that failed."""

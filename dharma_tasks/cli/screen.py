@@ -30,6 +30,8 @@ _STYLES = {
     "waiting": "yellow",
     "applied": "green",
     "rolled_back": "green",
+    "paused": "yellow",
+    "cancelled": "yellow",
 }
 
 

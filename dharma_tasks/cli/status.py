@@ -20,6 +20,7 @@ from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.journal import MigrationState, OperationState
 from dharma_tasks.loader import load
 from dharma_tasks.migration import JSON, Migration
+from dharma_tasks.run import RunState
 from dharma_tasks.settings import Settings
 from dharma_tasks.status import Alive, DatabaseStatus, MigrationStatus, Status, gather
 
@@ -33,6 +34,7 @@ _STYLES = {
     MigrationState.ROLLING_BACK: "bold yellow",
     MigrationState.ROLLED_BACK: "yellow",
 }
+_USUAL = {None, RunState.RUNNING}
 _TODO = {
     MigrationState.FAILED: "Correct the cause and submit again: it goes on where it stopped. Its "
     "file must stay as it is.",
@@ -142,7 +144,7 @@ def _database(name: str, found: DatabaseStatus, width: int) -> Iterator[Renderab
     if found.migrations:
         yield Padding.indent(_table(found.migrations, width), 2)
     if found.progress:
-        yield Indented(_alive(found.progress), 2, "cyan")
+        yield Indented(_alive(found.progress, found.run_state), 2, "cyan")
     for migration in found.migrations:
         yield from _below(found, migration)
     yield Text()
@@ -157,7 +159,8 @@ def _standing(found: DatabaseStatus) -> str:
     total = len(found.migrations)
     parts = [at, f"{found.applied} of {words.several(total, 'migration')}"] if total else [at]
     if found.run:
-        parts.append(f"run {found.run}")
+        shown = "" if found.run_state in _USUAL else f" ({found.run_state})"
+        parts.append(f"run {found.run}{shown}")
     return ", ".join(parts)
 
 
@@ -183,10 +186,13 @@ def _table(migrations: list[MigrationStatus], width: int) -> Table:
     return table
 
 
-def _alive(alive: Alive) -> str:
+def _alive(alive: Alive, state: RunState | None) -> str:
     moved = ", ".join(words.progress(alive.done, alive.total, alive.rate if alive.holder else 0))
     of = f"{alive.operation}/{alive.operations} " if alive.operations > 1 else ""
-    holder = f"held by {alive.holder}" if alive.holder else "no lease: a worker will take it over"
+    nobody = "no lease: a worker will take it over"
+    if state is RunState.PAUSED:
+        nobody = f"paused (go on: dharma resume {alive.run})"
+    holder = f"held by {alive.holder}" if alive.holder else nobody
     lines = [
         f"{alive.version} {of}{alive.type} {alive.summary}",
         *([f"  {moved}"] if moved else []),

@@ -7,6 +7,7 @@ An operation is one small file with the same few verbs:
 - `prepare`: looks at what is there and returns what to record; changes nothing;
 - `step`: does one batch from a cursor. It is called again after a crash with the last cursor
   that was committed, so what it did after that must be accepted, not done twice;
+- `halt`: ends what it has going on the server without us, where it has any;
 - `irreversible`: why it cannot be undone, known before anything runs;
 - `undo`: undoes one batch, from a cursor of its own, with the same promise as `step`.
 """
@@ -67,6 +68,12 @@ class Operation(BaseModel, ABC, Generic[HandleT]):
 
         Raises:
             OperationFailed: a lasting error; the database's own exceptions pass through.
+        """
+
+    def halt(self, work: Work[HandleT]) -> None:
+        """End what goes on without us on the server: the run was paused or cancelled.
+
+        A later `step` goes on from the last cursor all the same.
         """
 
     def irreversible(self) -> Problem | None:

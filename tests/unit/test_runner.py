@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from model import Conflict, Crash, Faults, Increment, ModelDatabase, Passing, Server
 from tenacity import wait_none
 
-from dharma_tasks.errors import CutOff, FenceLost, OperationFailed, Problem, Stopped
+from dharma_tasks.errors import (
+    CutOff,
+    FenceLost,
+    Halted,
+    OperationFailed,
+    Problem,
+    Stopped,
+)
 from dharma_tasks.journal import (
     Assignment,
     Direction,
@@ -39,12 +46,14 @@ class FakeControl:
     stuck_for: float = 0.0
     handed_on: bool = False
     warnings: list[str] = field(default_factory=list)
+    stops: type[Stopped] = Stopped
+    end: Stopped | None = None
 
     def check(self) -> None:
         self.asked += 1
         if self.stop_after is not None and self.asked > self.stop_after:
             msg = "told to"
-            raise Stopped(msg)
+            raise self.stops(msg)
 
     def alive(self) -> None:
         pass
@@ -59,8 +68,8 @@ class FakeControl:
     def waiting(self, reason: str, stuck_for: float, *, handed_on: bool = False) -> None:
         self.stuck_for, self.handed_on = stuck_for, handed_on
 
-    def ending(self) -> bool:
-        return False
+    def ending(self) -> Stopped | None:
+        return self.end
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
@@ -152,6 +161,50 @@ def test_stop_at_every_boundary(stop_after: int) -> None:
         make_runner(server, Faults(), FakeControl(stop_after)).run()
     except Stopped:
         assert server.attempts <= 0
+    make_runner(server, Faults()).run()
+    assert_applied_once(server)
+
+
+@pytest.mark.parametrize(("stops", "halts"), [(Stopped, 0), (Halted, 1)])
+def test_what_the_server_does_for_us_is_ended(stops: type[Stopped], halts: int) -> None:
+    """Where a person has stopped the run; a worker that shuts down leaves it to the next one."""
+    halted = count()
+
+    class Copying(Increment):
+        def halt(self, work: Work[dict[int, int]]) -> None:
+            assert work.undo
+            next(halted)
+            raise Passing  # whoever comes next finds it
+
+    server = make_server()
+    with pytest.raises(stops):
+        make_runner(server, Faults(), FakeControl(4, stops=stops), operation=Copying()).run()
+    assert next(halted) == halts
+    assert server.attempts <= 0
+    make_runner(server, Faults()).run()
+    assert_applied_once(server)
+
+
+def test_a_long_statement_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few looks after the stop; its error is the stop's, even if the run goes on by then."""
+    server, control, interrupts = make_server(), FakeControl(), count()
+
+    class Long(Increment):
+        def step(self, _work: object) -> Step:
+            alive = runner._alive()
+            alive()
+            control.end = Halted("run r is paused")
+            for _ in range(5):
+                alive()
+            control.end = None
+            raise OperationFailed("canceling statement due to user request")
+
+    runner = make_runner(server, Faults(), control, operation=Long())
+    monkeypatch.setattr(runner.database, "interrupt", lambda: next(interrupts))
+    with pytest.raises(Halted, match="run r is paused"):
+        runner.run()
+    assert next(interrupts) == 2
+    assert server.attempts == 0
     make_runner(server, Faults()).run()
     assert_applied_once(server)
 

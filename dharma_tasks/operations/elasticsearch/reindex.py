@@ -51,7 +51,7 @@ from dharma_tasks.operations.elasticsearch.ranges import (
     matching,
     refresh,
 )
-from dharma_tasks.operations.elasticsearch.reindex_back import undo
+from dharma_tasks.operations.elasticsearch.reindex_back import stop, undo
 from dharma_tasks.operations.elasticsearch.server_tasks import Running
 
 _AT_ONCE = 2
@@ -360,6 +360,14 @@ class Reindex(Operation[Elasticsearch]):
                 f"{self.dest.index} held {held} documents before; {missing} of "
                 f"{self.source.index} have the id of one of these and were not copied"
             )
+
+    def halt(self, work: Work[Elasticsearch]) -> None:
+        """Cancel the server's tasks, wait until they are gone, and put the settings back.
+
+        Their ranges are copied again, and the settings turned off again, by whoever goes on.
+        """
+        stop(work)
+        self._give_up(work)
 
     def _give_up(self, work: Work[Elasticsearch]) -> None:
         """Best effort after a lasting error, which is what the user must see."""

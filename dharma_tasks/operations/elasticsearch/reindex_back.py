@@ -34,7 +34,7 @@ def undo(work: Work[Elasticsearch], source: str, query: JSON | None, dest: str) 
     """Undo one batch of what was copied from `source` (those that match `query`) to `dest`."""
     if not work.undo:
         return Step(None, finished=True)
-    if _stop(work):
+    if stop(work):
         return Step(_LATE)
     there = recorded(work.handle, dest, work.undo["dest"])
     if there is None:
@@ -56,7 +56,7 @@ def _walked(work: Work[Elasticsearch]) -> JSON:
     return (work.walked.cursor if work.walked else None) or {}
 
 
-def _stop(work: Work[Elasticsearch]) -> bool:
+def stop(work: Work[Elasticsearch]) -> bool:
     """Cancel the tasks that still run; whether there were any. Waits for a moment."""
     running = server_tasks.running(work.handle, work.undo["tag"])
     stopped = bool(running)

@@ -146,7 +146,10 @@ def _wrap() -> None:
     _after(
         Runs,
         "moved",
-        lambda _, __, key, *, last, **___: ("applied" if last else "moved", key.database),
+        lambda _, __, at, following, *___, **____: (
+            "moved" if following else "applied",
+            at.database,
+        ),
     )
     _after(Runs, "confirm", lambda *_: ("confirmed",))
     signals.task_postrun.connect(_postrun, weak=False)

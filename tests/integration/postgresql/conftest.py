@@ -50,8 +50,8 @@ class Control:
     def report(self, taken: Taken, stuck_for: float) -> None:
         pass
 
-    def ending(self) -> bool:
-        return False
+    def ending(self) -> None:
+        return None
 
     def warn(self, message: str) -> None:
         pass

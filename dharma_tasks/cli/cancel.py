@@ -1,0 +1,70 @@
+"""`dharma cancel`: end a run before its time."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from dharma_tasks.cli import common
+from dharma_tasks.cli.steering import Steering, call, since_ended
+from dharma_tasks.journal import Direction
+from dharma_tasks.run import RunState, Snapshot
+
+
+@click.command()
+@click.argument("run", required=False)
+@click.option("--keep", is_flag=True, help="Leave what is open as it is: a later submit goes on.")
+@click.option("--yes", is_flag=True, help="Do not ask first.")
+@click.option("--by", metavar="TEXT", help="Who asks, for the audit trail.  [default: USER@HOST]")
+def cancel(*, run: str | None, keep: bool, yes: bool, by: str | None) -> None:
+    """End RUN: the migrations that are open are rolled back. Without RUN the only open one.
+
+    What it has applied stays; nothing new begins. Workers roll back what is open as after a
+    failure, from the end of its batch on; an operation that cannot be undone stays, and is named.
+    With --keep nothing is undone and the run ends at once, also one that is being cancelled. A
+    `dharma rollback` that is cancelled finishes the migrations that are open; with --keep they
+    stay half undone, and the same rollback goes on with them. Asks first on a terminal.
+
+    Exit status: 0 done, or being cancelled already; 2 refused, or the answer was no; 4 a service
+    or a worker cannot be reached. The submit that watches the run exits with 5.
+    """
+    call(by, lambda steering: _cancel(steering, run, keep=keep, ask=not yes and _on_terminal()))
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _cancel(steering: Steering, name: str | None, *, keep: bool, ask: bool) -> int:
+    found = steering.chosen(name)
+    run = found.run
+    steering.say(steering.shown(found))
+    what = _what(found, keep=keep)
+    if ask and not click.confirm(f"Cancel this run? {what}"):
+        steering.say("Nothing was changed.")
+        return common.REFUSED
+    event = steering.event("cancelled", f"by {steering.by}. {what}")
+    before = steering.runs.cancel(run, event, keep=keep)
+    if before.over:
+        raise since_ended(before, run.id)
+    steering.send(run.id)
+    if before is RunState.CANCELLING and not keep:
+        steering.say(f"Run {run.id} is being cancelled already (end it at once: --keep).")
+        return 0
+    steering.say(f"Cancelled. {what}")
+    steering.write(found, "cancelled")
+    return 0
+
+
+def _what(found: Snapshot, *, keep: bool) -> str:
+    """What becomes of what is open."""
+    if not found.working:
+        return "Nothing of it is open."
+    if found.run.direction is Direction.BACK:
+        if keep:
+            return "What is open stays half undone: the same rollback goes on with it."
+        return "What is open is undone to its end, and nothing more."
+    if keep:
+        return "What is open stays where it is: a new submit goes on with it."
+    return "What is open is rolled back."

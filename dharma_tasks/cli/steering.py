@@ -1,0 +1,165 @@
+"""What `dharma pause`, `resume` and `cancel` share: which run, who asks, and the audit trail.
+
+The state of a run is changed here, in Redis, for a worker that is busy with the very operation
+that is to stop could not be asked. Workers then write who did it into the histories (Law 7).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from redis import Redis
+from rich.text import Text
+
+from dharma_tasks import words
+from dharma_tasks.cli import common
+from dharma_tasks.cli.screen import console
+from dharma_tasks.errors import Problem, Refused, Unreachable
+from dharma_tasks.journal import Entry
+from dharma_tasks.lease import Leases
+from dharma_tasks.messages import WRITTEN, audit_message, orphans
+from dharma_tasks.migration import Key
+from dharma_tasks.redis_client import require_redis
+from dharma_tasks.run import Event, RunState, Snapshot
+from dharma_tasks.runs import Runs
+from dharma_tasks.settings import Settings
+from dharma_tasks.submit import default_by
+from dharma_tasks.workers import Workers
+
+_LOOK_SECONDS = 0.05
+ANSWER_SECONDS = 10
+"""How long workers may take to write it down; the first that is free does it in any case."""
+
+
+class Steering:
+    """One call of one of the commands. `by` is who asks."""
+
+    def __init__(self, settings: Settings, redis: Redis, by: str) -> None:
+        """Nothing is asked yet."""
+        # redis-py's annotations say "bytes or str" whatever was asked for.
+        self._redis: Any = redis
+        self._prefix = settings.namespace
+        self._leases = Leases(redis, settings.namespace, settings.lease_seconds)
+        self._workers = Workers(redis, settings.namespace)
+        self.runs = Runs(redis, settings.namespace)
+        self.by = by
+        self.say: Callable[[str], None] = click.echo
+
+    def chosen(self, name: str | None) -> Snapshot:
+        """The run of that name, which must be open; without one the only open run.
+
+        Raises:
+            Refused: there is none, or there are several.
+        """
+        found = self.runs.open()
+        if name is not None:
+            for snapshot in found:
+                if snapshot.run.id == name:
+                    return snapshot
+            state = self.runs.state(name)
+            raise _refused(f"run {name} is {state or 'not known to Redis'}", _listed(found))
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise _refused("no run is open", "There is nothing to do.")
+        raise _refused(f"{len(found)} runs are open", f"Name one. {_listed(found)}")
+
+    def event(self, kind: str, text: str) -> Event:
+        """What whoever watches the run is told."""
+        return Event(at=datetime.now(UTC), kind=kind, text=text)
+
+    def shown(self, snapshot: Snapshot) -> str:
+        """The run, and what is open in each database."""
+        run = snapshot.run
+        lines = [f"run {run.id} of {run.by} ({', '.join(run.databases)}): {snapshot.state}"]
+        for database, at in sorted(snapshot.working.items()):
+            line = f"  {database}: {at.version} operation {at.number}"
+            progress = snapshot.progress.get(database)
+            if progress and (progress.version, progress.number) == (at.version, at.number):
+                done = words.amount(progress.done, progress.total)
+                line += f", {progress.type} {progress.summary}: {done}"
+            lines.append(line)
+        return "\n".join(lines)
+
+    def send(self, name: str) -> None:
+        """Send what is open and has no worker: it need not wait for a rescuer."""
+        snapshot = self.runs.snapshot(name)
+        if snapshot is None or snapshot.state.rests:
+            return
+        self.runs.advance(snapshot.run)
+        found = orphans(self.runs, self._leases, snapshot, snapshot.run.surveyed)
+        common.send(chain for _, chain in found)
+
+    def write(self, snapshot: Snapshot, event: str) -> None:
+        """Have it written into the history of each database that the run has begun to work on.
+
+        Raises:
+            Unreachable: a database could not be written to.
+        """
+        asked = f"asked at {datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f} UTC"
+        replies = {}
+        for database in sorted(snapshot.generations):
+            at = snapshot.working.get(database)
+            key = Key(
+                database=database,
+                version=at.version if at else "",
+                number=at.number if at else 0,
+            )
+            reply = f"{self._prefix}:reply:{uuid.uuid4().hex}"
+            entry = Entry(event, snapshot.run.id, self.by, key, asked)
+            common.send([[audit_message(entry, reply)]])
+            replies[database] = reply
+        until = time.monotonic() + ANSWER_SECONDS
+        served = self._workers.served()
+        answers = {
+            name: self._answer(reply, until if name in served else 0)
+            for name, reply in replies.items()
+        }
+        written = [name for name, answer in answers.items() if answer == WRITTEN]
+        silent = [name for name, answer in answers.items() if answer is None]
+        if written:
+            self.say(f"Written to the history of {', '.join(written)} as done by {self.by}.")
+        if silent:
+            self.say(f"The history of {', '.join(silent)} has it as soon as a worker is free.")
+        errors = [a.removeprefix("error ") for a in answers.values() if a and a != WRITTEN]
+        if errors:
+            msg = f"it is done, but not in every history: {'; '.join(errors)}"
+            raise Unreachable(msg)
+
+    def _answer(self, reply: str, until: float) -> str | None:
+        """What a worker has said; asked for again and again, as a read must not block for long."""
+        while (found := self._redis.lpop(reply)) is None and time.monotonic() < until:
+            time.sleep(_LOOK_SECONDS)
+        return None if found is None else str(found)
+
+
+def call(by: str | None, command: Callable[[Steering], int]) -> None:
+    """Do it, say what went wrong, and exit with the status."""
+    settings: Settings | None = None
+    try:
+        settings = common.settings()
+        status = command(Steering(settings, require_redis(settings), by or default_by()))
+    except Exception as error:  # noqa: BLE001 - told in one place
+        console(sys.stderr).print(Text(common.message_of(error, settings) or str(error), "red"))
+        status = common.status_of(error)
+    sys.exit(status)
+
+
+def _refused(what: str, todo: str) -> Refused:
+    return Refused([Problem("", "", what, todo)])
+
+
+def _listed(found: Iterable[Snapshot]) -> str:
+    runs = [f"{each.run.id} ({', '.join(each.run.databases)}, {each.state})" for each in found]
+    return f"Open: {'; '.join(runs)}." if runs else "No run is open."
+
+
+def since_ended(state: RunState, name: str) -> Refused:
+    """The run has ended between the look at it and what was to be done to it."""
+    return _refused(f"run {name} is {state} by now", "There is nothing to do.")
