@@ -41,6 +41,11 @@ SLOW = {
 """What takes `Documents` its time, and can be undone."""
 
 
+def of(kind: type[Disturbed], *, often: bool = False) -> Any:
+    """A case by its database; the others, with which it shares its way, run in campaigns."""
+    return pytest.param(kind, id=kind.database, marks=[] if often else pytest.mark.campaign)
+
+
 @pytest.fixture
 def hasty(place: Place) -> Place:
     """With short leases and batches."""
@@ -98,7 +103,7 @@ def written(work: Disturbed) -> Any:
     return query(work.place, "SELECT sum(n) FROM counters")
 
 
-@pytest.mark.parametrize("kind", [Batched, Documents, Copied], ids=lambda kind: kind.database)
+@pytest.mark.parametrize("kind", [of(Batched), of(Documents, often=True), of(Copied)])
 def test_paused_and_resumed(hasty: Place, kind: Callable[[Place], Disturbed]) -> None:
     """Within a batch nothing moves any more, whoever comes; resumed, each effect is there once."""
     work = kind(hasty)
@@ -190,7 +195,7 @@ def test_cancelled_and_undone(hasty: Place, mongodb: Database[Document]) -> None
     assert counters.count_documents({"added": 1}) == slow.rows
 
 
-@pytest.mark.parametrize("kind", [Batched, Copied], ids=lambda kind: kind.database)
+@pytest.mark.parametrize("kind", [of(Batched), of(Copied, often=True)])
 def test_cancelled_and_kept(hasty: Place, kind: Callable[[Place], Disturbed]) -> None:
     """The run ends at once, its work stops within a batch; a later submit goes on from there."""
     work = kind(hasty)
@@ -263,6 +268,7 @@ def test_a_long_statement_is_cancelled(long: Place) -> None:
     assert query(long, "SELECT * FROM steps") == [(1,)]
 
 
+@pytest.mark.campaign
 def test_a_long_statement_is_paused(long: Place) -> None:
     """It is ended, which is no attempt, and begun again by whoever goes on."""
     long.start_worker()
@@ -281,6 +287,7 @@ def test_a_long_statement_is_paused(long: Place) -> None:
     assert query(long, "SELECT * FROM steps") == [(1,)]
 
 
+@pytest.mark.campaign
 def test_cancelled_without_a_worker(hasty: Place, mongodb: Database[Document]) -> None:
     """Its worker was killed: the next one to come turns back, and does nothing else."""
     work = Documents(hasty)
