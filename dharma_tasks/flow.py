@@ -85,6 +85,18 @@ class Overtaken(Stopped):
         super().__init__(reason)
 
 
+class TurnedBack(MigrationFailed):
+    """An operation failed for good; `instead` is what to send in its chain's place."""
+
+    def __init__(self, failure: MigrationFailed, instead: list[Chain]) -> None:
+        self.instead = instead
+        super().__init__(str(failure), failure.state)
+
+    def __reduce__(self) -> tuple[type[MigrationFailed], tuple[str, MigrationState]]:
+        """What is to be sent is sent by then."""
+        return MigrationFailed, (str(self), self.state)
+
+
 class Flow:
     """The flow as one worker process carries it out. Safe to use from several threads."""
 
@@ -425,10 +437,11 @@ class Flow:
         except MigrationFailed as error:
             event = self._event("failed", key, f"{job.migration.file}: {error}", None)
             undo = self._way_back(job, error)
-            if undo is None:
-                self.runs.failed(job.run, job.at, event)
-                raise
-            return self._chains(job.run, self.runs.failed(job.run, job.at, event, undo))
+            left = range(1, job.at.number + error.kept)
+            if undo is None and error.state is MigrationState.FAILED and job.forward and left:
+                self.runs.add_event(job.run.id, self._left(job, left))
+            chains = self._chains(job.run, self.runs.failed(job.run, job.at, event, undo))
+            raise TurnedBack(error, chains) from error
         except Outdated as error:
             text = f"{error}. Submit again: a new run goes on from what the journal says"
             self.runs.failed(job.run, job.at, self._event("failed", key, text, None))
@@ -447,10 +460,12 @@ class Flow:
         seconds = time.time() - job.since
         outcome, text = assignment.outcome, job.migration.name
         if outcome is MigrationState.FAILED:
-            left = _named(job.migration, range(1, assignment.until))
-            what = f"Left is what cannot be undone, and what was before it: {left}"
-            return self._event("left", assignment.key, what, None)
+            return self._left(job, range(1, assignment.until))
         return self._event(outcome.value, assignment.key, text, seconds)
+
+    def _left(self, job: Job, numbers: Iterable[int]) -> Event:
+        what = "Left is what cannot be undone, and what was before it: "
+        return self._event("left", job.at.key, what + _named(job.migration, numbers), None)
 
     def _way_back(self, job: Job, failure: MigrationFailed) -> Next | None:
         """Where to begin to undo what was done of a migration that failed; None if nothing is.

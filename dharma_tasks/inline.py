@@ -6,10 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from dharma_tasks.errors import CutOff, StepAside
-from dharma_tasks.flow import Flow
+from dharma_tasks.flow import Flow, TurnedBack
 from dharma_tasks.messages import Chain, Message
 from dharma_tasks.run import Next
-from dharma_tasks.runner import MigrationFailed
 
 
 class Inline:
@@ -34,7 +33,10 @@ class Inline:
             except CutOff:  # there is nobody else
                 self._chains.appendleft(chain)
                 continue
-            except (StepAside, MigrationFailed):
+            except TurnedBack as failure:
+                self.send(failure.instead)
+                continue
+            except StepAside:
                 continue
             if rest:
                 self._chains.append(rest)

@@ -34,6 +34,7 @@ __all__ = [
     "changed",
     "checksum",
     "chosen",
+    "half_undone",
     "plan",
     "required_databases",
     "wanted_version",
@@ -241,7 +242,7 @@ class _Side:
                 yield from changed(migration, record)
             if record and half_undone(record, migration):
                 yield from self._rolling_back(record)
-        for record in self._without_file(*_BEGUN):
+        for record in self._without_file(*_BEGUN, MigrationState.ROLLING_BACK):
             what = f"{record.version} ({record.name}) is {record.state}, but has no file"
             todo = "Put its files back as they were submitted, so that it can be gone on with."
             yield Problem(self.database, "", what, todo)
@@ -308,7 +309,7 @@ def changed(migration: Migration, record: MigrationRecord) -> Iterator[Problem]:
         what = f"{migration.version} is applied, and its file was changed since: {checksums}"
         todo = "Put the file back as it was, and write the change as a new migration."
         yield Problem(migration.file, "", what, todo)
-    elif record.state in _BEGUN:
+    elif record.state in (*_BEGUN, MigrationState.ROLLING_BACK):
         what = f"{migration.version} is {record.state}, and its file was changed since: {checksums}"
         todo = (
             "Operations of it are done. Put the file back as it was submitted, clear the cause in "

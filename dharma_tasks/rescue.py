@@ -45,18 +45,24 @@ class Rescuer:
     def look(self) -> list[Chain]:
         """Return the chains to send again: each once an interval, over all workers."""
         absent: set[str] = set()
-        chains = []
+        chains: list[Chain] = []
         for snapshot in self._runs.open():
-            chains += self._advanced(snapshot)
-            for name, chain in self._orphans(snapshot):
-                absent.add(name)
-                if (self._absent is None or name in self._absent) and self._runs.claim_rescue(
-                    name, self._interval
-                ):
-                    log.warning("rescue", run=snapshot.run.id, what=name)
-                    chains.append(chain)
+            try:
+                chains += self._of(snapshot, absent)
+            except (LookupError, ValueError):  # what one run's record says must not stop the rest
+                log.exception("not_rescued", run=snapshot.run.id)
         self._absent = absent
         return chains
+
+    def _of(self, snapshot: Snapshot, absent: set[str]) -> Iterator[Chain]:
+        """Of one run; what has no live lease now is added to `absent`."""
+        yield from self._advanced(snapshot)
+        for name, chain in self._orphans(snapshot):
+            absent.add(name)
+            seen = self._absent is None or name in self._absent
+            if seen and self._runs.claim_rescue(name, self._interval):
+                log.warning("rescue", run=snapshot.run.id, what=name)
+                yield chain
 
     def _advanced(self, snapshot: Snapshot) -> list[Chain]:
         """What is ready and was not started: who was to do it died before."""

@@ -14,7 +14,15 @@ from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.journal import MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.migration import Migration, Reference, Version, reference
 from dharma_tasks.operations import catalogue
-from dharma_tasks.planner import Plan, Request, changed, checksum, chosen, wanted_version
+from dharma_tasks.planner import (
+    Plan,
+    Request,
+    changed,
+    checksum,
+    chosen,
+    half_undone,
+    wanted_version,
+)
 from dharma_tasks.run import Next
 
 __all__ = ["irreversible", "plan_back"]
@@ -58,9 +66,10 @@ def plan_back(
     files = {migration.reference: migration for migration in migrations}
     databases = chosen(migrations, request)
     ways = [
-        _Way(name, record, files.get(reference(name, record.version)))
+        _Way(name, record, files.get(reference(name, record.version)), record is above[-1])
         for name in databases
-        for record in _above(surveys[name], target)
+        if (above := _above(surveys[name], target))
+        for record in above
     ]
     problems = [problem for way in ways for problem in way.problems(request)]
     problems += _needed(ways, migrations, surveys)
@@ -73,13 +82,20 @@ def plan_back(
         if any(way.database == name for way in ways)
     }
     heads = {name: surveys[name].head for name in orders}
+    unknown = sorted(set(request.databases or ()) - set(databases))
     return Plan(
         orders=orders,
         dependencies={way.reference: tuple(_dependents(way, known)) for way in ways},
         generations={name: head.generation if head else 0 for name, head in heads.items()},
         checksum=checksum(orders, known),
         first={way.reference: way.first.text for way in ways},
-        warnings=[warning for way in ways for warning in way.warnings()],
+        warnings=[
+            *(
+                f"{name} has no migrations in the folder: its way back is unknown"
+                for name in unknown
+            ),
+            *(warning for way in ways for warning in way.warnings()),
+        ],
     )
 
 
@@ -100,6 +116,8 @@ class _Way:
     database: str
     record: MigrationRecord
     file: Migration | None
+    lowest: bool
+    """Whether nothing below it in its database is to be undone."""
 
     @property
     def reference(self) -> Reference:
@@ -120,13 +138,30 @@ class _Way:
     @property
     def first(self) -> Next:
         """Where it begins, or goes on."""
-        count = len(self.file.operations) if self.file else 0
-        done = {n.number for n in self.record.operations if n.state is OperationState.DONE}
-        if self.by_file:
-            number = next(n for n in range(count + 1, count + len(done) + 2) if n not in done)
+        if self.file and self.by_file:
+            count = len(self.file.operations)
+            numbers = range(count + 1, count + len(self.file.rollback) + 1)
+            done = {n.number for n in self.record.operations if n.state is OperationState.DONE}
+            # Where all are done, the last one's taking brings the migration to its end.
+            number = next((n for n in numbers if n not in done), numbers[-1])
             return Next(self.database, self.record.version, number)
         begun = max((each.number for each in self.record.operations), default=1)
-        return Next(self.database, self.record.version, begun, until=1)
+        return Next(self.database, self.record.version, max(begun, self.until), self.until)
+
+    @cached_property
+    def until(self) -> int:
+        """Where it ends: one that is half undone may go on to what cannot be undone, and stay."""
+        if not (self.file and self.lowest and half_undone(self.record, self.file)):
+            return 1
+        undoing = {n.number for n in self.record.operations if n.state is OperationState.UNDOING}
+        return max((n for n in self._final(self.file) if n not in undoing), default=0) + 1
+
+    def _file_changed(self, file: Migration) -> bool:
+        """Whether its rollback file is not the one that has begun."""
+        count = len(file.operations)
+        begun = [each for each in self.record.operations if each.number > count]
+        types = [operation["type"] for operation in file.rollback]
+        return [each.type for each in begun] != types[: len(begun)]
 
     def problems(self, request: Request) -> Iterator[Problem]:
         if self.file is None:
@@ -136,7 +171,11 @@ class _Way:
             return
         if self.file.checksum != self.record.checksum:
             yield from changed(self.file, self.record)
-        elif not request.accept_data_loss:
+        elif self._file_changed(self.file):
+            what = f"the rollback file of {self.name} has begun, and was changed or removed since"
+            todo = "Put its operations back, in their order; what failed of one may be corrected."
+            yield Problem(self.file.file, "", what, todo)
+        elif not request.accept_data_loss and self.until == 1:
             for number, problem in self._irreversible(self.file):
                 kind = self.file.operation(number)["type"]
                 what = f"{self.record.version} cannot be undone: operation {number}, {kind}: "
@@ -154,15 +193,23 @@ class _Way:
         )
 
     def warnings(self) -> Iterator[str]:
-        """What --accept-data-loss passes over."""
+        """What --accept-data-loss passes over, and what can be undone in part only."""
+        if self.until > 1:
+            yield (
+                f"{self.reference} is undone down to its operation {self.until}: what is before "
+                "that cannot be undone, and stays"
+            )
+            return
         for number, problem in self._irreversible(self.file) if self.file else ():
             yield f"{self.reference} operation {number} is left as it is: {problem.what}"
 
     def _irreversible(self, file: Migration) -> list[tuple[int, Problem]]:
-        if self.by_file:
-            return []
+        return [] if self.by_file else list(self._final(file).items())
+
+    def _final(self, file: Migration) -> dict[int, Problem]:
+        """What has begun and cannot be undone."""
         begun = {each.number for each in self.record.operations}
-        return [(n, why) for n, why in irreversible(file, self.record).items() if n in begun]
+        return {n: why for n, why in irreversible(file, self.record).items() if n in begun}
 
 
 def _dependents(way: _Way, known: Mapping[Reference, Migration]) -> Iterator[Reference]:

@@ -111,12 +111,12 @@ MOVE = (
     + """
 local database, at, following, ended, event = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 if redis.call('HGET', KEYS[1], 'working:' .. database) ~= at then return false end
+redis.call('HDEL', KEYS[1] .. ':progress', database)
 if following ~= '' then
   redis.call('HSET', KEYS[1], 'working:' .. database, following)
   return {}
 end
 redis.call('HDEL', KEYS[1], 'working:' .. database)
-redis.call('HDEL', KEYS[1] .. ':progress', database)
 if ended ~= '' then
   redis.call('HINCRBY', KEYS[1], 'done:' .. database, 1)
   redis.call('SADD', KEYS[1] .. ':ended', ended)
@@ -129,8 +129,10 @@ FAIL = (
     _SHARED
     + """
 local database, at, following = ARGV[4], ARGV[5], ARGV[6]
+if not is_open(redis.call('HGET', KEYS[1], 'state')) then return {} end
 if redis.call('HGET', KEYS[1], 'working:' .. database) ~= at then return {} end
 failing(KEYS[1])
+redis.call('HDEL', KEYS[1] .. ':progress', database)
 redis.call('RPUSH', KEYS[1] .. ':events', ARGV[7])
 if following ~= '' then
   redis.call('HSET', KEYS[1], 'working:' .. database, following)

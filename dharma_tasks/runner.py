@@ -215,7 +215,9 @@ class Runner:
         That the latter may be passed over was decided when the way back was planned.
         """
         walked = work.walked
-        if walked and walked.cursor is None and not walked.done and self._in_one:
+        begun = walked is not None and (walked.cursor is not None or walked.done > 0)
+        records = type(self.operation).prepare is not Operation.prepare
+        if not begun and (self._in_one or (records and not work.undo)):
             return Step(cursor=None, finished=True)
         problem = self.operation.irreversible()
         reason = work.undo.get("irreversible") or (problem and problem.what)

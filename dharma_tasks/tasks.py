@@ -20,7 +20,7 @@ from dharma_tasks.celery_app import app
 from dharma_tasks.databases import NAMES
 from dharma_tasks.dispatch import send
 from dharma_tasks.errors import CutOff, StepAside, Stopped
-from dharma_tasks.flow import Flow, Overtaken
+from dharma_tasks.flow import Flow, Overtaken, TurnedBack
 from dharma_tasks.journal import Entry
 from dharma_tasks.messages import Chain
 from dharma_tasks.migration import Key
@@ -67,6 +67,9 @@ class FlowTask(Task):  # type: ignore[type-arg]  # not generic when it runs
         except Stopped as reason:
             log.info("stopped", task=self.name, reason=str(reason))
             raise (_hand_on(reason) if shutting_down() else Ignore()) from reason
+        except TurnedBack as failure:
+            send(failure.instead)
+            raise
         except CutOff as reason:
             log.warning("stepped_aside", task=self.name, reason=str(reason))
             raise _hand_on(reason) from reason

@@ -169,6 +169,9 @@ def test_a_rollback_file_takes_precedence() -> None:
         OperationState.DONE,
         OperationState.RUNNING,
     )
+    kinds = ("remove_field", "create_index", "create_collection")
+    for each, kind in zip(half.operations, kinds, strict=True):
+        each.type = kind
     made = planned([file], "0.0.0", survey("mongodb", half))
     assert made.first == {"mongodb:1.0.0": "1.0.0 3"}
 
@@ -199,3 +202,55 @@ def test_forward_refuses_what_is_half_undone() -> None:
             plan([M1, M2], {"mongodb": survey("mongodb", record(M1), half)}, Request())
     undone = survey("mongodb", record(M1), record(M2, MigrationState.ROLLED_BACK, done, done))
     assert plan([M1, M2], {"mongodb": undone}, Request()).orders == {"mongodb": ("1.2.0",)}
+
+
+def test_a_rollback_file_that_has_begun_stays_what_it_is() -> None:
+    """Else its numbers would mean other operations, or none."""
+    done, failed = OperationState.DONE, OperationState.FAILED
+    both = migration("mongodb:1.0.0", operations=(REMOVE,), rollback=(INDEX, COLLECTION))
+    begun = record(both, MigrationState.FAILED, done, done, failed)
+    kinds = ("remove_field", "create_index", "create_collection")
+    for each, kind in zip(begun.operations, kinds, strict=True):
+        each.type = kind
+    made = planned([both], "0.0.0", survey("mongodb", begun))
+    assert made.first == {"mongodb:1.0.0": "1.0.0 3"}
+    for rollback in ((), (INDEX,), (COLLECTION, INDEX)):
+        other = migration("mongodb:1.0.0", operations=(REMOVE,), rollback=rollback)
+        (problem,) = refused([other], "0.0.0", survey("mongodb", begun))
+        assert "has begun, and was changed or removed since" in problem
+    begun.operations[2].state = done
+    made = planned([both], "0.0.0", survey("mongodb", begun))
+    assert made.first == {"mongodb:1.0.0": "1.0.0 3"}
+
+
+def test_half_undone_goes_on_to_what_cannot_be_undone() -> None:
+    """What was begun above it can be finished; below it nothing more is undone."""
+    done, undoing = OperationState.DONE, OperationState.UNDOING
+    file = migration("mongodb:1.2.0", operations=(COLLECTION, REMOVE, INDEX))
+    half = record(file, MigrationState.ROLLING_BACK, done, done, undoing)
+    made = planned([M1, file], "1.0.0", survey("mongodb", record(M1), half))
+    assert made.first == {"mongodb:1.2.0": "1.2.0 3 3"}
+    assert "is undone down to its operation 3" in made.warnings[0]
+    (problem,) = refused([M1, file], "0.0.0", survey("mongodb", record(M1), half))
+    assert "1.2.0 cannot be undone: operation 2" in problem
+
+
+@pytest.mark.parametrize("way", ["back", "forward"])
+def test_a_file_may_not_change_on_the_way_back(way: str) -> None:
+    """Its operations would be undone with what others have recorded."""
+    half = record(M2, MigrationState.ROLLING_BACK, OperationState.UNDOING, checksum="other")
+    journal = survey("mongodb", record(M1), half)
+    if way == "back":
+        problems = refused([M1, M2], "1.0.0", journal)
+    else:
+        with pytest.raises(Refused) as caught:
+            plan([M1, M2], {"mongodb": journal}, Request())
+        problems = [str(problem) for problem in caught.value.problems]
+    assert any("its file was changed since" in problem for problem in problems)
+
+
+def test_an_older_folder_does_not_go_forward_over_it() -> None:
+    """It knows nothing of the migration that is half undone."""
+    half = record(M2, MigrationState.ROLLING_BACK, OperationState.UNDOING)
+    with pytest.raises(Refused, match="but has no file"):
+        plan([M1], {"mongodb": survey("mongodb", half)}, Request())

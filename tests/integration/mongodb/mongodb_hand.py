@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from dharma_tasks.databases.mongodb import Handle, MongodbDatabase
@@ -31,6 +32,7 @@ class Hand:
         self.warnings: list[str] = []
         self.confirmed = 0
         self.size = 10
+        self._runs = count()
 
     def begin(self, run: str = "run", expected: int = 0) -> int:
         """Open the run; harmless when another worker has done so."""
@@ -42,7 +44,9 @@ class Hand:
     ) -> Assignment:
         """The one operation of the migration `version`."""
         key = Key(database="mongodb", version=version, number=1)
-        there = Assignment("run", generation, "somebody", key, "name", "sum", kind, 1)
+        # What a run has rolled back it does not begin anew.
+        run = "back" if back else f"run-{next(self._runs)}"
+        there = Assignment(run, generation, "somebody", key, "name", "sum", kind, 1)
         way = {"direction": Direction.BACK, "outcome": MigrationState.ROLLED_BACK}
         return replace(there, **way) if back else there
 

@@ -56,6 +56,8 @@ class Migration:
         )
 
     def apply(self) -> None:
+        """As another run than the one before: what that has rolled back it does not begin anew."""
+        self.assignment = replace(self.assignment, run=f"{self.assignment.run}+")
         self.postgres.runner(self.forward, self.assignment).run()
         assert self.postgres.record().state is MigrationState.APPLIED
 
