@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dharma_tasks import words
-from dharma_tasks.cli import common
+from dharma_tasks.cli import common, options
 from dharma_tasks.cli.screen import console
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Problem, Refused
@@ -59,12 +59,7 @@ class _Finding:
 
 
 @click.command()
-@click.option(
-    "--migrations",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="The folder of migrations.  [default: DHARMA_MIGRATIONS_DIR, or migrations]",
-)
+@options.migrations
 @click.option("--strict", is_flag=True, help="Warnings end with status 2 too.")
 @click.option(
     "--format",

@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.text import Text
 
 from dharma_tasks import words
-from dharma_tasks.cli import common
+from dharma_tasks.cli import common, options
 from dharma_tasks.cli.check import advice
 from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import Indented, console
 from dharma_tasks.errors import DharmaError, Problem, Refused, Unreachable
 from dharma_tasks.journal import Direction, Survey
 from dharma_tasks.loader import Loaded, load
-from dharma_tasks.planner import LATEST, Request, required_databases
+from dharma_tasks.planner import Request, required_databases
 from dharma_tasks.preview import MigrationPreview, OperationPreview, Preview, make
 from dharma_tasks.reading import SURVEY, Relayed, ask
 from dharma_tasks.redis_client import require_redis
@@ -31,26 +31,10 @@ _LINES = 12
 
 
 @click.command()
-@click.option(
-    "--target",
-    metavar="latest|X.Y.Z",
-    default=LATEST,
-    show_default=True,
-    help="The highest version to apply in each database.",
-)
-@click.option(
-    "--databases",
-    metavar="NAMES",
-    multiple=True,
-    help="Only these, by spaces or commas.  [default: all that have migrations]",
-)
-@click.argument("more", nargs=-1, metavar="")
-@click.option(
-    "--migrations",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="The folder of migrations.  [default: DHARMA_MIGRATIONS_DIR, or migrations]",
-)
+@options.target
+@options.databases
+@options.more
+@options.migrations
 @click.option("--rollback-to", metavar="X.Y.Z", help="Show the way back to this version instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def plan(  # noqa: PLR0913 - one for each option

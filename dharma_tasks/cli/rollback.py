@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from dharma_tasks.cli import options
 from dharma_tasks.cli.running import Options, Running, names
 from dharma_tasks.journal import Direction
 from dharma_tasks.planner import Request
@@ -15,31 +16,15 @@ from dharma_tasks.submit import default_by
 
 @click.command(options_metavar="[OPTIONS]")
 @click.argument("version")
-@click.option(
-    "--databases",
-    metavar="NAMES",
-    multiple=True,
-    help="Only these, by spaces or commas: mongodb, postgresql, elasticsearch.  [default: all "
-    "that have migrations]",
-)
-@click.argument("more", nargs=-1, metavar="")
-@click.option(
-    "--migrations",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="The folder of migrations.  [default: DHARMA_MIGRATIONS_DIR, or migrations]",
-)
+@options.databases
+@options.more
+@options.migrations
 @click.option("--yes", is_flag=True, help="Do not ask first.")
 @click.option("--accept-data-loss", is_flag=True, help="Pass over what cannot be undone.")
-@click.option("--no-wait", is_flag=True, help="Print the run's id and leave it going.")
-@click.option(
-    "--timeout",
-    metavar="SECONDS",
-    type=click.FloatRange(min=0),
-    help="Stop waiting then, with exit status 3; the run goes on.  [default: wait]",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document at the end.")
-@click.option("--by", metavar="TEXT", help="Who asks, for the audit trail.  [default: USER@HOST]")
+@options.no_wait
+@options.timeout
+@options.as_json
+@options.by
 def rollback(  # noqa: PLR0913 - one for each option
     *,
     version: str,
@@ -73,5 +58,5 @@ def rollback(  # noqa: PLR0913 - one for each option
         accept_data_loss=accept_data_loss,
     )
     who = by or default_by()
-    options = Options(request, migrations, who, not no_wait, timeout, as_json, inline=False)
-    sys.exit(Running(options).run())
+    wanted = Options(request, migrations, who, not no_wait, timeout, as_json, inline=False)
+    sys.exit(Running(wanted).run())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from dharma_tasks.cli import options
 from dharma_tasks.cli.plan import Asked, show
 from dharma_tasks.cli.running import Options, Running, names
 from dharma_tasks.journal import Direction
@@ -15,35 +16,13 @@ from dharma_tasks.submit import default_by
 
 
 @click.command(options_metavar="[OPTIONS]")
-@click.option(
-    "--target",
-    metavar="latest|X.Y.Z",
-    default=LATEST,
-    show_default=True,
-    help="The highest version to apply in each database.",
-)
-@click.option(
-    "--databases",
-    metavar="NAMES",
-    multiple=True,
-    help="Only these, by spaces or commas: mongodb, postgresql, elasticsearch.  [default: all "
-    "that have migrations]",
-)
-@click.argument("more", nargs=-1, metavar="")
-@click.option(
-    "--migrations",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="The folder of migrations.  [default: DHARMA_MIGRATIONS_DIR, or migrations]",
-)
-@click.option("--no-wait", is_flag=True, help="Print the run's id and leave it going.")
-@click.option(
-    "--timeout",
-    metavar="SECONDS",
-    type=click.FloatRange(min=0),
-    help="Stop waiting then, with exit status 3; the run goes on.  [default: wait]",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document at the end.")
+@options.target
+@options.databases
+@options.more
+@options.migrations
+@options.no_wait
+@options.timeout
+@options.as_json
 @click.option("--dry-run", is_flag=True, help="Show what would be done, as `dharma plan` does.")
 @click.option("--inline", is_flag=True, help="Run it all in this process, without a worker.")
 @click.option(
@@ -66,7 +45,7 @@ from dharma_tasks.submit import default_by
     is_flag=True,
     help="With --rollback-to: pass over what cannot be undone, and leave it as it is.",
 )
-@click.option("--by", metavar="TEXT", help="Who asks, for the audit trail.  [default: USER@HOST]")
+@options.by
 def submit(  # noqa: PLR0913 - one for each option
     *,
     target: str,
