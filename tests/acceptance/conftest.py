@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from failing import FailingMongod
 from place import Place
+from pymongo import MongoClient
+from pymongo.database import Database
 
 from dharma_tasks.local import LocalEngines
 from dharma_tasks.local.mongodb import MongodbEngine
@@ -29,6 +31,13 @@ def place(engines: LocalEngines, settings: Settings, tmp_path: Path) -> Iterator
         if worker.poll() is None:
             os.killpg(worker.pid, 9)
             worker.wait()
+
+
+@pytest.fixture
+def mongodb(place: Place) -> Iterator[Database[dict[str, Any]]]:
+    """The test's own database, by a client of its own."""
+    with MongoClient[dict[str, Any]](place.url("mongodb")) as client:
+        yield client.get_default_database()
 
 
 @pytest.fixture(scope="session")

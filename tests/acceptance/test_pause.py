@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -20,7 +20,6 @@ from disturbed import (
     hastened,
 )
 from place import Place, wait_for
-from pymongo import MongoClient
 from pymongo.database import Database
 
 from dharma_tasks.run import RunState
@@ -52,23 +51,9 @@ def hasty(place: Place) -> Place:
     return hastened(place)
 
 
-def url(place: Place, name: str) -> str:
-    """Where a database is."""
-    found = place.settings.url(name)
-    assert found is not None
-    return found.get_secret_value()
-
-
-@pytest.fixture
-def mongodb(hasty: Place) -> Iterator[Database[Document]]:
-    """The test's database."""
-    with MongoClient[Document](url(hasty, "mongodb")) as client:
-        yield client.get_default_database()
-
-
 def query(place: Place, text: str) -> list[tuple[Any, ...]]:
     """Ask the test's PostgreSQL database."""
-    with psycopg.connect(url(place, "postgresql")) as connection:
+    with psycopg.connect(place.url("postgresql")) as connection:
         return connection.execute(text).fetchall()
 
 
@@ -237,7 +222,7 @@ END $$
 @pytest.fixture
 def long(hasty: Place) -> Place:
     """A file whose one statement ends when a row is put into `go`."""
-    with psycopg.connect(url(hasty, "postgresql")) as connection:
+    with psycopg.connect(hasty.url("postgresql")) as connection:
         connection.execute("CREATE TABLE go (); CREATE TABLE steps (n int)")
     hasty.write("postgresql", "001_long", {"version": "1.0.0"}, WAITING)
     return hasty
@@ -262,7 +247,7 @@ def test_a_long_statement_is_cancelled(long: Place) -> None:
     assert "postgresql 1.0.0 long is rolled back" in err
     assert states(long, "postgresql") == ["rolled_back"]
     assert query(long, "SELECT * FROM steps") == []
-    with psycopg.connect(url(long, "postgresql")) as connection:
+    with psycopg.connect(long.url("postgresql")) as connection:
         connection.execute("INSERT INTO go DEFAULT VALUES")
     long.submit()
     assert query(long, "SELECT * FROM steps") == [(1,)]
@@ -281,7 +266,7 @@ def test_a_long_statement_is_paused(long: Place) -> None:
     wait_for(lambda: attempts(long, "postgresql") == 0, "the note of an orderly stop", WITHIN)
     long.dharma("resume")
     wait_for(lambda: waits(long), "the statement again")
-    with psycopg.connect(url(long, "postgresql")) as connection:
+    with psycopg.connect(long.url("postgresql")) as connection:
         connection.execute("INSERT INTO go DEFAULT VALUES")
     ended(submitted, long, 0)
     assert query(long, "SELECT * FROM steps") == [(1,)]

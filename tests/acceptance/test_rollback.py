@@ -14,7 +14,6 @@ import psycopg
 import pytest
 from elasticsearch import Elasticsearch
 from place import Place, wait_for
-from pymongo import MongoClient
 from pymongo.database import Database
 
 from dharma_tasks.databases import NAMES
@@ -25,24 +24,10 @@ from dharma_tasks.redis_client import connect_redis
 Document = dict[str, Any]
 
 
-def url(place: Place, name: str) -> str:
-    """Where a database is."""
-    found = place.settings.url(name)
-    assert found is not None
-    return found.get_secret_value()
-
-
-@pytest.fixture
-def mongodb(place: Place) -> Iterator[Database[Document]]:
-    """The test's database."""
-    with MongoClient[Document](url(place, "mongodb")) as client:
-        yield client.get_default_database()
-
-
 @pytest.fixture
 def elastic(place: Place) -> Iterator[Elasticsearch]:
     """A client of the test's own."""
-    with Elasticsearch(url(place, "elasticsearch")) as client:
+    with Elasticsearch(place.url("elasticsearch")) as client:
         yield client
 
 
@@ -93,7 +78,7 @@ def test_back_and_forth(
         assert states(crossed) == everywhere("rolled_back")
         assert "users" not in mongodb.list_collection_names()
         assert not elastic.indices.exists(index=index)
-        with psycopg.connect(url(crossed, "postgresql")) as connection:
+        with psycopg.connect(crossed.url("postgresql")) as connection:
             row = connection.execute("SELECT to_regclass('users')").fetchone()
         assert row == (None,)
     again = json.loads(crossed.submit("--rollback-to", "0.0.0", "--json").stdout)
