@@ -35,6 +35,7 @@ __all__ = [
     "checksum",
     "chosen",
     "half_undone",
+    "other_values",
     "plan",
     "required_databases",
     "wanted_version",
@@ -242,6 +243,8 @@ class _Side:
                 yield from changed(migration, record)
             if record and half_undone(record, migration):
                 yield from self._rolling_back(record)
+            elif record and record.state in _BEGUN and other_values(migration, record):
+                yield self._other_values(migration, record)
         for record in self._without_file(*_BEGUN, MigrationState.ROLLING_BACK):
             what = f"{record.version} ({record.name}) is {record.state}, but has no file"
             todo = "Put its files back as they were submitted, so that it can be gone on with."
@@ -250,13 +253,24 @@ class _Side:
             yield from self._late()
 
     def _rolling_back(self, record: MigrationRecord) -> Iterator[Problem]:
-        below = [r for r in self._with_state(MigrationState.APPLIED) if _order(r) < _order(record)]
         what = f"{record.version} ({record.name}) is being rolled back, and is half undone"
         todo = (
-            f"Finish that first: dharma rollback {below[-1].version if below else '0.0.0'} "
-            f"--databases {self.database}"
+            f"Finish that first: dharma rollback {self._below(record)} --databases {self.database}"
         )
         yield Problem(self.database, "", what, todo)
+
+    def _other_values(self, migration: Migration, record: MigrationRecord) -> Problem:
+        what = f"{record.version} is {record.state}, and was begun with other values"
+        todo = (
+            f"Submit with those of run {record.run}, or begin anew: dharma rollback "
+            f"{self._below(record)} --databases {self.database}"
+        )
+        return Problem(migration.file, "", what, todo)
+
+    def _below(self, record: MigrationRecord) -> str:
+        """The version to go back to, so that `record` is undone and no other."""
+        below = [r for r in self._with_state(MigrationState.APPLIED) if _order(r) < _order(record)]
+        return below[-1].version if below else "0.0.0"
 
     def _late(self) -> Iterator[Problem]:
         """What was begun and not finished counts as applied here: half of it is there."""
@@ -299,6 +313,11 @@ def half_undone(record: MigrationRecord, migration: Migration) -> bool:
         operation.state is OperationState.UNDOING or operation.number > last
         for operation in record.operations
     )
+
+
+def other_values(migration: Migration, record: MigrationRecord) -> bool:
+    """Whether its values stand for something else than when it was begun, as far as is known."""
+    return bool(migration.values and record.values) and migration.values != record.values
 
 
 def changed(migration: Migration, record: MigrationRecord) -> Iterator[Problem]:
@@ -360,7 +379,7 @@ def _unmet(
 def checksum(orders: Mapping[str, Sequence[str]], planned: Mapping[Reference, Migration]) -> str:
     """Of what a plan does: equal for two that do the same to the same migrations."""
     meaning = [
-        [database, [[version, planned[reference(database, version)].checksum] for version in order]]
+        [database, [[version, planned[reference(database, version)].stamp] for version in order]]
         for database, order in sorted(orders.items())
     ]
     return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()

@@ -21,6 +21,7 @@ from dharma_tasks.planner import (
     checksum,
     chosen,
     half_undone,
+    other_values,
     wanted_version,
 )
 from dharma_tasks.run import Next
@@ -175,6 +176,13 @@ class _Way:
             what = f"the rollback file of {self.name} has begun, and was changed or removed since"
             todo = "Put its operations back, in their order; what failed of one may be corrected."
             yield Problem(self.file.file, "", what, todo)
+        elif not request.accept_data_loss and self._other_values(self.file):
+            what = f"{self.name} is {self.record.state} with other values than those given now"
+            todo = (
+                f"Give those of run {self.record.run} with --set, so that it is undone where it "
+                "was done; with --accept-data-loss these are taken."
+            )
+            yield Problem(self.file.file, "", what, todo)
         elif not request.accept_data_loss and self.until == 1:
             for number, problem in self._irreversible(self.file):
                 kind = self.file.operation(number)["type"]
@@ -183,6 +191,10 @@ class _Way:
                     f"{self._help(self.file, problem)} With --accept-data-loss it is passed over."
                 )
                 yield Problem(self.file.file, "", what + problem.what, todo)
+
+    def _other_values(self, file: Migration) -> bool:
+        """A rollback file needs none but its own."""
+        return not self.by_file and other_values(file, self.record)
 
     def _help(self, file: Migration, problem: Problem) -> str:
         if not file.rollback:
@@ -200,6 +212,8 @@ class _Way:
                 "that cannot be undone, and stays"
             )
             return
+        if self.file and self._other_values(self.file):
+            yield f"{self.reference} is undone with other values than it was begun with"
         for number, problem in self._irreversible(self.file) if self.file else ():
             yield f"{self.reference} operation {number} is left as it is: {problem.what}"
 

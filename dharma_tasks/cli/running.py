@@ -20,6 +20,7 @@ from dharma_tasks.cli.screen import Lines, console, screen, stdout
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.journal import Direction
 from dharma_tasks.loader import load
+from dharma_tasks.migration import JSON
 from dharma_tasks.planner import Request, required_databases
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.report import View
@@ -33,6 +34,7 @@ from dharma_tasks.submit import (
     Submitted,
     TimedOut,
 )
+from dharma_tasks.values import Values
 from dharma_tasks.workers import Workers
 
 _REDIS_SECONDS = 30
@@ -45,10 +47,11 @@ _INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for; `timeout` is in seconds."""
+    """What the command line asks for; `given` are values by name, `timeout` is in seconds."""
 
     request: Request
     migrations: Path | None
+    given: JSON
     by: str
     wait: bool
     timeout: float | None
@@ -103,7 +106,8 @@ class Running:
 
     def _submit(self, lines: Lines) -> None:
         settings = self.settings = common.settings()
-        loaded = load(self.options.migrations or settings.migrations_dir)
+        folder = self.options.migrations or settings.migrations_dir
+        loaded = load(folder, Values(self.options.given, settings.values))
         for warning in loaded.warnings:
             self._warn(lines, str(warning))
         needed = required_databases(loaded.migrations, self.options.request)

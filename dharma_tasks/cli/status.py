@@ -23,6 +23,7 @@ from dharma_tasks.migration import JSON, Migration
 from dharma_tasks.run import RunState
 from dharma_tasks.settings import Settings
 from dharma_tasks.status import Alive, DatabaseStatus, MigrationStatus, Status, gather
+from dharma_tasks.values import Values
 
 _NAME = 24
 """Longer names are cut, so that a line has 80 columns."""
@@ -85,7 +86,8 @@ def _folder(settings: Settings, named: Path | None) -> tuple[tuple[Migration, ..
     if not folder.is_dir():
         return (), []
     try:
-        return load(folder).migrations, []
+        values = Values(settings=settings.values, required=False)
+        return load(folder, values).migrations, []
     except Refused as refused:
         return (), refused.problems
 

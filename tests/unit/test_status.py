@@ -33,6 +33,7 @@ from dharma_tasks.messages import Chain
 from dharma_tasks.migration import Key, Migration
 from dharma_tasks.run import Next
 from dharma_tasks.settings import Settings
+from dharma_tasks.values import Values
 from dharma_tasks.workers import Worker, Workers
 
 FIRST = migration("mongodb", "1.0.0", name="create_users")
@@ -124,7 +125,7 @@ class Stage:
             **urls,  # type: ignore[arg-type]
         )
 
-    def _load(self, folder: Path) -> Loaded:
+    def _load(self, folder: Path, _values: Values) -> Loaded:
         assert folder == self.directory
         if self.refused:
             raise Refused(self.refused)
