@@ -60,10 +60,7 @@ def plan_back(
         Refused: with every reason.
         KeyError: the survey of a chosen database is absent.
     """
-    target = wanted_version(request)
-    if target is None:
-        what = "a rollback needs the version that is to stay"
-        raise Refused([Problem("", "", what, "Name it; 0.0.0 undoes everything.")])
+    target = wanted_version(request) or _NONE
     files = {migration.reference: migration for migration in migrations}
     databases = chosen(migrations, request)
     ways = [
@@ -83,20 +80,13 @@ def plan_back(
         if any(way.database == name for way in ways)
     }
     heads = {name: surveys[name].head for name in orders}
-    unknown = sorted(set(request.databases or ()) - set(databases))
     return Plan(
         orders=orders,
         dependencies={way.reference: tuple(_dependents(way, known)) for way in ways},
         generations={name: head.generation if head else 0 for name, head in heads.items()},
         checksum=checksum(orders, known),
         first={way.reference: way.first.text for way in ways},
-        warnings=[
-            *(
-                f"{name} has no migrations in the folder: its way back is unknown"
-                for name in unknown
-            ),
-            *(warning for way in ways for warning in way.warnings()),
-        ],
+        warnings=[warning for way in ways for warning in way.warnings()],
     )
 
 

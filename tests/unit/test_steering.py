@@ -203,7 +203,7 @@ def test_cancelled_and_kept(driver: Driver, run: Run) -> None:
 
 def test_a_rollback_that_is_cancelled(driver: Driver) -> None:
     """What is open is undone to its end, for half of it would be of no use; nothing new begins."""
-    run = driver.submit(direction=Direction.BACK)
+    run = driver.submit(direction=Direction.BACK, target="0.0.0")
     order = {"orders": {"mongodb": ("1.1.0", "1.0.0")}, "dependencies": {}}
     first = {"mongodb:1.1.0": "1.1.0 1 1", "mongodb:1.0.0": "1.0.0 2 1"}
     made = driver.plan(run).model_copy(update={**order, "first": first})
