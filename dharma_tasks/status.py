@@ -25,6 +25,7 @@ from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import RunState, Snapshot
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
+from dharma_tasks.versions import Versions
 from dharma_tasks.workers import Workers
 
 __all__ = ["Alive", "DatabaseStatus", "MigrationStatus", "OperationStatus", "Status", "gather"]
@@ -43,7 +44,11 @@ class OperationStatus(BaseModel):
 
 
 class MigrationStatus(BaseModel):
-    """One migration; `changed` says that its file is not what was applied any more."""
+    """One migration, and how its file fits.
+
+    `changed`: it is not what was applied any more; `missing`: it is not in the folder and should
+    be (`newer`: it is above every file that is); `late`: it is below one that is applied already.
+    """
 
     version: str
     name: str
@@ -55,6 +60,9 @@ class MigrationStatus(BaseModel):
     by: str | None = None
     error: str | None = None
     changed: bool = False
+    missing: bool = False
+    newer: bool = False
+    late: bool = False
 
 
 class Alive(BaseModel):
@@ -126,11 +134,11 @@ class _Pulse:
         return next((found for found in self.snapshots if database in found.run.databases), None)
 
 
-def gather(settings: Settings, migrations: Sequence[Migration], send: Send) -> Status:
+def gather(settings: Settings, migrations: Sequence[Migration] | None, send: Send) -> Status:
     """Read everything there is, at once; change nothing.
 
-    `migrations` are the folder's (none where there is no folder), `send` asks workers. What
-    cannot be read is said in the result; nothing is raised.
+    `migrations` are the folder's (None where it is not known), `send` asks workers. What cannot
+    be read is said in the result; nothing is raised.
     """
     pulse = _pulse(settings)
     answers = ask(SURVEY, NAMES, settings, Relayed(pulse.redis, pulse.served, send))
@@ -161,7 +169,7 @@ def _pulse(settings: Settings) -> _Pulse:
 
 
 def _database(
-    name: str, answers: Answers[Survey], migrations: Sequence[Migration], pulse: _Pulse
+    name: str, answers: Answers[Survey], migrations: Sequence[Migration] | None, pulse: _Pulse
 ) -> DatabaseStatus:
     survey = answers.found.get(name)
     error = answers.errors.get(name)
@@ -169,9 +177,11 @@ def _database(
     snapshot = pulse.snapshot(name)
     alive = _alive(name, snapshot, pulse.leases)
     records = survey.by_version() if survey else {}
-    files = {m.version: m for m in migrations if m.database == name} if survey else {}
+    files = {m.version: m for m in migrations or () if m.database == name} if survey else {}
     versions = sorted({*records, *files}, key=Version.parse)
     found = [_migration(records.get(version), files.get(version), alive) for version in versions]
+    if files:
+        _mark(found, Versions(list(files.values()), list(records.values())))
     applied = [m.version for m in found if m.state is MigrationState.APPLIED]
     if alive and alive.version in applied:  # the journal is ahead: the run is about to be told
         alive = None
@@ -240,8 +250,21 @@ def _migration(
         seconds=record.seconds,
         by=record.by,
         error=record.error,
-        changed=file is not None and file.checksum != record.checksum,
+        changed=file is not None
+        and file.checksum != record.checksum
+        and record.state is not MigrationState.ROLLED_BACK,
     )
+
+
+def _mark(found: Sequence[MigrationStatus], versions: Versions) -> None:
+    """Say of each whether its file is missing, or late."""
+    gone = (r for r in versions.without_file if versions.missing(r) or versions.newer(r))
+    missing = {record.version: record for record in gone}
+    late = {file.version for file in versions.files if versions.late(file)}
+    for each in found:
+        each.late = each.version in late
+        each.missing = each.version in missing
+        each.newer = each.missing and versions.newer(missing[each.version])
 
 
 def _operations(

@@ -81,5 +81,5 @@ class Versions:
     def late(self, file: Migration) -> bool:
         """Whether it would be begun only after one that comes after it."""
         state = next((r.state for r in self.records if r.version == file.version), None)
-        begun = state in (MigrationState.APPLIED, *BEGUN)
+        begun = state not in (None, *_GONE)
         return not begun and self.latest is not None and file.order < order(self.latest)

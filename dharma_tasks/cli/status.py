@@ -80,16 +80,18 @@ def status(*, as_json: bool, migrations: Path | None) -> None:
     sys.exit(common.UNREACHABLE if result.unreachable else 0)
 
 
-def _folder(settings: Settings, named: Path | None) -> tuple[tuple[Migration, ...], list[Problem]]:
-    """The folder's migrations; a folder that submit would refuse only warns here."""
+def _folder(
+    settings: Settings, named: Path | None
+) -> tuple[tuple[Migration, ...] | None, list[Problem]]:
+    """The folder's migrations, if they are known; one that submit would refuse only warns here."""
     folder = named or settings.migrations_dir
     if not folder.is_dir():
-        return (), []
+        return None, []
     try:
         values = Values(settings=settings.values, required=False)
         return load(folder, values).migrations, []
     except Refused as refused:
-        return (), refused.problems
+        return None, refused.problems
 
 
 def _document(result: Status, problems: list[Problem]) -> JSON:
@@ -180,12 +182,20 @@ def _table(migrations: list[MigrationStatus], width: int) -> Table:
         table.add_row(
             found.version,
             found.name,
-            Text(found.state + (" *" if found.changed else ""), style),
+            Text(found.state + _mark(found), style),
             f"{done}/{len(found.operations)}",
             f"{found.started:%Y-%m-%d %H:%M}" if found.started else "",
             "" if found.seconds is None else words.duration(found.seconds),
         )
     return table
+
+
+def _mark(found: MigrationStatus) -> str:
+    """What is said of it below the table."""
+    for sign, marked in (("*", found.changed), ("?", found.missing), ("!", found.late)):
+        if marked:
+            return f" {sign}"
+    return ""
 
 
 def _alive(alive: Alive, state: RunState | None) -> str:
@@ -222,8 +232,15 @@ def _tried(
         yield Indented(f"last error: {error.strip()}", 4, "yellow")
 
 
+def _missing(migration: MigrationStatus) -> str:
+    there = f"{migration.version} is {migration.state}, and"
+    if migration.newer and migration.state is MigrationState.APPLIED:
+        return f"{there} newer than every file in this folder: look whether it is the right one."
+    return f"{there} its file is not in the folder: put it back as it was submitted."
+
+
 def _below(found: DatabaseStatus, migration: MigrationStatus) -> Iterator[RenderableType]:
-    """What needs a word: a failure with its message, a changed file, work that nobody does."""
+    """What needs a word: a failure with its message, a file that does not fit, idle work."""
     for number, operation in enumerate(migration.operations, start=1):
         if operation.state in _OPEN:
             yield from _tried(found, migration, number)
@@ -231,9 +248,15 @@ def _below(found: DatabaseStatus, migration: MigrationStatus) -> Iterator[Render
         yield Indented(f"{migration.version} {migration.state}:", 2, "bold red")
         yield Indented(migration.error.strip(), 4)
         yield Indented(_TODO[migration.state], 2)
-    if migration.changed and migration.state is not MigrationState.ROLLED_BACK:
+    if migration.changed:
         text = f"* the file of {migration.version} was changed after it had been {migration.state}"
         yield Indented(f"{text}: put it back as it was.", 2, "yellow")
+    if migration.missing:
+        yield Indented(f"? {_missing(migration)}", 2, "yellow")
+    if migration.late:
+        text = f"! {migration.version} is late: a higher version is there already"
+        todo = "give it a version above, or submit with --allow-out-of-order if it may run after it"
+        yield Indented(f"{text}: {todo}.", 2, "yellow")
     if migration.state in _AGAIN and found.run is None:
         text = (
             f"{migration.version} is {migration.state}, and no run that Redis knows goes on with it"

@@ -232,6 +232,49 @@ def test_a_file_that_was_changed(stage: Stage) -> None:
     assert "the file of 1.0.0 was changed after it had been applied" in shown
 
 
+def test_files_that_are_missing_or_late(stage: Stage) -> None:
+    """Each is marked, and below the table it is said what to do about it."""
+    newer = migration("mongodb", "1.11.0", name="add_phone")
+    files = stage.migrations = (FIRST, THIRD, migration("mongodb", "1.10.1", name="add_name"))
+    stage.journal(
+        "mongodb", *(record(each, MigrationState.APPLIED) for each in (FIRST, SECOND, THIRD, newer))
+    )
+    marks = ("missing", "newer", "late")
+    found = {
+        m["version"]: [mark for mark in marks if m[mark]]
+        for m in stage.document()["mongodb"]["migrations"]
+    }
+    assert found == {
+        "1.0.0": [],
+        "1.1.0": ["missing"],
+        "1.10.0": [],
+        "1.10.1": ["late"],
+        "1.11.0": ["missing", "newer"],
+    }
+    shown = " ".join(stage.status().stdout.split())
+    assert "lower_case_emails applied ? " in shown
+    assert "add_name pending ! " in shown
+    assert "? 1.1.0 is applied, and its file is not in the folder: put it back as it was" in shown
+    assert "? 1.11.0 is applied, and newer than every file in this folder" in shown
+    assert "! 1.10.1 is late: a higher version is there already: give it a version above" in shown
+    stage.migrations = files[1:]
+    stage.journal("mongodb", *(record(each, MigrationState.APPLIED) for each in (FIRST, THIRD)))
+    assert "?" not in stage.status().stdout, "what is older than all files may go"
+
+
+def test_nothing_is_missing_where_the_folder_is_not_known(stage: Stage) -> None:
+    """Without one, or with one that cannot be read."""
+    stage.journal("mongodb", record(SECOND, MigrationState.APPLIED))
+    stage.refused = [Problem("mongodb/1.json", "line 1", "not JSON", "Mend it.")]
+    assert not stage.document()["mongodb"]["migrations"][0]["missing"]
+
+
+def test_what_is_rolled_back_may_be_changed(stage: Stage) -> None:
+    """It begins anew."""
+    stage.journal("mongodb", record(FIRST, MigrationState.ROLLED_BACK, checksum="another"))
+    assert "*" not in stage.status().stdout
+
+
 def test_what_runs_is_live(stage: Stage, begun: Callable[[], Key]) -> None:
     """Redis has newer numbers than the journal, the heartbeat and who holds the lease."""
     begun()
