@@ -14,6 +14,7 @@ from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict
 
+from dharma_tasks.advice import rollback
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.explain import suggestion
@@ -307,23 +308,21 @@ class _Side:
 
     def _rolling_back(self, record: MigrationRecord) -> Iterator[Problem]:
         what = f"{record.version} ({record.name}) is being rolled back, and is half undone"
-        todo = (
-            f"Finish that first: dharma rollback {self._below(record)} --databases {self.database}"
-        )
+        todo = f"Finish that first: {rollback(self.database, self._below(record))}"
         yield Problem(self.database, "", what, todo)
 
     def _other_values(self, migration: Migration, record: MigrationRecord) -> Problem:
         what = f"{record.version} is {record.state}, and was begun with other values"
         todo = (
-            f"Submit with those of run {record.run}, or begin anew: dharma rollback "
-            f"{self._below(record)} --databases {self.database}"
+            f"Submit with those of run {record.run}, or begin anew: "
+            f"{rollback(self.database, self._below(record))}"
         )
         return Problem(migration.file, "", what, todo)
 
-    def _below(self, record: MigrationRecord) -> str:
-        """The version to go back to, so that `record` is undone and no other."""
+    def _below(self, record: MigrationRecord) -> str | None:
+        """The version to go back to, so that `record` is undone and nothing below it."""
         below = [r for r in self._with_state(MigrationState.APPLIED) if order(r) < order(record)]
-        return below[-1].version if below else "0.0.0"
+        return below[-1].version if below else None
 
     def _late(self) -> Iterator[Problem]:
         latest, moved = (
@@ -360,11 +359,14 @@ class _Side:
         return sorted(found, key=order)
 
 
-def half_undone(record: MigrationRecord, migration: Migration) -> bool:
-    """Whether the only way from here is further back: its rollback file counts, once begun."""
+def half_undone(record: MigrationRecord, migration: Migration | None) -> bool:
+    """Whether the only way from here is further back: its rollback file counts, once begun.
+
+    Without the `migration` nobody knows which operations are those of a rollback file.
+    """
     if record.state is MigrationState.ROLLED_BACK:
         return False
-    last = len(migration.operations)
+    last = len(migration.operations) if migration else len(record.operations)
     return record.state is MigrationState.ROLLING_BACK or any(
         operation.state is OperationState.UNDOING or operation.number > last
         for operation in record.operations

@@ -20,6 +20,7 @@ from dharma_tasks.errors import Unreachable
 from dharma_tasks.journal import MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.lease import Leases
 from dharma_tasks.migration import Key, Migration, Version
+from dharma_tasks.planner import half_undone
 from dharma_tasks.reading import SURVEY, Answers, Relayed, Send, ask
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import RunState, Snapshot
@@ -48,6 +49,7 @@ class MigrationStatus(BaseModel):
 
     `changed`: it is not what was applied any more; `missing`: it is not in the folder and should
     be (`newer`: it is above every file that is); `late`: it is below one that is applied already.
+    `half_undone`: the only way from here is further back.
     """
 
     version: str
@@ -63,16 +65,21 @@ class MigrationStatus(BaseModel):
     missing: bool = False
     newer: bool = False
     late: bool = False
+    half_undone: bool = False
 
 
 class Alive(BaseModel):
-    """What a database does now. `age` is that of the last heartbeat, in seconds."""
+    """What a database does now. `age` is that of the last heartbeat, in seconds.
+
+    `undo` says that the operation is being undone.
+    """
 
     run: str
     version: str
     name: str
     operation: int
     operations: int
+    undo: bool = False
     type: str
     summary: str
     done: int
@@ -210,6 +217,7 @@ def _alive(name: str, snapshot: Snapshot | None, leases: Leases | None) -> Alive
         name=progress.name,
         operation=progress.number,
         operations=progress.count,
+        undo=at.until is not None,
         type=progress.type,
         summary=progress.summary,
         done=progress.done,
@@ -253,6 +261,7 @@ def _migration(
         changed=file is not None
         and file.checksum != record.checksum
         and record.state is not MigrationState.ROLLED_BACK,
+        half_undone=half_undone(record, file),
     )
 
 

@@ -148,8 +148,8 @@ class Submission:
             snapshot = self._runs.snapshot(run)
             if snapshot is None:
                 msg = (
-                    f"Redis does not know run {run} any more. Submit again: the journals in the "
-                    "databases say where to go on"
+                    f"Redis does not know run {run} any more. Give the same command again: the "
+                    "journals in the databases say where to go on"
                 )
                 raise Unreachable(msg)
             events = self._runs.events(run, seen)

@@ -13,6 +13,7 @@ import click
 from redis import Redis
 from redis.exceptions import RedisError
 
+from dharma_tasks.advice import again
 from dharma_tasks.cli import common
 from dharma_tasks.cli.inline import InlineWorker
 from dharma_tasks.cli.outcome import Outcome
@@ -184,12 +185,10 @@ class Running:
         run = self.outcome.run
         if run is None:
             return "Watch the other run with `dharma status`."
+        same = again(run.direction)
         if self.options.inline:
-            return f"Run {run.id} stays where it is; the same submit again goes on with it."
-        return (
-            f"Run {run.id} goes on. Watch it with `dharma status`, or join it again with the "
-            "same submit."
-        )
+            return f"Run {run.id} stays where it is; {same} again goes on with it."
+        return f"Run {run.id} goes on. Watch it with `dharma status`, or join it again with {same}."
 
     def _broken(self, error: Exception) -> None:
         status = common.status_of(error)

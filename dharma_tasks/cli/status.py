@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dharma_tasks import words
+from dharma_tasks.advice import rollback
 from dharma_tasks.cli import common
 from dharma_tasks.cli.screen import Indented, console
 from dharma_tasks.errors import Problem, Refused
@@ -42,7 +43,7 @@ _TODO = {
     MigrationState.ROLLED_BACK: "Nothing of it was kept. Correct the cause, or its file, and "
     "submit again.",
 }
-_AGAIN = {MigrationState.RUNNING: "submit", MigrationState.ROLLING_BACK: "dharma rollback"}
+_WORKED_ON = (MigrationState.RUNNING, MigrationState.ROLLING_BACK)
 _OPEN = (OperationState.RUNNING, OperationState.FAILED, OperationState.UNDOING)
 
 
@@ -150,7 +151,7 @@ def _database(name: str, found: DatabaseStatus, width: int) -> Iterator[Renderab
     if found.progress:
         yield Indented(_alive(found.progress, found.run_state), 2, "cyan")
     for migration in found.migrations:
-        yield from _below(found, migration)
+        yield from _below(name, found, migration)
     yield Text()
 
 
@@ -206,7 +207,7 @@ def _alive(alive: Alive, state: RunState | None) -> str:
         nobody = f"paused (go on: dharma resume {alive.run})"
     holder = f"held by {alive.holder}" if alive.holder else nobody
     lines = [
-        f"{alive.version} {of}{alive.type} {alive.summary}",
+        f"{alive.version} {of}{'undo ' if alive.undo else ''}{alive.type} {alive.summary}",
         *([f"  {moved}"] if moved else []),
         f"  heartbeat {words.duration(alive.age)} ago, {holder}",
     ]
@@ -232,6 +233,13 @@ def _tried(
         yield Indented(f"last error: {error.strip()}", 4, "yellow")
 
 
+def _rollback(name: str, found: DatabaseStatus, migration: MigrationStatus) -> str:
+    """The command that finishes the way back of `migration`."""
+    before = found.migrations[: found.migrations.index(migration)]
+    applied = [each.version for each in before if each.state is MigrationState.APPLIED]
+    return rollback(name, applied[-1] if applied else None)
+
+
 def _missing(migration: MigrationStatus) -> str:
     there = f"{migration.version} is {migration.state}, and"
     if migration.newer and migration.state is MigrationState.APPLIED:
@@ -239,7 +247,9 @@ def _missing(migration: MigrationStatus) -> str:
     return f"{there} its file is not in the folder: put it back as it was submitted."
 
 
-def _below(found: DatabaseStatus, migration: MigrationStatus) -> Iterator[RenderableType]:
+def _below(
+    name: str, found: DatabaseStatus, migration: MigrationStatus
+) -> Iterator[RenderableType]:
     """What needs a word: a failure with its message, a file that does not fit, idle work."""
     for number, operation in enumerate(migration.operations, start=1):
         if operation.state in _OPEN:
@@ -247,7 +257,8 @@ def _below(found: DatabaseStatus, migration: MigrationStatus) -> Iterator[Render
     if migration.error and migration.state in _TODO:
         yield Indented(f"{migration.version} {migration.state}:", 2, "bold red")
         yield Indented(migration.error.strip(), 4)
-        yield Indented(_TODO[migration.state], 2)
+        todo = f"Correct the cause and finish the way back: {_rollback(name, found, migration)}"
+        yield Indented(todo if migration.half_undone else _TODO[migration.state], 2)
     if migration.changed:
         text = f"* the file of {migration.version} was changed after it had been {migration.state}"
         yield Indented(f"{text}: put it back as it was.", 2, "yellow")
@@ -257,8 +268,10 @@ def _below(found: DatabaseStatus, migration: MigrationStatus) -> Iterator[Render
         text = f"! {migration.version} is late: a higher version is there already"
         todo = "give it a version above, or submit with --allow-out-of-order if it may run after it"
         yield Indented(f"{text}: {todo}.", 2, "yellow")
-    if migration.state in _AGAIN and found.run is None:
+    if migration.state in _WORKED_ON and found.run is None:
         text = (
             f"{migration.version} is {migration.state}, and no run that Redis knows goes on with it"
         )
-        yield Indented(f"{text}: {_AGAIN[migration.state]} again.", 2, "yellow")
+        back = migration.half_undone
+        todo = _rollback(name, found, migration) if back else "submit again."
+        yield Indented(f"{text}: {todo}", 2, "yellow")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from fake_run import NAMESPACE, Driver, migration, progress, without_settings
+from fake_run import NAMESPACE, Driver, failed, migration, progress, without_settings
 from fakeredis import FakeRedis
 from pydantic import SecretStr
 
@@ -341,6 +341,42 @@ def test_running_without_a_run(stage: Stage) -> None:
     """After Redis lost everything a begun migration waits for the next submit."""
     stage.journal("mongodb", running(FIRST))
     assert "no run that Redis knows goes on with it: submit again." in stage.status().stdout
+
+
+@pytest.mark.parametrize(
+    ("state", "operations"),
+    [
+        (MigrationState.FAILED, [OperationState.DONE, OperationState.UNDOING]),
+        (MigrationState.FAILED, [OperationState.DONE, OperationState.DONE, OperationState.FAILED]),
+        (MigrationState.ROLLING_BACK, [OperationState.DONE, OperationState.UNDOING]),
+    ],
+)
+def test_the_way_back_is_gone_on_with_by_a_rollback(
+    stage: Stage, state: MigrationState, operations: list[OperationState]
+) -> None:
+    """By its command: a submit would be refused. A rollback file that has begun counts."""
+    found = [
+        OperationRecord(number=n, type="any", state=each)
+        for n, each in enumerate(operations, start=1)
+    ]
+    half = record(SECOND, state, error="no disk", operations=found)
+    stage.journal("mongodb", record(FIRST, MigrationState.APPLIED), half)
+    shown = stage.status().stdout
+    assert "dharma rollback 1.0.0 --databases mongodb\n" in shown
+    assert "submit again" not in shown
+    assert stage.document()["mongodb"]["migrations"][1]["half_undone"]
+
+
+def test_what_is_undone_is_shown_as_that(stage: Stage) -> None:
+    """The operation's name alone would say that it goes forward."""
+    run = stage.driver.submit()
+    stage.driver.start(run)
+    upcoming = Next("mongodb", "1.0.0", 1)
+    stage.driver.runs.failed(run, upcoming, failed(upcoming, "no"), upcoming._replace(until=1))
+    stage.driver.runs.report(run.id, "mongodb", progress(upcoming))
+    stage.journal("mongodb", running(FIRST))
+    assert stage.document()["mongodb"]["progress"]["undo"]
+    assert "  1.0.0 undo update_documents users\n" in stage.status().stdout
 
 
 @pytest.mark.parametrize(

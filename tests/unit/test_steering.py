@@ -551,6 +551,20 @@ def test_cancel_asks_on_a_terminal(stage: Stage, run: Run) -> None:
     assert state(stage.driver, run) is RunState.CANCELLED
 
 
+def test_keep_what_is_half_undone(stage: Stage, run: Run) -> None:
+    """A submit cannot go on over it, whichever way the run went."""
+    driver = stage.driver
+    driver.runs.failed(run, M1, failed(M1, "no"), M1._replace(until=1))
+    kept = stage.call("cancel", "--keep", "--yes")
+    assert "stays half undone: `dharma rollback` goes on with it." in kept.stdout
+    back = driver.submit(direction=Direction.BACK, target="0.0.0")
+    order = {"orders": {"mongodb": ("1.0.0",)}, "first": {"mongodb:1.0.0": "1.0.0 2 1"}}
+    driver.runs.start(back, driver.plan(back).model_copy(update=order))
+    driver.runs.begun(back, "mongodb", 1)
+    kept = stage.call("cancel", "--keep", "--yes")
+    assert "stays half undone: the same rollback goes on with it." in kept.stdout
+
+
 def test_workers_that_are_busy_or_gone(
     monkeypatch: pytest.MonkeyPatch, driver: Driver, run: Run
 ) -> None:
