@@ -17,6 +17,7 @@ from redis import Redis
 from dharma_tasks.databases import NAMES, connect
 from dharma_tasks.journal import Journal, Survey
 from dharma_tasks.messages import Chain, Message, read_message
+from dharma_tasks.redis_client import answer_to
 from dharma_tasks.settings import Settings
 
 __all__ = ["SURVEY", "Answers", "Question", "Relayed", "Send", "ask"]
@@ -128,13 +129,10 @@ def _ask(
 def _answer(
     question: Question[Found], redis: Redis, name: str, reply: str, until: float
 ) -> Found | _Unread:
-    while time.monotonic() < until:
-        found = redis.blpop([reply], timeout=1)
-        if found is None:
-            continue
-        text = str(found[1])
-        if text.startswith("error "):
-            return _Unread(text.removeprefix("error "))
+    text = answer_to(redis, reply, until)
+    if text is not None and text.startswith("error "):
+        return _Unread(text.removeprefix("error "))
+    if text is not None:
         return question.parse(text)
     return _Unread(
         f"no worker has answered for {name} within {ANSWER_SECONDS} s: all of them may be busy "

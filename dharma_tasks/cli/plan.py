@@ -84,7 +84,7 @@ def show(asked: Asked) -> int:
         settings = common.settings()
         folder = asked.migrations or settings.migrations_dir
         loaded = load(folder, Values(asked.given, settings.values))
-        surveys = _surveys(settings, required_databases(loaded.migrations, asked.request))
+        surveys = read_journals(settings, required_databases(loaded.migrations, asked.request))
         found = make(loaded.migrations, surveys, asked.request)
     except Refused as refused:
         err.print(Text("A submit would be refused; nothing was changed:", "bold red"))
@@ -113,7 +113,7 @@ def _values(loaded: Loaded, found: Preview) -> Iterator[Value]:
             yield replace(value, files=files)
 
 
-def _surveys(settings: Settings, needed: set[str]) -> dict[str, Survey]:
+def read_journals(settings: Settings, needed: set[str]) -> dict[str, Survey]:
     """The journals, directly or through workers.
 
     Raises:

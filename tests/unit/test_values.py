@@ -309,7 +309,7 @@ def dharma(monkeypatch: pytest.MonkeyPatch, folder: Migrations) -> Callable[...,
     monkeypatch.setattr(common, "read", lambda: settings)
     monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
     nothing = {"elasticsearch": Survey(database="elasticsearch")}
-    monkeypatch.setattr(plan_command, "_surveys", lambda _settings, _needed: nothing)
+    monkeypatch.setattr(plan_command, "read_journals", lambda _settings, _needed: nothing)
     return lambda *arguments: CliRunner().invoke(main, list(arguments))
 
 
