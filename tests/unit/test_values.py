@@ -19,11 +19,13 @@ from dharma_tasks import reading
 from dharma_tasks.cli import common, main
 from dharma_tasks.cli import plan as plan_command
 from dharma_tasks.errors import Refused
+from dharma_tasks.flow import _assignment
 from dharma_tasks.journal import MigrationRecord, MigrationState, Survey
 from dharma_tasks.loader import Loaded, load
 from dharma_tasks.migration import JSON, Migration
 from dharma_tasks.planner import Request
 from dharma_tasks.reversal import plan_back
+from dharma_tasks.run import Job, Next, RunState
 from dharma_tasks.settings import Settings
 from dharma_tasks.strict_json import value_of
 from dharma_tasks.submit import make_run
@@ -256,6 +258,19 @@ def kept(migration: Migration, state: MigrationState) -> Survey:
     return Survey(
         database="elasticsearch", migrations=[MigrationRecord.model_validate(stored)]
     ).model_copy(deep=True)
+
+
+def test_what_the_journals_keep(folder: Migrations) -> None:
+    """A worker writes checksum and values as one; a record that knows of none has none."""
+    found = only(load(folder.path, Values({"REPLICAS": 2})))
+    run = make_run(load(folder.path), Request(), "me")
+    at = Next("elasticsearch", "1.0.0", 1)
+    job = Job(run, at, 1, found, 0.0, 0.0, handed_on=False, state=RunState.RUNNING)
+    assert _assignment(job).checksum == f"{found.checksum}+{found.values}"
+    (record,) = kept(found, MigrationState.APPLIED).migrations
+    assert (record.checksum, record.values) == (found.checksum, found.values)
+    without = MigrationRecord.model_validate(record.model_dump() | {"values": None})
+    assert (without.checksum, without.values) == (found.checksum, "")
 
 
 def test_an_applied_one_is_left_alone(folder: Migrations) -> None:
