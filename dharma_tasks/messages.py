@@ -49,7 +49,7 @@ def read_message(database: str, reply: str, history: int | None = None) -> Messa
 
 
 def unlock_message(database: str, by: str, token: str, reply: str) -> Message:
-    """Ask a worker of `database` to break the lease `token`; see `Flow.unlock`."""
+    """Ask a worker of `database` to break the lease `token`; see `flow/asked.py`."""
     arguments = {"database": database, "by": by, "token": token, "reply": reply}
     return Message("unlock", database, arguments)
 
