@@ -53,6 +53,7 @@ def plan(  # noqa: PLR0913 - one for each option
 
     Exit status: 0, 2 when a submit would be refused, 4 when a database cannot be reached.
     """
+    options.one_way(rollback_to, target=target)
     request = Request(
         target=rollback_to or target,
         databases=names(databases, more),

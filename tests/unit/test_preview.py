@@ -112,3 +112,22 @@ def test_a_database_that_cannot_be_read(plan: Plan, monkeypatch: pytest.MonkeyPa
     result = plan("plan", "--migrations", "migrations")
     assert result.exit_code == 4
     assert "mongodb: no URL is set, and no live worker serves it" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command_line", "named"),
+    [
+        ("plan --target 1.0.0", "--target"),
+        ("submit --dry-run --target 1.0.0", "--target"),
+        ("submit --allow-major", "--allow-major"),
+        (
+            "submit --allow-major --allow-out-of-order",
+            "--allow-out-of-order and --allow-major",
+        ),
+    ],
+)
+def test_both_ways_at_once(plan: Plan, command_line: str, named: str) -> None:
+    """What is for the way forward is not passed over in silence on the way back."""
+    refused = plan(*command_line.split(), "--rollback-to", "1.0.0")
+    assert refused.exit_code == 2
+    assert f"--rollback-to goes the other way: leave {named} out" in refused.stderr
