@@ -36,13 +36,15 @@ class Burden:
 
     `heavy` is what works through every document or row of something, or builds over it: the more
     there are, the longer it lasts. `targets` are the collections, indices or tables that it goes
-    through, empty where nobody can tell, or where the journal counts what is to be done. With
-    `partly` it may have less to do than they hold. `blocking` says, a sentence each, who waits.
+    through, empty where nobody can tell, or where the journal knows what is to be undone. With
+    `partly` it may have less to do than they hold. With `counted` the journal counts the same
+    documents or rows while it runs. `blocking` says, a sentence each, who waits.
     """
 
     heavy: bool = False
     targets: tuple[str, ...] = ()
     partly: bool = False
+    counted: bool = False
     blocking: tuple[str, ...] = ()
 
 
@@ -142,7 +144,8 @@ class Catalogue:
     databases the `operations` of the JSON itself, for PostgreSQL the .sql file beside it.
     `keys` are the top-level keys that this database's JSON may have besides the common ones.
     `companion` is the suffix of the file that belongs beside the JSON, if any. `backup` is the
-    command with which people usually back this database up. `advisor` looks at companions.
+    command with which people usually back this database up. `advisor` looks at companions. `unit`
+    is what this database's operations go through, one by one.
     """
 
     database: str
@@ -152,6 +155,7 @@ class Catalogue:
     backup: str
     companion: str | None = None
     advisor: Advisor | None = None
+    unit: str = "document"
 
     def parse(self, operation: JSON) -> Operation[Any]:
         """Make the operation from its JSON (with `type`).

@@ -389,9 +389,8 @@ class Reindex(Operation[Elasticsearch]):
         """It copies every document that matches; back, it goes through all of the destination."""
         if direction is Direction.BACK:
             return Burden(heavy=True, targets=(self.dest.index,))
-        return Burden(
-            heavy=True, targets=(self.source.index,), partly=self.source.query is not None
-        )
+        partly = self.source.query is not None
+        return Burden(heavy=True, targets=(self.source.index,), partly=partly, counted=True)
 
     def undoes_in_transaction(self, cursor: Any) -> bool:  # noqa: ARG002
         """Elasticsearch has no transactions."""

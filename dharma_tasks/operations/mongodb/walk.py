@@ -126,7 +126,8 @@ class Walk(Operation[Handle]):
         if direction is Direction.BACK:
             return Burden(heavy=True, partly=True)
         where, _ = self.change()
-        return Burden(heavy=True, targets=(self.collection,), partly=bool(where or self.filter))
+        partly = bool(where or self.filter)
+        return Burden(heavy=True, targets=(self.collection,), partly=partly, counted=True)
 
     def undo(self, work: Work[Handle]) -> Step:
         """Undo what was kept, from the newest to the oldest.

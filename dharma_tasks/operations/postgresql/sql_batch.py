@@ -126,7 +126,7 @@ class SqlBatch(SqlFile):
         """It goes through its table; what a range locks is free again with its checkpoint."""
         if direction is Direction.BACK:
             return super().burden(direction)
-        return Burden(heavy=True, targets=(self.table,))
+        return Burden(heavy=True, targets=(self.table,), counted=True)
 
     def _moves(self, node: Any) -> bool:
         walked = self.table.rpartition(".")[2] == node.relation.relname
