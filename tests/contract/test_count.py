@@ -11,6 +11,10 @@ from pymongo import MongoClient
 from pymongo.uri_parser import parse_uri
 
 from dharma_tasks.databases import connect
+from dharma_tasks.flow import asked
+from dharma_tasks.flow.context import Context
+from dharma_tasks.reading import COUNTS
+from dharma_tasks.redis_client import connect_redis
 from dharma_tasks.settings import Settings
 
 DEADLINE = 15
@@ -87,3 +91,19 @@ def test_elasticsearch(settings: Settings) -> None:
     names = (index, f"{index}-alias", f"{index}-closed", f"{index}-missing")
     found = count(settings, "elasticsearch", *names)
     assert found == {index: 3, f"{index}-alias": 3, f"{index}-closed": None}
+
+
+def test_through_a_worker(settings: Settings) -> None:
+    """Who has no URL is told the same; names are all that a worker is given."""
+    index, reply = f"{settings.namespace}-users", f"{settings.namespace}:reply"
+    with Elasticsearch(url(settings, "elasticsearch")) as client:
+        client.index(index=index, document={}, refresh=True)
+    redis = connect_redis(settings)
+    context = Context(settings, redis, worker="w", shutting_down=lambda: False)
+    try:
+        assert asked.read(context, "elasticsearch", reply, count=[index, "missing"]) == []
+        _, answer = redis.blpop([reply], timeout=1)
+    finally:
+        context.close()
+        redis.close()
+    assert COUNTS.validate_json(answer) == {index: 1}

@@ -19,7 +19,7 @@ from dharma_tasks import reading
 from dharma_tasks.cli import common, main
 from dharma_tasks.cli import plan as command
 from dharma_tasks.errors import Unreachable
-from dharma_tasks.journal import MigrationRecord, Survey
+from dharma_tasks.journal import MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.loader import load
 from dharma_tasks.messages import Chain
 from dharma_tasks.migration import JSON
@@ -232,6 +232,62 @@ def timed(applied: MigrationRecord, *, done: int, seconds: float) -> MigrationRe
         update={"type": "add_field", "done": done, "updated": ended}
     )
     return applied.model_copy(update={"operations": [operation]})
+
+
+@pytest.mark.parametrize(
+    ("state", "count"),
+    [
+        (MigrationState.RUNNING, 200),
+        (MigrationState.FAILED, 200),
+        (MigrationState.ROLLED_BACK, 7000),
+    ],
+)
+def test_what_has_begun(
+    plan: Plan,
+    folder: Migrations,
+    databases: dict[str, FakeDatabase],
+    state: MigrationState,
+    count: int,
+) -> None:
+    """What is left of it; one that was rolled back as a whole begins again."""
+    first, second = (m for m in load(folder.path).migrations if m.database == "mongodb")
+    half = record(second, state)
+    begun = {"state": OperationState.RUNNING, "done": 800, "total": 1000}
+    half.operations[0] = half.operations[0].model_copy(update=begun)
+    databases["mongodb"].found = survey("mongodb", record(first), half)
+    databases["mongodb"].there = {"users": 7000}
+    out = plan("plan", "--databases", "mongodb").stdout
+    assert f"remove_field users.old  heavy, at most {count:,} documents\n" in out
+
+
+def test_what_is_undone(plan: Plan, folder: Migrations, databases: dict[str, FakeDatabase]) -> None:
+    """As much as was done; an index that was dropped is built again over all there is now."""
+    operations = [
+        {"type": "add_field", "collection": "users", "field": "a", "value": 1},
+        {"type": "drop_index", "collection": "users", "index": "by_name"},
+        {"type": "create_index", "collection": "users", "index": [["a", 1]]},
+    ]
+    folder.write("mongodb/002_old.json", "1.1.0", operations=operations)
+    apply(folder, databases)
+    done = databases["mongodb"].found.migrations[1].operations
+    done[0] = done[0].model_copy(update={"done": 800})
+    databases["mongodb"].there = {"users": 7000}
+    lines = plan("plan", "--rollback-to", "1.0.0").stdout.splitlines()
+    assert lines[0] == "mongodb: 1 migration to undo, time not known"
+    assert lines[2:] == [
+        "    3 undo create_index users(a)",
+        "    2 undo drop_index users(by_name)  heavy, 7,000 documents",
+        "    1 undo add_field users.a  heavy, at most 800 documents",
+    ]
+
+
+def test_what_is_passed_over_is_not_heavy(
+    plan: Plan, folder: Migrations, databases: dict[str, FakeDatabase]
+) -> None:
+    """It cannot be undone, and nothing is done about it."""
+    apply(folder, databases)
+    result = plan("submit", "--dry-run", "--rollback-to", "1.0.0", "--accept-data-loss")
+    assert "    1 undo remove_field users.old\n      remove_field cannot be" in result.stdout
 
 
 def test_a_database_that_cannot_count(plan: Plan, databases: dict[str, FakeDatabase]) -> None:
