@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from dharma_tasks.advice import again
 from dharma_tasks.cli import common
 from dharma_tasks.cli.steering import Steering, call, since_ended
 from dharma_tasks.journal import Direction
@@ -61,10 +62,12 @@ def _what(found: Snapshot, *, keep: bool) -> str:
     """What becomes of what is open."""
     if not found.working:
         return "Nothing of it is open."
-    if found.run.direction is Direction.BACK:
-        if keep:
-            return "What is open stays half undone: the same rollback goes on with it."
-        return "What is open is undone to its end, and nothing more."
+    back = found.run.direction is Direction.BACK
+    undoing = any(at.until is not None for at in found.working.values())
     if keep:
-        return "What is open stays where it is: a new submit goes on with it."
+        stays = "half undone" if back or undoing else "where it is"
+        command = again(found.run.direction, half_undone=undoing)
+        return f"What is open stays {stays}: {command} goes on with it."
+    if back:
+        return "What is open is undone to its end, and nothing more."
     return "What is open is rolled back."

@@ -66,7 +66,7 @@ def message_of(error: Exception, settings: Settings | None) -> str:
     if isinstance(error, Unreachable):
         return str(error)
     if isinstance(error, RedisError):
-        return f"Redis cannot be used any more: {error}. Submit again when it is back."
+        return f"Redis cannot be used any more: {error}. Try again when it is back."
     if settings is not None and settings.log_level == "DEBUG":
         return "".join(traceback.format_exception(error)).rstrip()
     name = type(error).__name__

@@ -10,6 +10,7 @@ import click
 from dharma_tasks.cli import options
 from dharma_tasks.cli.running import Options, Running, names
 from dharma_tasks.journal import Direction
+from dharma_tasks.migration import JSON
 from dharma_tasks.planner import Request
 from dharma_tasks.submit import default_by
 
@@ -24,6 +25,7 @@ from dharma_tasks.submit import default_by
 @options.no_wait
 @options.timeout
 @options.as_json
+@options.values
 @options.by
 def rollback(  # noqa: PLR0913 - one for each option
     *,
@@ -36,6 +38,7 @@ def rollback(  # noqa: PLR0913 - one for each option
     no_wait: bool,
     timeout: float | None,
     as_json: bool,
+    given: JSON,
     by: str | None,
 ) -> None:
     """Undo everything above VERSION, newest first; VERSION stays, 0.0.0 undoes all.
@@ -58,5 +61,5 @@ def rollback(  # noqa: PLR0913 - one for each option
         accept_data_loss=accept_data_loss,
     )
     who = by or default_by()
-    wanted = Options(request, migrations, who, not no_wait, timeout, as_json, inline=False)
+    wanted = Options(request, migrations, given, who, not no_wait, timeout, as_json, inline=False)
     sys.exit(Running(wanted).run())

@@ -205,7 +205,7 @@ def test_cancelled_and_kept(driver: Driver, run: Run) -> None:
 
 def test_a_rollback_that_is_cancelled(driver: Driver) -> None:
     """What is open is undone to its end, for half of it would be of no use; nothing new begins."""
-    run = driver.submit(direction=Direction.BACK)
+    run = driver.submit(direction=Direction.BACK, target="0.0.0")
     order = {"orders": {"mongodb": ("1.1.0", "1.0.0")}, "dependencies": {}}
     first = {"mongodb:1.1.0": "1.1.0 1 1", "mongodb:1.0.0": "1.0.0 2 1"}
     made = driver.plan(run).model_copy(update={**order, "first": first})
@@ -553,6 +553,20 @@ def test_cancel_asks_on_a_terminal(stage: Stage, run: Run) -> None:
     kept = stage.call("cancel", "--keep", "--yes", answer="")
     assert "stays where it is" in kept.stdout
     assert state(stage.driver, run) is RunState.CANCELLED
+
+
+def test_keep_what_is_half_undone(stage: Stage, run: Run) -> None:
+    """A submit cannot go on over it, whichever way the run went."""
+    driver = stage.driver
+    driver.runs.failed(run, M1, failed(M1, "no"), M1._replace(until=1))
+    kept = stage.call("cancel", "--keep", "--yes")
+    assert "stays half undone: `dharma rollback` goes on with it." in kept.stdout
+    back = driver.submit(direction=Direction.BACK, target="0.0.0")
+    order = {"orders": {"mongodb": ("1.0.0",)}, "first": {"mongodb:1.0.0": "1.0.0 2 1"}}
+    driver.runs.start(back, driver.plan(back).model_copy(update=order))
+    driver.runs.begun(back, "mongodb", 1)
+    kept = stage.call("cancel", "--keep", "--yes")
+    assert "stays half undone: the same rollback goes on with it." in kept.stdout
 
 
 def test_workers_that_are_busy_or_gone(
