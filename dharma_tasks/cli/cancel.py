@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from dharma_tasks.advice import again
@@ -28,21 +26,18 @@ def cancel(*, run: str | None, keep: bool, yes: bool, by: str | None) -> None:
     stay half undone, and the same rollback goes on with them. Asks first on a terminal.
 
     Exit status: 0 done, or being cancelled already; 2 refused, or the answer was no; 4 a service
-    or a worker cannot be reached. The submit that watches the run exits with 5.
+    or a worker cannot be reached; 130 Ctrl-C at the question. The submit that watches the run exits
+    with 5.
     """
-    call(by, lambda steering: _cancel(steering, run, keep=keep, ask=not yes and _on_terminal()))
+    call(by, lambda steering: _cancel(steering, run, keep=keep, yes=yes))
 
 
-def _on_terminal() -> bool:
-    return sys.stdin.isatty()
-
-
-def _cancel(steering: Steering, name: str | None, *, keep: bool, ask: bool) -> int:
+def _cancel(steering: Steering, name: str | None, *, keep: bool, yes: bool) -> int:
     found = steering.chosen(name)
     run = found.run
     steering.say(steering.shown(found))
     what = _what(found, keep=keep)
-    if ask and not click.confirm(f"Cancel this run? {what}"):
+    if not (yes or common.agreed(f"Cancel this run? {what}")):
         steering.say("Nothing was changed.")
         return common.REFUSED
     event = steering.event("cancelled", f"by {steering.by}. {what}")

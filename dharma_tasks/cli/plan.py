@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import click
@@ -18,19 +17,17 @@ from dharma_tasks.cli import common, options
 from dharma_tasks.cli.check import advice
 from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import Indented, console
-from dharma_tasks.errors import DharmaError, Problem, Refused, Unreachable
+from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.estimate import Counts, Estimate, Time
-from dharma_tasks.journal import Direction, Survey
+from dharma_tasks.journal import Direction
 from dharma_tasks.loader import Loaded, load
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations import catalogue
 from dharma_tasks.planner import Request, required_databases
 from dharma_tasks.preview import MigrationPreview, OperationPreview, Preview, make
-from dharma_tasks.reading import SURVEY, Relayed, ask, counting
-from dharma_tasks.redis_client import require_redis
+from dharma_tasks.reading import ask, counting, surveys, workers
 from dharma_tasks.settings import Settings
 from dharma_tasks.values import Value, Values
-from dharma_tasks.workers import Workers
 
 _LINES = 12
 """Of a file's SQL so many are shown; `--json` has all of it."""
@@ -90,10 +87,11 @@ def show(asked: Asked) -> int:
         settings = common.settings()
         folder = asked.migrations or settings.migrations_dir
         loaded = load(folder, Values(asked.given, settings.values))
-        live = _Live(settings)
-        surveys = live.surveys(required_databases(loaded.migrations, asked.request))
-        found = make(loaded.migrations, surveys, asked.request, live.counts)
-        found.warnings += live.warnings
+        needed = required_databases(loaded.migrations, asked.request)
+        journals = surveys(needed, settings, common.send)
+        counter = _Counter(settings)
+        found = make(loaded.migrations, journals, asked.request, counter.counts)
+        found.warnings += counter.warnings
     except Refused as refused:
         err.print(Text("A submit would be refused; nothing was changed:", "bold red"))
         for problem in refused.problems:
@@ -121,41 +119,17 @@ def _values(loaded: Loaded, found: Preview) -> Iterator[Value]:
             yield replace(value, files=files)
 
 
-class _Live:
-    """The databases as they are, asked directly or through workers."""
+class _Counter:
+    """Asks the databases how much there is, directly or through workers."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.warnings: list[str] = []
 
-    @cached_property
-    def _relayed(self) -> Relayed:
-        try:
-            redis = require_redis(self._settings)
-            served = Workers(redis, self._settings.namespace).served()
-            return Relayed(redis, served, common.send)
-        except DharmaError:
-            return Relayed(None, (), common.send)
-
-    def surveys(self, needed: set[str]) -> dict[str, Survey]:
-        """The journals.
-
-        Raises:
-            Unreachable: one of them cannot be read.
-        """
-        answers = ask(SURVEY, sorted(needed), self._settings, self._relayed)
-        unknown = needed - set(answers.found) - set(answers.errors)
-        why = [
-            *answers.errors.values(),
-            *(f"{name}: no URL is set, and no live worker serves it" for name in sorted(unknown)),
-        ]
-        if why:
-            raise Unreachable("\n".join(why))
-        return answers.found
-
     def counts(self, names: Mapping[str, Sequence[str]]) -> Mapping[str, Counts]:
         """How much there is in what is named; a database that cannot say it is warned of."""
-        answers = ask(counting(names), sorted(names), self._settings, self._relayed)
+        relayed = workers(self._settings, common.send)
+        answers = ask(counting(names), sorted(names), self._settings, relayed)
         self.warnings += [
             f"there are no estimates for {name}: {why}" for name, why in answers.errors.items()
         ]

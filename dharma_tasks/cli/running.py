@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 from redis import Redis
 from redis.exceptions import RedisError
+from rich.console import Console
 
 from dharma_tasks.advice import again
 from dharma_tasks.cli import common
@@ -42,8 +43,6 @@ _REDIS_SECONDS = 30
 """How long a watcher waits for a Redis that restarts: the run itself goes on (Law 2)."""
 _LOOK_SECONDS = 2
 """How often it is looked whether workers are still alive."""
-_INTERRUPTED = 130
-"""128 + SIGINT, the shell's own: Ctrl-C before anything was submitted."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,14 @@ class Running:
             finally:
                 self._stop_worker(lines)
         self.outcome.seconds = time.monotonic() - began
+        return self._report(out)
+
+    def refuse(self, refused: Refused) -> int:
+        """Report what was refused before this began, and return the exit status."""
+        self._broken(refused)
+        return self._report(stdout(json=self.options.json))
+
+    def _report(self, out: Console) -> int:
         self.outcome.show(out, console(sys.stderr))
         if self.options.json:
             click.echo(json.dumps(self.outcome.document(), indent=2))
@@ -177,7 +184,7 @@ class Running:
 
     def _interrupted(self) -> None:
         if self.outcome.run is None:
-            self._end(_INTERRUPTED, "Interrupted; nothing was submitted.", "error")
+            self._end(common.INTERRUPTED, "Interrupted; nothing was submitted.", "error")
             return
         self._end(STOPPED_WAITING, f"Interrupted. {self._how_to_watch()}")
 

@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from fake_run import NAMESPACE, Driver, failed, migration, progress, without_settings
+from fake_run import (
+    NAMESPACE,
+    Driver,
+    failed,
+    migration,
+    progress,
+    with_short_leases,
+    without_settings,
+)
 from fakeredis import FakeRedis
 from pydantic import SecretStr
 
@@ -400,8 +408,11 @@ def test_a_failure_is_explained(stage: Stage, state: MigrationState, todo: str) 
 # -- who is asked --------------------------------------------------------------------------
 
 
-def test_a_worker_is_asked_where_there_is_no_url(stage: Stage) -> None:
+def test_a_worker_is_asked_where_there_is_no_url(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker that serves it reads the journal; the reply's key does not stay."""
+    with_short_leases(monkeypatch)
     stage.workers.announce(Worker(name="w@h", databases=("mongodb",)), 100)
     survey = Survey(database="mongodb", migrations=[record(FIRST, MigrationState.APPLIED)])
     stage.answers["mongodb"] = survey.model_dump_json()

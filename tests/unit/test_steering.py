@@ -11,7 +11,6 @@ from click.testing import CliRunner, Result
 from fake_run import NAMESPACE, Driver, failed, key, migration, progress, without_settings
 from fakeredis import FakeRedis
 
-from dharma_tasks.cli import cancel as cancel_command
 from dharma_tasks.cli import common, main, steering
 from dharma_tasks.control import OperationControl
 from dharma_tasks.databases.base import Fault
@@ -479,7 +478,7 @@ class Stage:
 
     def call(self, *arguments: str, answer: str | None = None) -> Result:
         """Run `dharma ARGUMENTS`; with an `answer` on a terminal."""
-        self.patch.setattr(cancel_command, "_on_terminal", lambda: answer is not None)
+        self.patch.setattr(common, "on_terminal", lambda: answer is not None)
         return CliRunner().invoke(main, arguments, input=answer)
 
 
@@ -510,6 +509,19 @@ def test_0_paused_and_resumed(stage: Stage, run: Run) -> None:
         ("resumed", "you@there", "mongodb:1.0.0#1"),
     ]
     assert "is not paused: it is running" in stage.call("resume").stdout
+
+
+def test_what_became_ready_meanwhile_is_sent(stage: Stage, run: Run) -> None:
+    """An operation may end just after its run was paused: what follows needs no rescuer."""
+    stage.call("pause")
+    stage.driver.move(run, M1, last=False)
+    stage.driver.move(run, M1.after)
+    stage.sent.clear()
+    assert stage.call("resume").exit_code == 0
+    assert [chain for chain in stage.sent if chain != ["audit"]] == [
+        ["mongodb.kind_1"],
+        ["confirm", "postgresql.kind_1"],
+    ]
 
 
 def test_twice_the_same_is_two_entries(stage: Stage, run: Run) -> None:
@@ -543,7 +555,9 @@ def test_cancel_asks_on_a_terminal(stage: Stage, run: Run) -> None:
     """It says what becomes of what is open; a no changes nothing."""
     refused = stage.call("cancel", answer="n\n")
     assert refused.exit_code == 2
-    assert "What is open is rolled back." in refused.stdout
+    assert "What is open is rolled back. [y/N]" in refused.stderr
+    assert "Nothing was changed." in refused.stdout
+    assert stage.call("cancel", answer="").exit_code == 2
     assert state(stage.driver, run) is RunState.RUNNING
     assert stage.call("cancel", answer="y\n").exit_code == 0
     assert state(stage.driver, run) is RunState.CANCELLING

@@ -309,8 +309,8 @@ def dharma(monkeypatch: pytest.MonkeyPatch, folder: Migrations) -> Callable[...,
     monkeypatch.setattr(common, "read", lambda: settings)
     monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
     nothing = {"elasticsearch": Survey(database="elasticsearch")}
-    monkeypatch.setattr(plan_command._Live, "surveys", lambda _self, _needed: nothing)
-    monkeypatch.setattr(plan_command._Live, "counts", lambda _self, _names: {})
+    monkeypatch.setattr(plan_command, "surveys", lambda _names, _settings, _send: nothing)
+    monkeypatch.setattr(plan_command._Counter, "counts", lambda _self, _names: {})
     return lambda *arguments: CliRunner().invoke(main, list(arguments))
 
 
