@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from dharma_tasks.errors import CutOff, StepAside
-from dharma_tasks.flow import Flow, TurnedBack
+from dharma_tasks.flow import planning
+from dharma_tasks.flow.context import Context
+from dharma_tasks.flow.operation import FailedForGood, carry_out, confirm_dependency
 from dharma_tasks.messages import Chain, Message
 from dharma_tasks.run import Next
 
@@ -14,9 +16,9 @@ from dharma_tasks.run import Next
 class Inline:
     """Carries chains out one after the other, in the order in which they were sent."""
 
-    def __init__(self, flow: Flow) -> None:
-        """`flow` does the work; this class only does what a broker would."""
-        self._flow = flow
+    def __init__(self, context: Context) -> None:
+        """Of the process that does the work; this class only does what a broker would."""
+        self._context = context
         self._chains: deque[Chain] = deque()
 
     def send(self, chains: Iterable[Chain]) -> None:
@@ -33,7 +35,7 @@ class Inline:
             except CutOff:  # there is nobody else
                 self._chains.appendleft(chain)
                 continue
-            except TurnedBack as failure:
+            except FailedForGood as failure:
                 self.send(failure.instead)
                 continue
             except StepAside:
@@ -45,15 +47,15 @@ class Inline:
         arguments = message.arguments
         match message.task:
             case "survey":
-                return lambda: self._flow.survey(**arguments)
+                return lambda: planning.survey(self._context, **arguments)
             case "begin":
-                return lambda: self._flow.begin(**arguments)
+                return lambda: planning.begin(self._context, **arguments)
             case "confirm":
-                return lambda: self._flow.confirm(**arguments)
+                return lambda: confirm_dependency(self._context, **arguments)
         at = Next(
             message.database,
             arguments["version"],
             arguments["operation"],
             arguments.get("undo_until"),
         )
-        return lambda: self._flow.operation(arguments["run"], at)
+        return lambda: carry_out(self._context, arguments["run"], at)

@@ -188,7 +188,7 @@ class Progress(BaseModel):
 
 
 class Event(BaseModel):
-    """Something that happened in a run. `kind` is one of the words used in `flow.py`."""
+    """Something that happened in a run. `kind` is one of the words used in `flow/`."""
 
     at: datetime
     kind: str

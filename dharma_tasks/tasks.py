@@ -20,7 +20,9 @@ from dharma_tasks.celery_app import app
 from dharma_tasks.databases import NAMES
 from dharma_tasks.dispatch import send
 from dharma_tasks.errors import CutOff, StepAside, Stopped
-from dharma_tasks.flow import Flow, Overtaken, TurnedBack
+from dharma_tasks.flow import asked, planning
+from dharma_tasks.flow.context import Context, Overtaken
+from dharma_tasks.flow.operation import FailedForGood, carry_out, confirm_dependency
 from dharma_tasks.journal import Entry
 from dharma_tasks.messages import Chain
 from dharma_tasks.migration import Key
@@ -33,20 +35,20 @@ from dharma_tasks.settings import settings
 
 log = structlog.get_logger()
 
-_flows: dict[int, Flow] = {}
+_contexts: dict[int, Context] = {}
 _lock = Lock()
 
 
-def flow(worker: str) -> Flow:
-    """The flow of this process: a child of the pool must not use its parent's connections."""
+def _context(worker: str) -> Context:
+    """This process's: a child of the pool must not use its parent's connections."""
     with _lock:
         pid = os.getpid()
-        if pid not in _flows:
-            _flows.clear()
-            _flows[pid] = Flow(
+        if pid not in _contexts:
+            _contexts.clear()
+            _contexts[pid] = Context(
                 settings(), connect_redis(settings()), worker=worker, shutting_down=shutting_down
             )
-        return _flows[pid]
+        return _contexts[pid]
 
 
 class FlowTask(Task):  # type: ignore[type-arg]  # not generic when it runs
@@ -58,8 +60,9 @@ class FlowTask(Task):  # type: ignore[type-arg]  # not generic when it runs
 
     def on_flow(self, step: Any, *arguments: object) -> list[Chain]:
         """Run one step of the flow; a duplicate must not fire the chain's next link (Law 6)."""
+        context = _context(self.request.hostname or "worker")
         try:
-            chains: list[Chain] = step(*arguments)
+            chains: list[Chain] = step(context, *arguments)
         except Overtaken as reason:
             log.info("stepped_aside", task=self.name, reason=str(reason))
             send(reason.instead)
@@ -67,7 +70,7 @@ class FlowTask(Task):  # type: ignore[type-arg]  # not generic when it runs
         except Stopped as reason:
             log.info("stopped", task=self.name, reason=str(reason))
             raise (_hand_on(reason) if shutting_down() else Ignore()) from reason
-        except TurnedBack as failure:
+        except FailedForGood as failure:
             send(failure.instead)
             raise
         except CutOff as reason:
@@ -84,38 +87,40 @@ def _hand_on(reason: StepAside) -> Reject:
     return Reject(reason, requeue=True)
 
 
-def _flow_of(task: FlowTask) -> Flow:
-    return flow(task.request.hostname or "worker")
-
-
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.survey")
 def survey(self: FlowTask, run: str, database: str) -> None:
     """Read the journal of `database` for planning."""
-    send(self.on_flow(_flow_of(self).survey, run, database))
+    send(self.on_flow(planning.survey, run, database))
 
 
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.begin")
 def begin(self: FlowTask, run: str, database: str) -> None:
     """Open the run in the journal of `database`."""
-    send(self.on_flow(_flow_of(self).begin, run, database))
+    send(self.on_flow(planning.begin, run, database))
 
 
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.confirm")
 def confirm(self: FlowTask, run: str, database: str, version: str) -> None:
     """Confirm that a dependency is applied."""
-    self.on_flow(_flow_of(self).confirm, run, database, version)
+    self.on_flow(confirm_dependency, run, database, version)
 
 
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.read")
-def read(self: FlowTask, database: str, reply: str, history: int | None = None) -> None:
-    """Read the journal of `database` for a `status` or a `history` that has no URL for it."""
-    self.on_flow(_flow_of(self).read, database, reply, history)
+def read(
+    self: FlowTask,
+    database: str,
+    reply: str,
+    history: int | None = None,
+    count: list[str] | None = None,
+) -> None:
+    """Read the journal of `database` for a command that has no URL for it, or count there."""
+    self.on_flow(asked.read, database, reply, history, count)
 
 
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.unlock")
 def unlock(self: FlowTask, database: str, by: str, token: str, reply: str) -> None:
     """Break a lease on purpose, and write it to the audit trail of `database`."""
-    send(self.on_flow(_flow_of(self).unlock, database, by, token, reply))
+    send(self.on_flow(asked.unlock, database, by, token, reply))
 
 
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.audit")
@@ -133,7 +138,7 @@ def audit(  # noqa: PLR0913 - the parts of an entry
 ) -> None:
     """Write what a person did to a run into the history of `database`."""
     key = Key(database=database, version=version, number=operation)
-    self.on_flow(_flow_of(self).audit, Entry(event, run, by, key, detail), reply)
+    self.on_flow(asked.audit, Entry(event, run, by, key, detail), reply)
 
 
 def _register(database: str, kind: str) -> None:
@@ -143,7 +148,7 @@ def _register(database: str, kind: str) -> None:
     ) -> list[Chain] | None:
         begun = time.monotonic()
         at = Next(database, version, operation, undo_until)
-        chains = self.on_flow(_flow_of(self).operation, run, at)
+        chains = self.on_flow(carry_out, run, at)
         if self.request.is_eager:  # part of a burst, which goes on with them
             return chains
         go_on(self, time.monotonic() - begun, database, chains, shutting_down)

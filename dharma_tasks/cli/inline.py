@@ -7,7 +7,7 @@ from threading import Event, Thread
 
 from redis import Redis
 
-from dharma_tasks.flow import Flow
+from dharma_tasks.flow.context import Context
 from dharma_tasks.identity import node
 from dharma_tasks.inline import Inline
 from dharma_tasks.messages import Chain
@@ -26,10 +26,10 @@ class InlineWorker:
     def __init__(self, settings: Settings, redis: Redis, databases: Iterable[str]) -> None:
         """`databases` are those that it serves; the settings have a URL for each."""
         self._stop = Event()
-        self._flow = Flow(
+        self._context = Context(
             settings, redis, worker=f"inline@{node()}", shutting_down=self._stop.is_set
         )
-        self._inline = Inline(self._flow)
+        self._inline = Inline(self._context)
         self._rescuer = Rescuer(settings, redis, databases, queued=lambda _database: 0)
         self._thread = Thread(target=self._work, name="inline-worker", daemon=True)
         self._error: Exception | None = None
@@ -64,4 +64,4 @@ class InlineWorker:
         except Exception as error:  # noqa: BLE001 - whoever waits for this thread raises it
             self._error = error
         finally:
-            self._flow.close()
+            self._context.close()

@@ -79,3 +79,16 @@ values = click.option(
     "where it is valid JSON (2, true, {…}), and text where it is not (007, logs-eu); '\"2\"' is "
     "text too.  [default: DHARMA_VALUE_NAME, or the default in the file]",
 )
+
+
+def one_way(rollback_to: str | None, *, target: str, **allowed: bool) -> None:
+    """Refuse to go forward and back at once.
+
+    Raises:
+        click.UsageError: options of the way forward stand beside --rollback-to.
+    """
+    given = ["--target"] if target != LATEST else []
+    given += [f"--{name.replace('_', '-')}" for name, is_set in allowed.items() if is_set]
+    if rollback_to and given:
+        msg = f"--rollback-to goes the other way: leave {' and '.join(given)} out"
+        raise click.UsageError(msg)

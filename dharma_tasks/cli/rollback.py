@@ -7,16 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from redis.exceptions import RedisError
 
 from dharma_tasks.cli import common, options
-from dharma_tasks.cli.plan import read_journals
 from dharma_tasks.cli.running import Options, Running, names
 from dharma_tasks.errors import Refused, Unreachable
 from dharma_tasks.journal import Direction
 from dharma_tasks.loader import load
 from dharma_tasks.migration import JSON
 from dharma_tasks.planner import Request, required_databases
+from dharma_tasks.reading import surveys
 from dharma_tasks.reversal import plan_back
 from dharma_tasks.submit import default_by
 from dharma_tasks.values import Values
@@ -90,12 +89,13 @@ def _undone(wanted: Options) -> Iterator[str]:
     folder = wanted.migrations or settings.migrations_dir
     migrations = load(folder, Values(wanted.given, settings.values)).migrations
     try:
-        surveys = read_journals(settings, required_databases(migrations, wanted.request))
-    except (Unreachable, RedisError):
+        needed = required_databases(migrations, wanted.request)
+        journals = surveys(needed, settings, common.send)
+    except Unreachable:
         return
-    made = plan_back(migrations, surveys, wanted.request)
+    made = plan_back(migrations, journals, wanted.request)
     for database, order in made.orders.items():
-        records = surveys[database].by_version()
+        records = journals[database].by_version()
         yield f"{database}: {several(len(order), 'migration')} to undo"
         yield from (f"  {version} {records[version].name}" for version in order)
     yield from (f"warning: {warning}" for warning in made.warnings)

@@ -20,7 +20,7 @@ from dharma_tasks.cli import common
 from dharma_tasks.cli.screen import console
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Unreachable
-from dharma_tasks.flow import leases_on
+from dharma_tasks.flow.asked import leases_on
 from dharma_tasks.lease import Held, Leases
 from dharma_tasks.messages import UNLOCK_LATE, UNLOCKED, unlock_message
 from dharma_tasks.redis_client import answer_to, require_redis

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dharma_tasks.databases import NAMES, Database, connect
-from dharma_tasks.flow import Flow
+from dharma_tasks.flow import asked
+from dharma_tasks.flow.context import Context
 from dharma_tasks.journal import (
     Assignment,
     Direction,
@@ -156,11 +157,11 @@ def test_through_a_worker(story: Story, settings: Settings) -> None:
     """Who has no URL gets the same from a worker that has one."""
     story.applies_and_fails()
     redis = connect_redis(settings)
-    flow = Flow(settings, redis, worker="w", shutting_down=lambda: False)
+    context = Context(settings, redis, worker="w", shutting_down=lambda: False)
     try:
-        assert flow.read(story.name, f"{settings.namespace}:reply", 3) == []
+        assert asked.read(context, story.name, f"{settings.namespace}:reply", 3) == []
         _, answer = redis.blpop([f"{settings.namespace}:reply"], timeout=1)
     finally:
-        flow.close()
+        context.close()
         redis.close()
     assert Trail.model_validate_json(answer) == read(story.journal, 3)

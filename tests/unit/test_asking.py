@@ -48,10 +48,10 @@ def rollback(monkeypatch: pytest.MonkeyPatch, folder: Migrations) -> Rollback:
     monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
     monkeypatch.setattr(common, "on_terminal", lambda: True)
 
-    def journals(_settings: Settings, _needed: set[str]) -> dict[str, Survey]:
+    def journals(*_: object) -> dict[str, Survey]:
         return {"mongodb": survey("mongodb", *map(record, load(folder.path).migrations))}
 
-    monkeypatch.setattr(command, "read_journals", journals)
+    monkeypatch.setattr(command, "surveys", journals)
     return lambda *arguments, answer="n\n": CliRunner().invoke(
         main, ["rollback", *arguments], input=answer
     )
@@ -84,11 +84,11 @@ def test_nobody_is_asked_about_what_is_refused(rollback: Rollback, folder: Migra
 def test_journals_that_cannot_be_read(rollback: Rollback, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the question is all there is; the workers may reach them."""
 
-    def unreachable(_settings: Settings, _needed: set[str]) -> dict[str, Survey]:
+    def unreachable(*_: object) -> dict[str, Survey]:
         msg = "no"
         raise Unreachable(msg)
 
-    monkeypatch.setattr(command, "read_journals", unreachable)
+    monkeypatch.setattr(command, "surveys", unreachable)
     assert rollback("1.0.0").stderr.startswith("Undo everything above 1.0.0 in every database?")
 
 

@@ -13,10 +13,11 @@ from fakeredis import FakeRedis
 from model import Faults, Increment, ModelDatabase, ModelJournal, Passing, Server
 from pydantic import SecretStr
 
-from dharma_tasks import flow, reversal
+from dharma_tasks import inline, reversal
 from dharma_tasks import submit as submitting
 from dharma_tasks.cli import common, main, running
 from dharma_tasks.errors import CutOff
+from dharma_tasks.flow import context, operation, planning
 from dharma_tasks.journal import MigrationState, Step, Survey, Work
 from dharma_tasks.loader import Loaded
 from dharma_tasks.runs import Runs
@@ -68,8 +69,8 @@ class Stage:
         monkeypatch.setattr(running, "require_redis", lambda _settings: self.redis)
         monkeypatch.setattr(running, "load", lambda _folder, _values: folder)
         monkeypatch.setattr(submitting, "POLL_SECONDS", 0.01)
-        monkeypatch.setattr(flow, "connect", lambda *_: self.database())
-        for module in (flow, reversal):
+        monkeypatch.setattr(context, "connect", lambda *_: self.database())
+        for module in (operation, reversal):
             monkeypatch.setattr(module, "catalogue", lambda _database: self)
 
     def database(self) -> ModelDatabase:
@@ -132,16 +133,16 @@ class Outage(Faults):
 def test_it_waits_for_its_database(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker would leave the work to another one after a lease's time: here is no other."""
     given_up: list[CutOff] = []
-    operation = flow.Flow.operation
+    carry_out = inline.carry_out
 
     def noting(*arguments: Any, **options: Any) -> Any:
         try:
-            return operation(*arguments, **options)
+            return carry_out(*arguments, **options)
         except CutOff as reason:
             given_up.append(reason)
             raise
 
-    monkeypatch.setattr(flow.Flow, "operation", noting)
+    monkeypatch.setattr(inline, "carry_out", noting)
     stage.faults = Outage(given_up)
     result = stage.submit()
     assert result.exit_code == 0, result.output
@@ -191,7 +192,7 @@ def test_a_fault_of_ours_ends_the_submit(stage: Stage, monkeypatch: pytest.Monke
         msg = "a bug"
         raise RuntimeError(msg)
 
-    monkeypatch.setattr(flow.Flow, "begin", broken)
+    monkeypatch.setattr(planning, "begin", broken)
     result = stage.submit()
     assert result.exit_code == 1
     assert "RuntimeError: a bug" in result.stderr

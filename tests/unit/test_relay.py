@@ -9,7 +9,7 @@ import pytest
 
 from dharma_tasks import relay, tasks
 from dharma_tasks.errors import CutOff, DharmaError, LeaseHeld, Stopped
-from dharma_tasks.flow import Overtaken
+from dharma_tasks.flow.context import Context, Overtaken
 from dharma_tasks.journal import MigrationState
 from dharma_tasks.messages import Chain, Message
 from dharma_tasks.run import Next
@@ -27,7 +27,7 @@ class FakeFlow:
         self.error = error
         self.asked: list[tuple[object, ...]] = []
 
-    def operation(self, *arguments: object) -> list[Chain]:
+    def carry_out(self, context: Context, *arguments: object) -> list[Chain]:
         """End well, with what is next, or not."""
         self.asked.append(arguments)
         if self.error is not None:
@@ -59,7 +59,8 @@ class Burst:
         def send(chains: Iterable[Chain]) -> None:
             self.sent += chains
 
-        monkeypatch.setattr(tasks, "flow", lambda _worker: self.flow)
+        monkeypatch.setattr(tasks, "_context", lambda _worker: None)
+        monkeypatch.setattr(tasks, "carry_out", self.flow.carry_out)
         for module in (relay, tasks):
             monkeypatch.setattr(module, "send", send)
         events: Any = self.events

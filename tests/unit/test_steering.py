@@ -15,7 +15,9 @@ from dharma_tasks.cli import common, main, steering
 from dharma_tasks.control import OperationControl
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import Cancelled, Halted, Problem, StepAside, Stopped
-from dharma_tasks.flow import Flow
+from dharma_tasks.flow import asked
+from dharma_tasks.flow.context import Context
+from dharma_tasks.flow.operation import carry_out
 from dharma_tasks.identity import owner
 from dharma_tasks.journal import (
     Direction,
@@ -348,9 +350,11 @@ class Turning:
         self.driver.start(self.run)
         self.driver.runs.cancel(self.run, told(), keep=False)
         settings = Settings(_env_file=None, namespace=NAMESPACE)  # type: ignore[call-arg]
-        self.flow = Flow(settings, self.driver.redis, worker="w@h", shutting_down=lambda: False)
+        self.context = Context(
+            settings, self.driver.redis, worker="w@h", shutting_down=lambda: False
+        )
         self.database = FakeDatabase()
-        monkeypatch.setattr(self.flow, "database", lambda _name: self.database)
+        monkeypatch.setattr(self.context, "database", lambda _name: self.database)
 
     def journal(self, migration: MigrationState, *operations: OperationState) -> None:
         """Let the journal say this."""
@@ -373,7 +377,7 @@ class Turning:
 
     def turn(self) -> list[list[dict[str, Any]]]:
         """Carry the message out; return the arguments of what is to be sent."""
-        chains = self.flow.operation(self.run.id, M1)
+        chains = carry_out(self.context, self.run.id, M1)
         return [[message.arguments for message in chain] for chain in chains]
 
     @property
@@ -446,8 +450,8 @@ class Stage:
         self.redis = driver.redis
         settings = Settings(_env_file=None, namespace=NAMESPACE)  # type: ignore[call-arg]
         self.database = FakeDatabase()
-        self.flow = Flow(settings, self.redis, worker="w@h", shutting_down=lambda: False)
-        monkeypatch.setattr(self.flow, "database", lambda _name: self.database)
+        self.context = Context(settings, self.redis, worker="w@h", shutting_down=lambda: False)
+        monkeypatch.setattr(self.context, "database", lambda _name: self.database)
         monkeypatch.setattr(common, "read", lambda: settings)
         monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
         monkeypatch.setattr(common, "send", self._send)
@@ -470,7 +474,7 @@ class Stage:
                 said = message.arguments
                 at = key(Next(said["database"], said["version"], said["operation"]))
                 entry = Entry(said["event"], said["run"], said["by"], at, said["detail"])
-                self.flow.audit(entry, said["reply"])
+                asked.audit(self.context, entry, said["reply"])
 
     def call(self, *arguments: str, answer: str | None = None) -> Result:
         """Run `dharma ARGUMENTS`; with an `answer` on a terminal."""

@@ -18,7 +18,7 @@ REDIS = {
     "runs.py",
     "workers.py",
     # They are given a client, and hand it on; or they live with its being away.
-    *{"control.py", "flow.py", "rescue.py", "submit.py", "bootsteps.py"},
+    *{"control.py", "context.py", "rescue.py", "submit.py", "bootsteps.py"},
     *{"reading.py", "trail.py", "status.py", "report.py", "transport.py"},
 }
 DRIVERS = {"pymongo": "mongodb", "bson": "mongodb", "psycopg": "postgresql",

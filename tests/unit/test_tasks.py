@@ -10,24 +10,28 @@ from celery.states import IGNORED, REJECTED
 from dharma_tasks import tasks
 from dharma_tasks.celery_app import app
 from dharma_tasks.errors import CutOff, DharmaError, LeaseHeld, StepAside, Stopped
-from dharma_tasks.flow import Overtaken
+from dharma_tasks.flow import asked
+from dharma_tasks.flow.context import Context, Overtaken
 from dharma_tasks.messages import Chain
 
 
 class FakeFlow:
-    """A flow whose `confirm` ends as the test wants; `read` stands for the chain's next link."""
+    """A flow that confirms as the test wants; `read` stands for the chain's next link."""
 
-    def __init__(self, error: Exception | None) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
         self.error = error
         self.next = 0
+        monkeypatch.setattr(tasks, "_context", lambda _worker: None)
+        monkeypatch.setattr(tasks, "confirm_dependency", self.confirm)
+        monkeypatch.setattr(asked, "read", self.read)
 
-    def confirm(self, run: str, database: str, version: str) -> list[Chain]:
+    def confirm(self, context: Context, run: str, database: str, version: str) -> list[Chain]:
         """End well, or not."""
         if self.error is not None:
             raise self.error
         return []
 
-    def read(self, database: str, reply: str, history: int | None = None) -> list[Chain]:
+    def read(self, context: Context, *arguments: object) -> list[Chain]:
         """Count."""
         self.next += 1
         return []
@@ -50,8 +54,7 @@ def test_who_steps_aside_fires_no_link(
     monkeypatch: pytest.MonkeyPatch, error: Exception | None, sent: int
 ) -> None:
     """FAULTS 17: a duplicate that returned would let Celery send what comes after it."""
-    flow = FakeFlow(error)
-    monkeypatch.setattr(tasks, "flow", lambda _worker: flow)
+    flow = FakeFlow(monkeypatch, error)
     monkeypatch.setitem(app.conf, "task_always_eager", True)  # noqa: FBT003 - the setting
     following: Any = tasks.read.si("mongodb", "reply")
     tasks.confirm.apply(args=("run", "mongodb", "1.0.0"), link=[following])
@@ -65,7 +68,7 @@ def test_who_is_cut_off_hands_on(
     monkeypatch: pytest.MonkeyPatch, error: Exception, state: str
 ) -> None:
     """The message goes back to the queue for another worker, at once; a duplicate is dropped."""
-    monkeypatch.setattr(tasks, "flow", lambda _worker: FakeFlow(error))
+    FakeFlow(monkeypatch, error)
     found = tasks.confirm.apply(args=("run", "mongodb", "1.0.0"))
     assert found.state == state
     assert getattr(found.result, "requeue", False) is (state == REJECTED)

@@ -14,7 +14,8 @@ from dharma_tasks.cli import common, main
 from dharma_tasks.cli import unlock as command
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import LeaseHeld, LeaseLost, Unreachable
-from dharma_tasks.flow import Flow
+from dharma_tasks.flow import asked
+from dharma_tasks.flow.context import Context
 from dharma_tasks.identity import owner
 from dharma_tasks.journal import Entry, Owner
 from dharma_tasks.lease import Lease, Leases
@@ -73,8 +74,8 @@ class Stage:
         Workers(self.redis, NAMESPACE).announce(Worker(name="w@h", databases=("mongodb",)), 100)
         self.settings = Settings(_env_file=None, namespace=NAMESPACE)  # type: ignore[call-arg]
         self.database = FakeDatabase()
-        self.flow = Flow(self.settings, self.redis, worker="w@h", shutting_down=lambda: False)
-        monkeypatch.setattr(self.flow, "database", lambda _name: self.database)
+        self.context = Context(self.settings, self.redis, worker="w@h", shutting_down=lambda: False)
+        monkeypatch.setattr(self.context, "database", lambda _name: self.database)
         monkeypatch.setattr(common, "read", lambda: self.settings)
         monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
         monkeypatch.setattr(common, "send", self._send)
@@ -90,7 +91,7 @@ class Stage:
         assert (message.task, message.database) == ("unlock", "mongodb")
         self.before()
         if not self.busy:
-            self.sent += self.flow.unlock(**message.arguments)
+            self.sent += asked.unlock(self.context, **message.arguments)
 
     def hold(self, holder: Owner | None = None) -> Lease:
         """Let a worker have the lease."""
@@ -162,7 +163,7 @@ def test_the_worker_writes_breaks_sends_and_answers(stage: Stage) -> None:
     """The audit trail says who, when (the journal's own), what and whose; the rest is sent."""
     stage.hold()
     token = stage.token
-    chains = stage.flow.unlock("mongodb", "me@here", token, REPLY)
+    chains = asked.unlock(stage.context, "mongodb", "me@here", token, REPLY)
     (entry,) = stage.database.entries
     assert (entry.event, entry.run, entry.by, entry.key) == (
         "unlocked",
@@ -185,11 +186,11 @@ def test_a_message_that_comes_twice(stage: Stage) -> None:
     stage.hold()
     token = stage.token
     for _ in range(2):
-        stage.flow.unlock("mongodb", "me@here", token, REPLY)
+        asked.unlock(stage.context, "mongodb", "me@here", token, REPLY)
     one, two = stage.database.entries
     assert one.id == two.id
     successor = stage.hold(elsewhere("v@there"))
-    assert stage.flow.unlock("mongodb", "me@here", token, REPLY) == []
+    assert asked.unlock(stage.context, "mongodb", "me@here", token, REPLY) == []
     successor.confirm()
     assert stage.redis.lrange(REPLY, 0, -1) == [UNLOCKED, UNLOCKED, UNLOCK_LATE]
     assert len(stage.database.entries) == 2
@@ -199,7 +200,7 @@ def test_no_lease_is_broken_without_a_word(stage: Stage) -> None:
     """Where the audit trail cannot be written, nothing happens, and who asked is told."""
     lease = stage.hold()
     stage.database.error = OSError("no primary")
-    assert stage.flow.unlock("mongodb", "me@here", stage.token, REPLY) == []
+    assert asked.unlock(stage.context, "mongodb", "me@here", stage.token, REPLY) == []
     lease.confirm()
     answer = stage.redis.lpop(REPLY)
     assert answer == "error mongodb cannot be used: described: no primary"

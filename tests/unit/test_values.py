@@ -19,7 +19,7 @@ from dharma_tasks import reading
 from dharma_tasks.cli import common, main
 from dharma_tasks.cli import plan as plan_command
 from dharma_tasks.errors import Refused
-from dharma_tasks.flow import _assignment
+from dharma_tasks.flow.operation import _assignment
 from dharma_tasks.journal import MigrationRecord, MigrationState, Survey
 from dharma_tasks.loader import Loaded, load
 from dharma_tasks.migration import JSON, Migration
@@ -324,7 +324,8 @@ def dharma(monkeypatch: pytest.MonkeyPatch, folder: Migrations) -> Callable[...,
     monkeypatch.setattr(common, "read", lambda: settings)
     monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
     nothing = {"elasticsearch": Survey(database="elasticsearch")}
-    monkeypatch.setattr(plan_command, "read_journals", lambda _settings, _needed: nothing)
+    monkeypatch.setattr(plan_command, "surveys", lambda _names, _settings, _send: nothing)
+    monkeypatch.setattr(plan_command._Counter, "counts", lambda _self, _names: {})
     return lambda *arguments: CliRunner().invoke(main, list(arguments))
 
 

@@ -1,0 +1,115 @@
+"""What a person asks of a worker, for only workers have the databases' credentials (Law 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import structlog
+
+from dharma_tasks import trail
+from dharma_tasks.flow.context import Context
+from dharma_tasks.journal import Entry
+from dharma_tasks.lease import Held, Leases
+from dharma_tasks.messages import UNLOCK_LATE, UNLOCKED, WRITTEN, Chain
+from dharma_tasks.reading import COUNTS
+from dharma_tasks.run import Next, Run
+from dharma_tasks.runs import Runs
+
+log = structlog.get_logger()
+
+REPLY_SECONDS = 60
+"""How long an answer waits to be fetched."""
+
+
+def read(
+    context: Context,
+    database: str,
+    reply: str,
+    history: int | None = None,
+    count: list[str] | None = None,
+) -> list[Chain]:
+    """Put what the journal says, or why it cannot be read, into the list `reply`.
+
+    With `history` that is so many entries of the audit trail, with `count` how much there is in
+    what it names.
+    """
+    try:
+        answer = _told(context, database, history, count)
+    except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told
+        answer = "error " + context.unreachable(database, error).what
+    _reply(context, reply, answer)
+    return []
+
+
+def _told(context: Context, database: str, history: int | None, count: list[str] | None) -> str:
+    found = context.database(database)
+    if count is not None:
+        return COUNTS.dump_json(context.trying(found, lambda: found.count(count))).decode()
+    if history is not None:
+        told = context.trying(found, lambda: trail.read(found.journal, history))
+        return told.model_dump_json()
+    return context.look(database).model_dump_json()
+
+
+def unlock(context: Context, database: str, by: str, token: str, reply: str) -> list[Chain]:
+    """Break the lease `token` on what a run does in `database`; put into `reply` what came.
+
+    Only the lease that `by` has seen: a message that comes late, or twice, breaks no other.
+    The audit trail is first, so that no lease is broken without a word.
+    """
+    found = _with_lease(context, database, token)
+    if found is None:
+        _reply(context, reply, UNLOCK_LATE)
+        return []
+    run, upcoming, held = found
+    who = f"{held.holder.worker} (pid {held.holder.pid} on {held.holder.node})"
+    entry = Entry("unlocked", run.id, by, upcoming.key, f"lease {token} of {who}")
+    if not _written(context, entry, reply):
+        return []
+    context.leases.break_(upcoming.key, token)
+    log.warning("unlocked", run=run.id, operation=str(upcoming.key), by=by, holder=who)
+    context.tell(run, "warning", f"{upcoming.key}: {by} broke the lease of {who}")
+    _reply(context, reply, UNLOCKED)
+    return context.chains(run, [upcoming])
+
+
+def audit(context: Context, entry: Entry, reply: str) -> list[Chain]:
+    """Write what a person did to a run, and say so in `reply`."""
+    if _written(context, entry, reply):
+        _reply(context, reply, WRITTEN)
+    return []
+
+
+def leases_on(database: str, runs: Runs, leases: Leases) -> Iterator[tuple[Run, Next, Held | None]]:
+    """What each open run does in `database`, and the lease on it."""
+    for snapshot in runs.open():
+        if database in snapshot.working:
+            upcoming = snapshot.working[database]
+            yield snapshot.run, upcoming, leases.held(upcoming.key)
+
+
+def _with_lease(context: Context, database: str, token: str) -> tuple[Run, Next, Held] | None:
+    for run, upcoming, held in leases_on(database, context.runs, context.leases):
+        if held is not None and held.token == token:
+            return run, upcoming, held
+    return None
+
+
+def _written(context: Context, entry: Entry, reply: str) -> bool:
+    """Whether the audit trail has the entry; whoever waits for `reply` is told why not."""
+    database = entry.key.database
+    try:
+        found = context.database(database)
+        context.trying(found, lambda: found.journal.audit(entry))
+    except Exception as error:
+        log.exception("not_written", run=entry.run, database=database, entry=entry.event)
+        _reply(context, reply, "error " + context.unreachable(database, error).what)
+        return False
+    return True
+
+
+def _reply(context: Context, reply: str, answer: str) -> None:
+    with context.redis.pipeline() as pipe:
+        pipe.rpush(reply, answer)
+        pipe.expire(reply, REPLY_SECONDS)
+        pipe.execute()

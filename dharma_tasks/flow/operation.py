@@ -1,0 +1,255 @@
+"""Confirm -> operation -> what is ready: one operation, from its message to what comes next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+from structlog.contextvars import bound_contextvars
+
+from dharma_tasks.control import OperationControl
+from dharma_tasks.errors import Cancelled, Outdated, StepAside, Stopped
+from dharma_tasks.flow import turning
+from dharma_tasks.flow.context import Context, Overtaken
+from dharma_tasks.identity import owner
+from dharma_tasks.journal import Assignment, Direction, MigrationState
+from dharma_tasks.lease import Lease
+from dharma_tasks.messages import Chain
+from dharma_tasks.migration import Key, reference
+from dharma_tasks.operations import catalogue
+from dharma_tasks.operations.base import Operation
+from dharma_tasks.run import Event, Job, Next, Progress
+from dharma_tasks.runner import MigrationFailed, Runner
+
+log = structlog.get_logger()
+
+
+class FailedForGood(MigrationFailed):
+    """An operation failed for good; `instead` is what to send in its chain's place."""
+
+    def __init__(self, failure: MigrationFailed, instead: list[Chain]) -> None:
+        self.instead = instead
+        super().__init__(str(failure), failure.state)
+
+    def __reduce__(self) -> tuple[type[MigrationFailed], tuple[str, MigrationState]]:
+        """What is to be sent is sent by then."""
+        return MigrationFailed, (str(self), self.state)
+
+
+def confirm_dependency(context: Context, run: str, database: str, version: str) -> list[Chain]:
+    """Let the database of a dependency say itself that it is applied (Law 7).
+
+    On the way back it is one that depends on what is to be undone, and it is to be gone.
+    """
+    snapshot = context.snapshot(run)
+    try:
+        found = context.look(database)
+    except Exception as error:
+        context.tell(snapshot.run, "waiting", context.unreachable(database, error).what)
+        msg = f"{reference(database, version)} cannot be confirmed"
+        raise StepAside(msg) from error
+    record = found.by_version().get(version)
+    state = record.state if record else MigrationState.PENDING
+    forward = snapshot.run.direction is Direction.FORWARD
+    if state not in ((MigrationState.APPLIED,) if forward else turning.GONE):
+        msg = f"{reference(database, version)} is {state}"
+        raise StepAside(msg)
+    context.runs.confirm(snapshot.run, reference(database, version))
+    return []
+
+
+def carry_out(context: Context, run: str, at: Next) -> list[Chain]:
+    """Carry out one operation. Returns chains only where its migration ends, or turns back.
+
+    Raises:
+        StepAside: the rest of this chain must not be sent.
+        MigrationFailed: a lasting error; the journal and the run say so.
+    """
+    with bound_contextvars(run=run, database=at.database, version=at.version, operation=at.number):
+        try:
+            job = context.runs.job(run, at)
+        except Stopped as reason:
+            raise Overtaken(str(reason), context.orphans(run)) from reason
+        parsed = _parsed(context, job)
+        lease = context.leases.acquire(at.key, owner(context.worker, {}), run)
+        try:
+            return _run(context, job, _runner(context, job, parsed, lease))
+        finally:
+            lease.release()
+
+
+def _parsed(context: Context, job: Job) -> Operation[Any]:
+    key = job.at.key
+    raw = job.migration.operation(key.number)
+    try:
+        return catalogue(key.database).parse(raw)
+    except (KeyError, ValidationError):
+        # The submit has checked it, so whoever does not know it is older (Law 7).
+        msg = f"this worker is too old for the operation {raw['type']!r}, which waits"
+        context.tell(job.run, "waiting", f"{key}: {msg}")
+        raise StepAside(msg) from None
+
+
+def _runner(context: Context, job: Job, parsed: Operation[Any], lease: Lease) -> Runner:
+    assignment = _assignment(job)
+    return Runner(
+        operation=parsed,
+        assignment=assignment,
+        database=context.database(job.at.database),
+        control=OperationControl(
+            lease=lease,
+            runs=context.runs,
+            run=job.run.id,
+            database=job.at.database,
+            progress=_progress(context, assignment, parsed, job),
+            shutting_down=context.shutting_down,
+            forward=job.forward,
+        ),
+        settings=context.settings,
+        worker=context.worker,
+        stuck_before=job.stuck_for,
+        handed_on=job.handed_on,
+    )
+
+
+def _run(context: Context, job: Job, runner: Runner) -> list[Chain]:
+    begun, assignment = time.monotonic(), runner.assignment
+    log.info("started", type=assignment.type, works_on=runner.operation.summary)
+    try:
+        if job.cancelled:
+            return _cancelled(context, job, runner)
+        taken = runner.run()
+    except Cancelled:
+        return _cancelled(context, job, runner)
+    except MigrationFailed as error:
+        raise FailedForGood(error, _failed(context, job, error)) from error
+    except Outdated as error:
+        text = f"{error}. Submit again: a new run goes on from what the journal says"
+        context.runs.failed(job.run, job.at, _event("failed", assignment.key, text))
+        raise
+    seconds = time.monotonic() - begun
+    here = taken.done - (runner.first.done if runner.first else 0)
+    log.info("finished", seconds=round(seconds, 3), done=taken.done, rate=here / seconds)
+    following = None if assignment.last else job.at.after
+    ended = not assignment.back or job.run.direction is Direction.BACK
+    event = _end(job, assignment)
+    ready = context.runs.moved(job.run, job.at, following, event, ended=ended)
+    return context.chains(job.run, ready)
+
+
+# -- its end -------------------------------------------------------------------------------
+
+
+def _end(job: Job, assignment: Assignment) -> Event:
+    """What is told when the migration ends with this operation."""
+    if assignment.outcome is MigrationState.FAILED:
+        return _left(job, range(1, assignment.until))
+    seconds = time.time() - job.since
+    return _event(assignment.outcome.value, assignment.key, job.migration.name, seconds)
+
+
+def _failed(context: Context, job: Job, error: MigrationFailed) -> list[Chain]:
+    """Let the run fail and, where it can, the migration go back."""
+    event = _event("failed", job.at.key, f"{job.migration.file}: {error}")
+    turn = turning.after_failure(context, job, error)
+    if turn and turn.undo is None:
+        context.runs.add_event(job.run.id, _left(job, turn.left))
+    ready = context.runs.failed(job.run, job.at, event, turn.undo if turn else None)
+    return context.chains(job.run, ready)
+
+
+def _cancelled(context: Context, job: Job, runner: Runner) -> list[Chain]:
+    """Let a cancelled run go back: what is open here is undone, as far as it can be.
+
+    Raises:
+        StepAside: the database does not answer; whoever is sent here next tries again.
+    """
+    at, name = job.at, job.migration.name
+    try:
+        record = turning.journalled(context, at)
+        if record is not None and record.state is MigrationState.APPLIED:
+            event = _event("applied", at.key, name, time.time() - job.since)
+            return context.chains(job.run, context.runs.moved(job.run, at, None, event))
+        turn = turning.after_cancel(job, record, runner)
+    except StepAside:
+        raise
+    except Exception as error:
+        context.tell(job.run, "waiting", context.unreachable(at.database, error).what)
+        msg = f"{at.key} cannot be undone at this moment"
+        raise StepAside(msg) from error
+    if turn.left:
+        left = turning.named(job.migration, turn.left)
+        what = f"Left as it is, for it cannot be undone: {left}. A new submit goes on with it"
+        event = _event("left", at.key, what)
+    else:
+        event = _event("cancelled", at.key, f"{at.key} had not begun")
+    context.runs.moved(job.run, at, turn.undo, event, ended=False)
+    log.info("cancelled", undo_until=turn.undo.until if turn.undo else None)
+    return context.chains(job.run, [turn.undo] if turn.undo else [])
+
+
+def _left(job: Job, numbers: Iterable[int]) -> Event:
+    what = "Left is what cannot be undone, and what was before it: "
+    return _event("left", job.at.key, what + turning.named(job.migration, numbers))
+
+
+def _event(kind: str, key: Key, text: str, seconds: float | None = None) -> Event:
+    return Event(
+        at=datetime.now(UTC),
+        kind=kind,
+        database=key.database,
+        version=key.version,
+        text=text,
+        seconds=seconds,
+    )
+
+
+# -- its beginning -------------------------------------------------------------------------
+
+
+def _progress(
+    context: Context, assignment: Assignment, parsed: Operation[Any], job: Job
+) -> Progress:
+    now = time.time()
+    return Progress(
+        version=assignment.key.version,
+        name=assignment.name,
+        number=assignment.key.number,
+        count=assignment.count,
+        type=assignment.type,
+        summary=parsed.summary,
+        worker=context.worker,
+        since=now,
+        heartbeat=now,
+        stuck_for=job.stuck_for,
+        handed_on=job.handed_on,
+    )
+
+
+def _assignment(job: Job) -> Assignment:
+    migration, at = job.migration, job.at
+    direction, outcome = Direction.FORWARD, MigrationState.APPLIED
+    count = len(migration.operations)
+    if at.until is not None:
+        direction = Direction.BACK
+        outcome = MigrationState.ROLLED_BACK if at.until == 1 else MigrationState.FAILED
+    elif at.number > count:
+        count += len(migration.rollback)
+        outcome = MigrationState.ROLLED_BACK
+    return Assignment(
+        run=job.run.id,
+        generation=job.generation,
+        by=job.run.by,
+        key=at.key,
+        name=migration.name,
+        checksum=migration.stamp,
+        type=migration.operation(at.number)["type"],
+        count=count,
+        direction=direction,
+        outcome=outcome,
+        until=at.until or 1,
+    )

@@ -1,0 +1,114 @@
+"""Survey -> plan -> begin: what is to be done, decided once and from the journals."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import structlog
+
+from dharma_tasks.databases.base import Fault
+from dharma_tasks.errors import DharmaError, FenceLost, Problem, Refused, Stopped
+from dharma_tasks.flow.context import Context, Overtaken
+from dharma_tasks.journal import Direction, Opening, Survey
+from dharma_tasks.messages import Chain, begin_message
+from dharma_tasks.planner import Request, plan
+from dharma_tasks.reversal import plan_back
+from dharma_tasks.run import Event, Run, RunState, Snapshot
+
+log = structlog.get_logger()
+
+
+def survey(context: Context, run: str, database: str) -> list[Chain]:
+    """Store what the journal says; whoever brings the last survey makes the plan."""
+    record = _planning(context, run)
+    try:
+        found = context.look(database, lambda what: context.tell(record, "waiting", what))
+    except Exception as error:
+        context.runs.end(record, RunState.UNREACHABLE, [context.unreachable(database, error)])
+        log.exception("unreachable", run=run, database=database)
+        return []
+    surveys = context.runs.put_survey(record, found)
+    if set(surveys) < set(record.surveyed):
+        return []
+    return _plan(context, record, surveys)
+
+
+def _planning(context: Context, run: str) -> Run:
+    snapshot = context.runs.snapshot(run)
+    if snapshot is None or snapshot.state is not RunState.PLANNING:
+        msg = f"run {run} is {snapshot.state if snapshot else 'not known'}, not planning"
+        raise Overtaken(msg, context.orphans(run))
+    return snapshot.run
+
+
+def _plan(context: Context, run: Run, surveys: dict[str, Survey]) -> list[Chain]:
+    request = Request(
+        target=run.target,
+        databases=run.databases,
+        allow_out_of_order=run.allow_out_of_order,
+        allow_major=run.allow_major,
+        direction=run.direction,
+        accept_data_loss=run.accept_data_loss,
+    )
+    try:
+        way = plan if run.direction is Direction.FORWARD else plan_back
+        made = way(context.runs.migrations(run), surveys, request)
+    except Refused as refused:
+        context.runs.end(run, RunState.REFUSED, refused.problems)
+        return []
+    for warning in made.warnings:
+        context.tell(run, "warning", warning)
+    if not context.runs.start(run, made):
+        return []
+    log.info("planned", run=run.id, **{db: len(order) for db, order in made.orders.items()})
+    opened = [[begin_message(run.id, db)] for db, order in made.orders.items() if order]
+    return opened or context.chains(run, context.runs.advance(run))
+
+
+def begin(context: Context, run: str, database: str) -> list[Chain]:
+    """Raise the journal's generation for this run; start what is ready."""
+    snapshot = context.runs.snapshot(run)
+    made = context.runs.plan(snapshot.run) if snapshot else None
+    if snapshot is None or made is None or snapshot.state is not RunState.RUNNING:
+        msg = f"run {run} is {snapshot.state if snapshot else 'not known'}"
+        raise Stopped(msg)
+    record = snapshot.run
+    opening = Opening(record.id, record.direction, made.checksum, record.by)
+    expected = made.generations[database]
+    try:
+        found = context.database(database)
+        generation = context.trying(
+            found,
+            lambda: found.journal.begin(opening, expected),
+            lambda what: context.tell(record, "waiting", what),
+        )
+    except FenceLost as error:
+        what = f"the journal of {database} has changed since this run was planned: {error}"
+        todo = "Ask for the same again: the new plan starts from what is there."
+        _stop(context, snapshot, RunState.REFUSED, Problem("", "", what, todo))
+        return []
+    except Exception as error:
+        log.exception("unreachable", run=run, database=database)
+        _cannot_begin(context, snapshot, database, error)
+        return []
+    ready = context.chains(record, context.runs.begun(record, database, generation))
+    return ready or context.orphans(run, [database])
+
+
+def _cannot_begin(context: Context, snapshot: Snapshot, database: str, error: Exception) -> None:
+    """End the run, unless the error will pass: then the rescue timer sends this again."""
+    problem = context.unreachable(database, error)
+    ours = isinstance(error, DharmaError)
+    if ours or context.database(database).classify(error) is Fault.LASTING:
+        _stop(context, snapshot, RunState.UNREACHABLE, problem)
+    else:
+        context.tell(snapshot.run, "waiting", problem.what)
+
+
+def _stop(context: Context, snapshot: Snapshot, state: RunState, problem: Problem) -> None:
+    """End a run that cannot begin everywhere; databases that have begun finish what is open."""
+    if snapshot.generations:
+        event = Event(at=datetime.now(UTC), kind="failed", text=str(problem))
+        context.runs.stop(snapshot.run, event)
+    else:
+        context.runs.end(snapshot.run, state, [problem])
