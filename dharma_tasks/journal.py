@@ -122,8 +122,8 @@ class MigrationRecord(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _two(cls, data: Any) -> Any:
-        checksum, plus, values = str(data.get("checksum", "")).partition("+")
-        return data | {"checksum": checksum, "values": values} if plus else data
+        checksum, _, values = str(data.get("checksum", "")).partition("+")
+        return data | {"checksum": checksum, "values": values or data.get("values") or ""}
 
 
 class HistoryRecord(BaseModel):
