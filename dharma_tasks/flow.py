@@ -299,7 +299,9 @@ class Flow:
             msg = f"run {run} is {snapshot.state if snapshot else 'not known'}"
             raise Stopped(msg)
         record = snapshot.run
-        opening = Opening(record.id, record.direction, made.checksum, record.by)
+        opening = Opening(
+            record.id, record.direction, made.checksum, record.by, record.accept_data_loss
+        )
         expected = made.generations[database]
         try:
             found = self.database(database)
@@ -601,11 +603,12 @@ def _named(migration: Migration, numbers: Iterable[int]) -> str:
 def _assignment(job: Job) -> Assignment:
     migration, at = job.migration, job.at
     direction, outcome = Direction.FORWARD, MigrationState.APPLIED
-    count = len(migration.operations)
+    count, first = len(migration.operations), 1
     if at.until is not None:
         direction = Direction.BACK
         outcome = MigrationState.ROLLED_BACK if at.until == 1 else MigrationState.FAILED
     elif at.number > count:
+        first = count + 1
         count += len(migration.rollback)
         outcome = MigrationState.ROLLED_BACK
     return Assignment(
@@ -620,4 +623,5 @@ def _assignment(job: Job) -> Assignment:
         direction=direction,
         outcome=outcome,
         until=at.until or 1,
+        first=first,
     )

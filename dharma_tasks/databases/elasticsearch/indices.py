@@ -24,7 +24,7 @@ _FIELDS: dict[str, JSON] = {
     "migrations": {
         **dict.fromkeys(("version", "state", "checksum", "run", "by"), _KEYWORD),
         **dict.fromkeys(("name", "error"), _TEXT),
-        **dict.fromkeys(("started", "finished"), _DATE),
+        **dict.fromkeys(("started", "finished", "turned"), _DATE),
         **dict.fromkeys(("era", "generation"), _LONG),
         "seconds": {"type": "double"},
     },
