@@ -9,7 +9,7 @@ from __future__ import annotations
 from elasticsearch import Elasticsearch
 
 from dharma_tasks.databases.elasticsearch.documents import create, now
-from dharma_tasks.journal import Entry, HistoryRecord, MigrationState
+from dharma_tasks.journal import Declaration, Entry, HistoryRecord, MigrationState
 from dharma_tasks.migration import JSON
 
 _KEPT = ("run", "version", "number", "fence", "generation", "by", "worker", "error", "detail")
@@ -46,6 +46,11 @@ class History:
             "at": now(),
         }
         create(self._client, self._index, entry.id, told)
+
+    def declared(self, declaration: Declaration, version: str) -> None:
+        """Tell what a person has declared of a migration."""
+        said = {"run": declaration.run, "by": declaration.by, "version": version}
+        self.tell(declaration.event, {**said, "detail": declaration.reason})
 
     def last(self, limit: int) -> list[HistoryRecord]:
         """Return the last `limit` entries, oldest first; none where nobody has made the index.

@@ -19,6 +19,7 @@ _FIELDS: dict[str, JSON] = {
     "head": {
         **dict.fromkeys(("identity", "run", "direction", "plan", "by"), _KEYWORD),
         **dict.fromkeys(("schema_version", "generation"), _LONG),
+        "declaration": _TEXT,
         "updated": _DATE,
     },
     "migrations": {

@@ -29,7 +29,7 @@ from uuid import uuid4
 from elasticsearch import Elasticsearch
 from elasticsearch.helpers import scan
 
-from dharma_tasks.databases.elasticsearch import migrations, operations
+from dharma_tasks.databases.elasticsearch import declaring, migrations, operations
 from dharma_tasks.databases.elasticsearch.documents import (
     Document,
     change,
@@ -114,6 +114,7 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
     def begin(self, opening: Opening, expected: int) -> int:
         """Open a run; see the top of this file for why the head is written first."""
         self._make()
+        self._complete()
         fields = {"direction": opening.direction.value, "plan": opening.plan, "by": opening.by}
         generation = self._raise_generation(opening.run, expected, fields)
         self._fence_out(generation)
@@ -122,8 +123,31 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
         return generation
 
     def declare(self, declaration: Declaration, expected: int) -> None:
-        """Write what a person declares; see `Journal.declare`."""
-        raise NotImplementedError
+        """Write it into the head, and then out: whoever comes next completes it."""
+        self._make()
+        self._complete()
+        text = declaring.text(declaration)
+        fields = {"plan": None, "by": declaration.by, "declaration": text}
+        self._raise_generation(declaration.run, expected, fields)
+        self._complete()
+
+    def _complete(self) -> None:
+        """Write out what a declaration has left in the head.
+
+        Then the generation rises once more: what was planned on the half of it is refused.
+        """
+        while True:  # each turn means that somebody else's write succeeded
+            head = read(self._client, self._names.head, _HEAD)
+            if head is None or head.get("declaration") is None:
+                return
+            generation = int(head.get("generation"))
+            declaration = declaring.parsed(head.get("declaration"))
+            declaring.Declaring(self._client, self._names, declaration, generation).write()
+            self._fence_out(generation)
+            for amendment in declaration.amendments:
+                self._history.declared(declaration, amendment.version)
+            if replace(self._client, head, {"generation": generation + 1, "declaration": None}):
+                return
 
     def _make(self) -> None:
         """Make the indices, or add what an earlier version of this package did not know."""

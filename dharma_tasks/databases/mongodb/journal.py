@@ -21,6 +21,7 @@ from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from dharma_tasks.databases.mongodb import kept, records
 from dharma_tasks.databases.mongodb.connection import Connection, Document, Handle
+from dharma_tasks.databases.mongodb.declaring import Declaring
 from dharma_tasks.errors import FenceLost, Outdated
 from dharma_tasks.journal import (
     SCHEMA_VERSION,
@@ -148,8 +149,16 @@ class MongodbJournal(Journal[Handle]):
         return None
 
     def declare(self, declaration: Declaration, expected: int) -> None:
-        """Write what a person declares; see `Journal.declare`."""
-        raise NotImplementedError
+        """Write it in one transaction; without any it is written again when it is repeated."""
+        self._make_way(declaration.run, expected)
+
+        def write(session: Session) -> None:
+            found = self._raise(declaration.run, {"plan": None}, expected, session)
+            if found is None or session is None:
+                write = Declaring(self._migrations, self._operations, self._history, session)
+                write.all_of(declaration)
+
+        self._connection.atomically(write)
 
     # -- an operation --------------------------------------------------------------------
 

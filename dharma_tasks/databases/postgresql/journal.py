@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from psycopg import errors
 
-from dharma_tasks.databases.postgresql import rows, statements
+from dharma_tasks.databases.postgresql import declaring, rows, statements
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import FenceLost, Outdated
 from dharma_tasks.journal import (
@@ -155,8 +155,17 @@ class PostgresqlJournal(Journal[Session]):
         self._is_current = True
 
     def declare(self, declaration: Declaration, expected: int) -> None:
-        """Write what a person declares; see `Journal.declare`."""
-        raise NotImplementedError
+        """Write it in one transaction; what workers have open on the server is ended first."""
+        self._session.clean()
+        head = self.survey().head
+        if head is not None and head.run != declaration.run and head.generation == expected:
+            self._free_all()
+        try:
+            if self._locked(declaration.run, expected) is None:
+                declaring.write(self._session, self._sql.namespace, declaration)
+            self._session.commit()
+        finally:
+            self._session.rollback()
 
     # --- an operation ---
 
