@@ -169,6 +169,47 @@ class Opening:
     direction: Direction
     plan: str
     by: str
+    accept_data_loss: bool = False
+
+
+@dataclass(frozen=True)
+class Amendment:
+    """What a person declares to be true of one migration; nothing of it is carried out.
+
+    `types` are those of its operations, in order. What `state` means is said in
+    `Journal.declare`; None is for a migration that is as it is, with another name or checksum.
+    """
+
+    version: str
+    name: str
+    checksum: str
+    types: tuple[str, ...]
+    state: MigrationState | None
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a person declares to be true of a database: see `Journal.declare`.
+
+    `run` is an id of its own, as a run has one. `event` is the word in the history: baseline,
+    retry, mark_applied, mark_rolled_back, accept_checksum. `reason` is for people: the history's
+    detail, and why an operation that was only declared to be done cannot be undone.
+    """
+
+    run: str
+    by: str
+    event: str
+    reason: str
+    amendments: tuple[Amendment, ...]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was kept for one operation's way back, and is gone: so many `documents`."""
+
+    version: str
+    number: int
+    documents: int
 
 
 @dataclass(frozen=True)
@@ -350,6 +391,29 @@ class Journal(ABC, Generic[HandleT]):
         """
 
     @abstractmethod
+    def declare(self, declaration: Declaration, expected: int) -> None:
+        """Write what a person declares to be true, with an entry in the history for each.
+
+        Makes the journal if it is missing, raises the generation from `expected`, and with it
+        every open fence: no worker of any run writes any more, and what was planned before is
+        refused. Harmless when repeated, also after a later run has gone on from it.
+
+        - APPLIED: the record is made where there is none. Operations that are done stay as they
+          are, with their undo data; every other one of `types` is done, and irreversible with
+          the reason. Nothing of a rollback file counts as begun.
+        - ROLLED_BACK: nothing of any operation is recorded but its fence; it may begin anew. A
+          migration without a record has none after it.
+        - RUNNING, ROLLING_BACK: the failure is forgotten, and cursors stay: an operation that
+          failed is running again; the attempts of an open one begin again.
+        - None: only name and checksum are written.
+
+        The last three change only what is there: a migration without a record stays without.
+
+        Raises:
+            FenceLost: the head's generation is neither `expected` nor this declaration's own.
+        """
+
+    @abstractmethod
     def owner(self, key: Key) -> Owner | None:
         """Who has the operation now, for `Database.free` and for nothing else."""
 
@@ -408,6 +472,15 @@ class Journal(ABC, Generic[HandleT]):
 
         Raises `FenceLost`.
         """
+
+    def prune(self, before: datetime, *, run: str, by: str) -> list[Pruned]:  # noqa: ARG002
+        """Remove what operations have kept for their way back, all of it before `before`.
+
+        Only of migrations that are over. What is done is irreversible after that, and says so. For
+        each such operation the history gets an entry, "pruned". A database in which nothing is
+        kept apart has nothing to remove.
+        """
+        return []
 
     @abstractmethod
     def audit(self, entry: Entry) -> None:

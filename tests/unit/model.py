@@ -12,6 +12,7 @@ from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.errors import FenceLost, OperationFailed, Outdated, Problem
 from dharma_tasks.journal import (
     Assignment,
+    Declaration,
     Entry,
     HistoryRecord,
     Journal,
@@ -88,6 +89,9 @@ class ModelJournal(Journal[dict[int, int]]):
 
     def begin(self, opening: Opening, expected: int) -> int:
         return expected + 1
+
+    def declare(self, declaration: Declaration, expected: int) -> None:
+        raise NotImplementedError
 
     def owner(self, key: Key) -> Owner | None:
         self.faults.point()

@@ -45,6 +45,7 @@ from dharma_tasks.errors import FenceLost, Outdated
 from dharma_tasks.journal import (
     SCHEMA_VERSION,
     Assignment,
+    Declaration,
     Entry,
     Head,
     HistoryRecord,
@@ -164,6 +165,10 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
                 hit["_id"],
                 lambda found: operations.fenced(found, generation),
             )
+
+    def declare(self, declaration: Declaration, expected: int) -> None:
+        """Write what a person declares; see `Journal.declare`."""
+        raise NotImplementedError
 
     # --- an operation ---
 

@@ -25,6 +25,7 @@ from dharma_tasks.errors import FenceLost, Outdated
 from dharma_tasks.journal import (
     SCHEMA_VERSION,
     Assignment,
+    Declaration,
     Entry,
     HistoryRecord,
     Journal,
@@ -33,6 +34,7 @@ from dharma_tasks.journal import (
     OperationState,
     Owner,
     Prepared,
+    Pruned,
     Step,
     Survey,
     Taken,
@@ -139,6 +141,10 @@ class MongodbJournal(Journal[Handle]):
         entry = {"at": records.now(), "event": "run", "by": opening.by, **written}
         self._history.insert_one(entry, session=session)
         return expected + 1
+
+    def declare(self, declaration: Declaration, expected: int) -> None:
+        """Write what a person declares; see `Journal.declare`."""
+        raise NotImplementedError
 
     # -- an operation --------------------------------------------------------------------
 
@@ -337,22 +343,27 @@ class MongodbJournal(Journal[Handle]):
         noted = {"error": error, "attempts": attempts, "updated": records.now(), **left}
         self._write(taken, noted, None)
 
-    def prune(self, before: datetime) -> list[kept.Pruned]:
-        """Remove what was kept before `before` for undoing operations of migrations that are over.
+    def prune(self, before: datetime, *, run: str, by: str) -> list[Pruned]:
+        """Remove what was kept before `before`; see `Journal.prune`.
 
-        They are irreversible then, and say so before anything is removed; cut off after that,
-        the next time goes on.
+        What is irreversible by it says so, and the history tells of it, before anything is
+        removed; cut off after that, the next time goes on.
         """
         pruned = []
         for (version, number), names in kept.old(self._kept, before).items():
-            if self._connection.atomically(partial(self._give_up, version, number)):
+            gone = Pruned(version, number, len(names))
+            entry = records.pruned(gone, run, by)
+            if self._connection.atomically(partial(self._give_up, entry)):
                 kept.remove_all(self._kept, names)
-                pruned.append(kept.Pruned(version, number, len(names)))
+                pruned.append(gone)
         return pruned
 
-    def _give_up(self, version: str, number: int, session: Session) -> bool:
-        name = records.name(Key(database="mongodb", version=version, number=number))
-        return kept.give_up(self._migrations, self._operations, name, session)
+    def _give_up(self, entry: Document, session: Session) -> bool:
+        name = {"version": entry["version"], "number": entry["number"]}
+        given_up = kept.give_up(self._migrations, self._operations, name, session)
+        if given_up:
+            self._history.insert_one({**entry}, session=session)
+        return given_up
 
     def audit(self, entry: Entry) -> None:
         """Add an entry to the history; its `_id` is made from what it says."""

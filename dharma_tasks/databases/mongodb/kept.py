@@ -117,15 +117,6 @@ def remove_old(kept: Collection[Document], migrations: Collection[Document], ver
         remove_all(kept, listed)
 
 
-@dataclass(frozen=True)
-class Pruned:
-    """What was kept for one operation, and is gone; `documents` of the collection it is in."""
-
-    version: str
-    number: int
-    documents: int
-
-
 def old(kept: Collection[Document], before: datetime) -> dict[tuple[str, int], list[Document]]:
     """The `_id`s of what operations keep that kept their last before `before` (with time zone)."""
     below: dict[tuple[str, int], list[Document]] = {}

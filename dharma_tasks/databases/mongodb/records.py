@@ -23,6 +23,7 @@ from dharma_tasks.journal import (
     OperationRecord,
     OperationState,
     Owner,
+    Pruned,
     Step,
     Taken,
     Walked,
@@ -218,6 +219,19 @@ def entry(told: Entry) -> Document:
         "version": told.key.version,
         "number": told.key.number,
         "detail": told.detail,
+    }
+
+
+def pruned(gone: Pruned, run: str, by: str) -> Document:
+    """One entry of the audit trail for what was removed."""
+    return {
+        "at": now(),
+        "event": "pruned",
+        "run": run,
+        "by": by,
+        "version": gone.version,
+        "number": gone.number,
+        "detail": f"removed {gone.documents} documents that it kept for its way back",
     }
 
 

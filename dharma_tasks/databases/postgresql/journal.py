@@ -14,6 +14,7 @@ from dharma_tasks.errors import FenceLost, Outdated
 from dharma_tasks.journal import (
     SCHEMA_VERSION,
     Assignment,
+    Declaration,
     Entry,
     HistoryRecord,
     Journal,
@@ -137,6 +138,10 @@ class PostgresqlJournal(Journal[Session]):
             self._session.commit()
         finally:
             self._session.rollback()
+
+    def declare(self, declaration: Declaration, expected: int) -> None:
+        """Write what a person declares; see `Journal.declare`."""
+        raise NotImplementedError
 
     # --- an operation ---
 

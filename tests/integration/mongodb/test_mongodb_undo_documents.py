@@ -416,10 +416,13 @@ def test_prune(hand: Hand, documents: Database[Any]) -> None:
     taken = journal.take(second, hand.owner(), counted=True)
     journal.fail(taken, "no", MigrationState.FAILED)
     now = datetime.now(UTC)
-    assert journal.prune(now - timedelta(hours=1)) == []
-    (pruned,) = journal.prune(now + timedelta(hours=1))
+    assert journal.prune(now - timedelta(hours=1), run="p", by="me") == []
+    (pruned,) = journal.prune(now + timedelta(hours=1), run="p", by="me")
     assert (pruned.version, pruned.number, pruned.documents) == ("1.0.0", 1, 3)
     assert kept(documents) == 1 + 3
+    (told,) = [each for each in journal.history(100) if each.event == "pruned"]
+    assert (told.run, told.by, told.version, told.number) == ("p", "me", "1.0.0", 1)
+    assert told.detail == "removed 3 documents that it kept for its way back"
     record = journal.survey().by_version()["1.0.0"]
     assert "pruned" in str(record.operations[0].irreversible)
     with pytest.raises(OperationFailed, match="pruned"):
