@@ -13,13 +13,17 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from redis import Redis
+from redis.exceptions import RedisError
 
 from dharma_tasks.databases import NAMES, connect
+from dharma_tasks.errors import Unreachable
 from dharma_tasks.journal import Journal, Survey
 from dharma_tasks.messages import Chain, Message, read_message
+from dharma_tasks.redis_client import require_redis
 from dharma_tasks.settings import Settings
+from dharma_tasks.workers import Workers
 
-__all__ = ["SURVEY", "Answers", "Question", "Relayed", "Send", "ask"]
+__all__ = ["SURVEY", "Answers", "Question", "Relayed", "Send", "ask", "surveys", "workers"]
 
 ANSWER_SECONDS = 10
 """How long a worker may take to answer for a database that has no URL here."""
@@ -89,6 +93,33 @@ def ask(
         else:
             answers.found[name] = said
     return answers
+
+
+def workers(settings: Settings, send: Send) -> Relayed:
+    """The way through the workers that are alive; without Redis nobody can be asked."""
+    try:
+        redis = require_redis(settings)
+        return Relayed(redis, Workers(redis, settings.namespace).served(), send)
+    except (Unreachable, RedisError):
+        return Relayed(None, (), send)
+
+
+def surveys(names: Iterable[str], settings: Settings, send: Send) -> dict[str, Survey]:
+    """What the journals of all `names` say.
+
+    Raises:
+        Unreachable: one of them cannot be read.
+    """
+    wanted = sorted(names)
+    answers = ask(SURVEY, wanted, settings, workers(settings, send))
+    unknown = [name for name in wanted if name not in answers.found | answers.errors]
+    why = [
+        *answers.errors.values(),
+        *(f"{name}: no URL is set, and no live worker serves it" for name in unknown),
+    ]
+    if why:
+        raise Unreachable("\n".join(why))
+    return answers.found
 
 
 def _read(question: Question[Found], name: str, settings: Settings) -> Found | _Unread:

@@ -16,15 +16,13 @@ from dharma_tasks.cli import common, options
 from dharma_tasks.cli.check import advice
 from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import Indented, console
-from dharma_tasks.errors import DharmaError, Problem, Refused, Unreachable
-from dharma_tasks.journal import Direction, Survey
+from dharma_tasks.errors import Problem, Refused
+from dharma_tasks.journal import Direction
 from dharma_tasks.loader import Loaded, load
 from dharma_tasks.planner import Request, required_databases
 from dharma_tasks.preview import MigrationPreview, OperationPreview, Preview, make
-from dharma_tasks.reading import SURVEY, Relayed, ask
-from dharma_tasks.redis_client import require_redis
+from dharma_tasks.reading import surveys
 from dharma_tasks.settings import Settings
-from dharma_tasks.workers import Workers
 
 _LINES = 12
 """Of a file's SQL so many are shown; `--json` has all of it."""
@@ -78,8 +76,9 @@ def show(asked: Asked) -> int:
         settings = common.settings()
         folder = asked.migrations or settings.migrations_dir
         loaded = load(folder)
-        surveys = _surveys(settings, required_databases(loaded.migrations, asked.request))
-        found = make(loaded.migrations, surveys, asked.request)
+        needed = required_databases(loaded.migrations, asked.request)
+        journals = surveys(needed, settings, common.send)
+        found = make(loaded.migrations, journals, asked.request)
     except Refused as refused:
         err.print(Text("A submit would be refused; nothing was changed:", "bold red"))
         for problem in refused.problems:
@@ -93,28 +92,6 @@ def show(asked: Asked) -> int:
     else:
         _Report(found, _advice(loaded, found, folder)).show(console(sys.stdout))
     return 0
-
-
-def _surveys(settings: Settings, needed: set[str]) -> dict[str, Survey]:
-    """The journals, directly or through workers.
-
-    Raises:
-        Unreachable: one of them cannot be read.
-    """
-    try:
-        redis = require_redis(settings)
-        relayed = Relayed(redis, Workers(redis, settings.namespace).served(), common.send)
-    except DharmaError:
-        relayed = Relayed(None, (), common.send)
-    answers = ask(SURVEY, sorted(needed), settings, relayed)
-    unknown = needed - set(answers.found) - set(answers.errors)
-    why = [
-        *answers.errors.values(),
-        *(f"{name}: no URL is set, and no live worker serves it" for name in sorted(unknown)),
-    ]
-    if why:
-        raise Unreachable("\n".join(why))
-    return answers.found
 
 
 def _advice(loaded: Loaded, found: Preview, folder: Path) -> list[Problem]:

@@ -48,7 +48,7 @@ def plan(monkeypatch: pytest.MonkeyPatch, folder: Migrations, surveys: dict[str,
     settings = Settings(_env_file=None, migrations_dir=folder.path)  # type: ignore[call-arg]
     monkeypatch.setattr(common, "read", lambda: settings)
     monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
-    monkeypatch.setattr(command, "_surveys", lambda _settings, _needed: surveys)
+    monkeypatch.setattr(command, "surveys", lambda _names, _settings, _send: surveys)
     return lambda *arguments: CliRunner().invoke(main, list(arguments))
 
 
