@@ -219,9 +219,15 @@ def _accept_checksum(case: Case) -> Proposal:
         ),
         reason=f"changed file accepted by dharma repair: checksum {then}, now {now}",
         notes=[f"checksum {then}, from now on {now}", *(different.values() if applied else ())],
-        warnings=["a rollback undoes what the file says now"] if applied else [],
+        warnings=list(_accepted(wrong)) if applied else [],
         todo=f"{case.rollback if back else 'dharma submit'} goes on.",
     )
+
+
+def _accepted(wrong: Sequence[str]) -> Iterator[str]:
+    yield "a rollback undoes what the file says now"
+    if wrong:
+        yield "what was carried out as another type, or is not in the file, cannot be undone"
 
 
 # -- what they share -----------------------------------------------------------------------

@@ -240,6 +240,8 @@ def test_an_applied_file_with_other_operations(operations: Any, text: str) -> No
     found = decided(Action.ACCEPT_CHECKSUM, written(IT, MigrationState.APPLIED), files=[now])
     assert change(found).amendment.state is MigrationState.APPLIED
     assert text in change(found).notes[1]
+    lost = any("cannot be undone" in each for each in found.warnings)
+    assert lost is ("was not there" not in text)
 
 
 @pytest.mark.parametrize("state", HALF)
