@@ -22,10 +22,18 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.migration import JSON, Key
 
 SCHEMA_VERSION = 1
-"""Of the journal's own tables, collections and indices; kept in its head."""
+"""Of the journal's own tables, collections and indices; kept in its head.
+
+It rises when an older release must not work in the journal any more; a field that an older one
+may overlook is no reason.
+"""
+
+WAY_BACK = "on the way back: "
+"""What the error of a migration begins with that failed while it was rolled back."""
 
 HandleT = TypeVar("HandleT")
 
@@ -101,7 +109,13 @@ class OperationRecord(BaseModel):
 
 
 class MigrationRecord(BaseModel):
-    """A migration in the journal. Times are UTC; `seconds` is from first start to end."""
+    """A migration in the journal. Times are UTC; `started` is the first start of the way forward.
+
+    `seconds` is from there to `finished`, or where it was rolled back (or failed at that) from
+    when that began; None where it was only declared to be as it is. `error` is the first one:
+    what then fails on the way back is the operation's. Of a migration that had been applied, it
+    is that of the way back, and begins with `WAY_BACK`.
+    """
 
     version: str
     name: str
@@ -171,6 +185,11 @@ class Opening:
     by: str
     accept_data_loss: bool = False
 
+    @property
+    def detail(self) -> str:
+        """What the audit trail says of it."""
+        return f"{self.direction}{' --accept-data-loss' if self.accept_data_loss else ''}"
+
 
 @dataclass(frozen=True)
 class Amendment:
@@ -220,7 +239,8 @@ class Assignment:
     `outcome`. With `direction` BACK the operation is undone, and the last one is number `until`;
     the outcome is FAILED where that leaves operations that cannot be undone. The operations of
     a rollback file are carried out forward: they are numbered on from those of the migration,
-    which are all done, and their outcome is ROLLED_BACK.
+    which are all done, and their outcome is ROLLED_BACK. `first` is where the file begins that the
+    operation is in.
     """
 
     run: str
@@ -234,6 +254,38 @@ class Assignment:
     direction: Direction = Direction.FORWARD
     outcome: MigrationState = MigrationState.APPLIED
     until: int = 1
+    first: int = 1
+
+    @property
+    def before(self) -> MigrationState | None:
+        """What the migration is again if this operation fails and leaves nothing, if that is sure.
+
+        It is where nothing comes before the operation.
+        """
+        if self.back or self.key.number != self.first:
+            return None
+        forward = self.going is MigrationState.RUNNING
+        return MigrationState.ROLLED_BACK if forward else MigrationState.APPLIED
+
+    @property
+    def going(self) -> MigrationState:
+        """The migration's state while the operation is at work."""
+        forward = self.outcome is MigrationState.APPLIED
+        return MigrationState.RUNNING if forward else MigrationState.ROLLING_BACK
+
+    @property
+    def at_work(self) -> OperationState:
+        """The operation's own state while it is at work."""
+        return OperationState.UNDOING if self.back else OperationState.RUNNING
+
+    @property
+    def over(self) -> OperationState:
+        """The operation's own state at its end."""
+        return OperationState.PENDING if self.back else OperationState.DONE
+
+    def failure(self, error: str) -> str:
+        """The error of an operation as the migration shows it."""
+        return error if self.going is MigrationState.RUNNING else f"{WAY_BACK}{error}"
 
     @property
     def back(self) -> bool:
@@ -322,8 +374,7 @@ class Taken:
     @property
     def over(self) -> bool:
         """Whether there is nothing left to do: it is done, or on the way back undone."""
-        end = OperationState.PENDING if self.assignment.back else OperationState.DONE
-        return self.state is end
+        return self.state is self.assignment.over
 
     def prepared(self, prepared: Prepared) -> Taken:
         """This record, after `prepare` was written."""
@@ -331,15 +382,12 @@ class Taken:
 
     def stepped(self, step: Step) -> Taken:
         """This record, after `step` was written: the cursor moved, so attempts begin again."""
-        back = self.assignment.back
-        going = OperationState.UNDOING if back else OperationState.RUNNING
-        over = OperationState.PENDING if back else OperationState.DONE
         return replace(
             self,
             cursor=step.cursor,
             done=self.done + step.done,
             total=self.total if step.total is None else step.total,
-            state=over if step.finished else going,
+            state=self.assignment.over if step.finished else self.assignment.at_work,
             attempts=0,
         )
 
@@ -368,6 +416,18 @@ class Work(Generic[HandleT]):
     walked: Walked | None = None
 
 
+def confirm_schema(database: str, found: int) -> None:
+    """Refuse to work in a journal that a newer release has made.
+
+    Raises:
+        Refused: its schema version is higher than the one that is known here.
+    """
+    if found > SCHEMA_VERSION:
+        what = f"the journal of {database} has the schema version {found}, this worker knows"
+        todo = "Update the workers: a newer release works in this journal."
+        raise Refused([Problem("", "", f"{what} {SCHEMA_VERSION}", todo)])
+
+
 class Journal(ABC, Generic[HandleT]):
     """The storage of one database's journal. All writes are durable when a call returns."""
 
@@ -388,6 +448,7 @@ class Journal(ABC, Generic[HandleT]):
 
         Raises:
             FenceLost: the head's generation is neither `expected` nor this run's own.
+            Refused: the journal is a newer release's, here and wherever it is written to.
         """
 
     @abstractmethod
@@ -398,9 +459,10 @@ class Journal(ABC, Generic[HandleT]):
         every open fence: no worker of any run writes any more, and what was planned before is
         refused. Harmless when repeated, also after a later run has gone on from it.
 
-        - APPLIED: the record is made where there is none. Operations that are done stay as they
-          are, with their undo data; every other one of `types` is done, and irreversible with
-          the reason. Nothing of a rollback file counts as begun.
+        - APPLIED: the record is made where there is none, and gets name and checksum. Operations
+          that are done stay as they are, with their undo data, unless the migration is rolled
+          back; every other one of `types` is done, and irreversible with the reason. Nothing of
+          a rollback file counts as begun.
         - ROLLED_BACK: nothing of any operation is recorded but its fence; it may begin anew. A
           migration without a record has none after it.
         - RUNNING, ROLLING_BACK: the failure is forgotten, and cursors stay: an operation that
@@ -439,8 +501,9 @@ class Journal(ABC, Generic[HandleT]):
 
         Raises:
             Outdated: the head is at another generation; this very run has rolled the migration
-                back; an earlier operation of the migration is not done; the operation is being
-                undone and was to go forward; or, on the way back, a later operation is not undone.
+                back, or has undone the operation; an earlier operation of the migration is not
+                done; the operation is being undone and was to go forward; or, on the way back, a
+                later operation is not undone.
         """
 
     @abstractmethod
@@ -463,7 +526,11 @@ class Journal(ABC, Generic[HandleT]):
         """Write the lasting error and the migration's state. Raises `FenceLost`.
 
         An operation that was being undone stays `undoing`, without an owner and with no
-        attempts: its cursor is of use on the way back only.
+        attempts: its cursor is of use on the way back only. A migration that failed before
+        keeps its first error.
+
+        The state APPLIED is for the first operation of a rollback file that has left nothing: it is
+        pending again, the migration is applied as before, and the error is in the history.
         """
 
     @abstractmethod

@@ -307,8 +307,7 @@ class Runner:
         text = f"{self.assignment.key} {self.assignment.type} {self.operation.summary}: {message}"
         log.error("failed", error=message, exc_info=error)
         kept = taken is None or self._keeps_something(taken)
-        alone = self.assignment.key.number == 1 and not self.assignment.back
-        state = MigrationState.FAILED if kept or not alone else MigrationState.ROLLED_BACK
+        state = (None if kept else self.assignment.before) or MigrationState.FAILED
         if taken is not None:
             self.database.journal.fail(taken, message, state)
         return MigrationFailed(text, state, kept=kept, answers=taken is not None)

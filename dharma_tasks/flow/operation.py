@@ -233,11 +233,12 @@ def _progress(
 def _assignment(job: Job) -> Assignment:
     migration, at = job.migration, job.at
     direction, outcome = Direction.FORWARD, MigrationState.APPLIED
-    count = len(migration.operations)
+    count, first = len(migration.operations), 1
     if at.until is not None:
         direction = Direction.BACK
         outcome = MigrationState.ROLLED_BACK if at.until == 1 else MigrationState.FAILED
     elif at.number > count:
+        first = count + 1
         count += len(migration.rollback)
         outcome = MigrationState.ROLLED_BACK
     return Assignment(
@@ -252,4 +253,5 @@ def _assignment(job: Job) -> Assignment:
         direction=direction,
         outcome=outcome,
         until=at.until or 1,
+        first=first,
     )

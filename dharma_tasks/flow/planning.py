@@ -73,7 +73,9 @@ def begin(context: Context, run: str, database: str) -> list[Chain]:
         msg = f"run {run} is {snapshot.state if snapshot else 'not known'}"
         raise Stopped(msg)
     record = snapshot.run
-    opening = Opening(record.id, record.direction, made.checksum, record.by)
+    opening = Opening(
+        record.id, record.direction, made.checksum, record.by, record.accept_data_loss
+    )
     expected = made.generations[database]
     try:
         found = context.database(database)

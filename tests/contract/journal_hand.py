@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
+from elasticsearch import Elasticsearch
+from pymongo import MongoClient
 
 from dharma_tasks.databases import Database, connect
 from dharma_tasks.errors import FenceLost
@@ -12,6 +17,7 @@ from dharma_tasks.journal import (
     Assignment,
     Direction,
     Journal,
+    MigrationRecord,
     MigrationState,
     Opening,
     Owner,
@@ -28,6 +34,7 @@ class Worker:
 
     def __init__(self, name: str, settings: Settings) -> None:
         self.name = name
+        self.settings = settings
         self.database: Database[Any] = connect(name, settings)
 
     @property
@@ -47,12 +54,56 @@ class Worker:
         resources = self.database.resources()
         return Owner(worker="w", node="n", boot="b", pid=1, started=2.5, resources=resources)
 
+    def backdate(self, version: str, by: timedelta) -> None:
+        """Let a migration have begun that much earlier, by hand."""
+        found = self.settings.url(self.name)
+        assert found is not None
+        url, ours = found.get_secret_value(), f"{self.settings.namespace}_migrations"
+        (record,) = (each for each in self.journal.survey().migrations if each.version == version)
+        started = record.started - by
+        if self.name == "postgresql":
+            with psycopg.connect(url) as connection:
+                text = f"UPDATE public.{ours} SET started = %s WHERE version = %s"
+                connection.execute(text, [started, version])
+        elif self.name == "mongodb":
+            with MongoClient[dict[str, Any]](url) as client:
+                migrations = client.get_default_database()[ours]
+                migrations.update_one({"_id": version}, {"$set": {"started": started}})
+        else:
+            with Elasticsearch(url) as client:
+                client.update(index=ours, id=version, doc={"started": started.isoformat()})
+
     def take(self, assignment: Assignment, *, counted: bool = True) -> Taken:
         return self.journal.take(assignment, self.owner(), counted=counted)
 
     def step(self, taken: Taken, cursor: Any, *, finished: bool = False, done: int = 10) -> Taken:
         step = Step(cursor=cursor, done=done, finished=finished, total=100)
         return self.journal.step(taken, lambda _handle: step, transactional=True)
+
+
+def back(assignment: Assignment, generation: int | None = None) -> Assignment:
+    """The assignment to undo the same operation; in another generation, of another run."""
+    run = assignment.run if generation is None else f"run-{generation}"
+    return replace(
+        assignment,
+        run=run,
+        generation=generation or assignment.generation,
+        direction=Direction.BACK,
+        outcome=MigrationState.ROLLED_BACK,
+    )
+
+
+def rollback_file(assignment: Assignment, number: int, count: int, **more: Any) -> Assignment:
+    """The assignment to carry out an operation of the migration's rollback file."""
+    key = assignment.key.model_copy(update={"number": number})
+    outcome = MigrationState.ROLLED_BACK
+    return replace(assignment, key=key, count=count, outcome=outcome, **more)
+
+
+def record(worker: Worker) -> MigrationRecord:
+    """The one migration."""
+    (found,) = worker.journal.survey().migrations
+    return found
 
 
 def refused(worker: Worker, taken: Taken) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
-from journal_hand import Worker, refused
+from journal_hand import Worker, back, record, refused, rollback_file
 
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import FenceLost
 from dharma_tasks.journal import (
     Assignment,
-    Direction,
-    MigrationRecord,
     MigrationState,
     OperationState,
     Prepared,
@@ -21,22 +20,6 @@ from dharma_tasks.journal import (
 )
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
-
-
-def back(assignment: Assignment, generation: int | None = None) -> Assignment:
-    """The assignment to undo the same operation."""
-    return replace(
-        assignment,
-        generation=assignment.generation if generation is None else generation,
-        direction=Direction.BACK,
-        outcome=MigrationState.ROLLED_BACK,
-    )
-
-
-def record(worker: Worker) -> MigrationRecord:
-    """The one migration."""
-    (found,) = worker.journal.survey().migrations
-    return found
 
 
 def applied(worker: Worker, count: int = 1) -> list[Assignment]:
@@ -137,7 +120,7 @@ def test_the_way_back_may_fail_and_go_on(worker: Worker) -> None:
     taken = worker.step(worker.take(back(assignment)), "some")
     worker.journal.fail(taken, "no way", MigrationState.FAILED)
     found = record(worker)
-    assert (found.state, found.error) == (MigrationState.FAILED, "no way")
+    assert (found.state, found.error) == (MigrationState.FAILED, "on the way back: no way")
     assert found.operations[0].state is OperationState.UNDOING
     assert worker.journal.owner(assignment.key) is None
     refused(worker, taken)
@@ -146,8 +129,117 @@ def test_the_way_back_may_fail_and_go_on(worker: Worker) -> None:
         worker.take(replace(assignment, run="run-2", generation=generation))
     again = worker.take(back(assignment, generation))
     assert (again.cursor, again.attempts, again.walked) == ("some", 1, Walked("end", 20))
+    assert record(worker).error is None
     worker.step(again, None, finished=True)
     assert record(worker).state is MigrationState.ROLLED_BACK
+
+
+def test_the_first_error_stays(worker: Worker) -> None:
+    """Also when the way back fails, twice: those errors are the operation's, and the history's."""
+    assignment = worker.assignment(worker.begin())
+    worker.journal.fail(worker.step(worker.take(assignment), "on"), "first", MigrationState.FAILED)
+    for error in ("second", "third"):
+        taken = worker.take(back(assignment))
+        worker.journal.fail(taken, error, MigrationState.FAILED)
+        found = record(worker)
+        assert (found.state, found.error) == (MigrationState.FAILED, "first")
+        assert found.operations[0].error == error
+    worker.step(worker.take(back(assignment)), None, finished=True)
+    assert (record(worker).state, record(worker).error) == (MigrationState.ROLLED_BACK, "first")
+    errors = [each.error for each in worker.journal.history(100) if each.event == "failed"]
+    assert errors == ["first", "second", "third"]
+
+
+def test_how_long_the_way_back_took(worker: Worker) -> None:
+    """It counts from when it began, not from when the migration was applied; the start stays."""
+    first, second = applied(worker, 2)
+    before = record(worker)
+    worker.backdate(before.version, timedelta(days=2))
+    generation = worker.begin("run-2", first.generation)
+    worker.step(worker.take(back(second, generation)), None, finished=True)
+    taken = worker.take(back(first, generation))
+    worker.journal.fail(taken, "no", MigrationState.FAILED)
+    failed = record(worker)
+    worker.step(worker.take(back(first, generation)), None, finished=True)
+    ended = record(worker)
+    assert ended.state is MigrationState.ROLLED_BACK
+    assert before.started - ended.started == timedelta(days=2)
+    assert before.seconds is not None
+    assert failed.seconds is not None
+    assert ended.seconds is not None
+    assert 0 <= failed.seconds <= ended.seconds < 60
+    generation = worker.begin("run-3", generation)
+    for assignment in (first, second):
+        anew = replace(assignment, run="run-3", generation=generation)
+        worker.step(worker.take(anew), None, finished=True)
+    again = record(worker)
+    assert again.started > before.started
+    worker.backdate(again.version, timedelta(hours=1))
+    generation = worker.begin("run-4", generation)
+    files = rollback_file(second, 3, 3, run="run-4", generation=generation)
+    worker.step(worker.take(files), None, finished=True)
+    assert record(worker).state is MigrationState.ROLLED_BACK
+    assert 0 <= (record(worker).seconds or 0) < 60
+
+
+def test_a_last_operation_that_was_never_begun(worker: Worker) -> None:
+    """What is left of a migration is told, by whoever finds that nothing is to be undone."""
+    generation = worker.begin()
+    first, second = (worker.assignment(generation, n, 2) for n in (1, 2))
+    taken = worker.step(worker.take(first), "on")
+    worker.journal.fail(taken, "no", MigrationState.FAILED)
+    told = len(worker.journal.history(100))
+    partly = replace(back(second), until=2, outcome=MigrationState.FAILED)
+    assert worker.take(partly).over
+    assert len(worker.journal.history(100)) == told  # it has failed already
+    for _ in range(2):
+        assert worker.take(replace(back(second), until=2)).over
+    assert record(worker).state is MigrationState.ROLLED_BACK
+    (last,) = worker.journal.history(100)[told:]
+    assert (last.event, last.number, last.version) == ("rolled_back", None, "1.0.0")
+
+
+def test_what_a_run_has_undone_in_part_it_does_not_begin_again(worker: Worker) -> None:
+    """Frozen before its taking, it comes after the end: the migration stays as it is."""
+    generation = worker.begin()
+    first, second = (worker.assignment(generation, n, 2) for n in (1, 2))
+    worker.step(worker.take(first), "end", finished=True)
+    worker.journal.fail(worker.step(worker.take(second), "on"), "no", MigrationState.FAILED)
+    partly = replace(back(second), until=2, outcome=MigrationState.FAILED)
+    worker.step(worker.take(partly), None, finished=True)
+    before = record(worker)
+    assert (before.state, before.error) == (MigrationState.FAILED, "no")
+    assert worker.take(first).state is OperationState.DONE
+    assert record(worker) == before
+    with pytest.raises(FenceLost):
+        worker.take(second)
+    assert record(worker) == before
+    generation = worker.begin("run-2", generation)
+    again = worker.take(replace(second, run="run-2", generation=generation))
+    assert (again.state, again.cursor) == (OperationState.RUNNING, None)
+
+
+def test_a_rollback_file_that_leaves_nothing(worker: Worker) -> None:
+    """The migration is applied, as before; its run does not begin it again, another may."""
+    (assignment,) = applied(worker)
+    generation = worker.begin("run-2", assignment.generation)
+    first = rollback_file(assignment, 2, 3, run="run-2", generation=generation)
+    taken = worker.take(first)
+    worker.journal.fail(taken, "no", MigrationState.APPLIED)
+    found = record(worker)
+    assert (found.state, found.error, found.seconds) == (MigrationState.APPLIED, None, None)
+    assert [(each.number, each.state) for each in found.operations] == [(1, OperationState.DONE)]
+    assert found.finished is not None
+    told = worker.journal.history(100)[-1]
+    assert (told.event, told.number, told.error) == ("failed", 2, "no")
+    refused(worker, taken)
+    with pytest.raises(FenceLost):
+        worker.take(first)
+    assert record(worker) == found
+    generation = worker.begin("run-3", generation)
+    again = worker.take(replace(first, run="run-3", generation=generation))
+    assert (again.state, again.cursor, again.undo) == (OperationState.RUNNING, None, None)
+    assert again.fence > taken.fence
 
 
 def test_what_was_undone_can_be_applied_again(worker: Worker) -> None:
@@ -200,15 +292,7 @@ def test_half_undone_can_go_on_to_be_undone_only(worker: Worker) -> None:
 def test_a_rollback_file_is_carried_out_after_the_migration(worker: Worker) -> None:
     """Its operations are numbered on, go forward, and the last one rolls the migration back."""
     (assignment,) = applied(worker)
-    files = [
-        replace(
-            assignment,
-            key=assignment.key.model_copy(update={"number": number}),
-            count=3,
-            outcome=MigrationState.ROLLED_BACK,
-        )
-        for number in (2, 3)
-    ]
+    files = [rollback_file(assignment, number, 3) for number in (2, 3)]
     with pytest.raises(FenceLost):
         worker.take(files[1])
     taken = worker.take(files[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -102,13 +103,12 @@ def test_it_tells_everything_in_order(story: Story) -> None:
     story.applies_and_fails()
     entries = story.journal.history(100)
     first, second = "run-1@here", "run-2@here"
-    direction = None if story.name == "elasticsearch" else "forward"
     assert told(entries) == [
-        ("run", "run-1", first, None, None, None, direction),
+        ("run", "run-1", first, None, None, None, "forward"),
         ("taken", "run-1", first, "1.0.0", 1, "w", None),
         ("taken", "run-1", first, "1.0.0", 2, "w", None),
         ("applied", "run-1", first, "1.0.0", None, None, None),
-        ("run", "run-2", second, None, None, None, direction),
+        ("run", "run-2", second, None, None, None, "forward"),
         ("taken", "run-2", second, "1.1.0", 1, "w", None),
         ("unlocked", "run-2", "me@there", "1.1.0", 1, None, "lease 1 of w"),
         ("failed", "run-2", second, "1.1.0", 1, None, None),
@@ -119,6 +119,22 @@ def test_it_tells_everything_in_order(story: Story) -> None:
     assert times == sorted(times)
     second_more = timedelta(seconds=1)
     assert before - second_more <= times[0] <= times[-1] <= datetime.now(UTC) + second_more
+
+
+def test_it_says_that_data_loss_was_accepted(story: Story) -> None:
+    """It is the only way past what cannot be undone, and whoever took it is known."""
+    accepted = replace(Opening("run-1", Direction.BACK, "sum", "me"), accept_data_loss=True)
+    story.journal.begin(accepted, 0)
+    (entry,) = story.journal.history(10)
+    assert (entry.event, entry.by, entry.detail) == ("run", "me", "back --accept-data-loss")
+
+
+def test_nothing_to_prune(story: Story) -> None:
+    """Where nothing is kept nothing is removed, and nothing is told."""
+    story.applies_and_fails()
+    before = story.journal.history(100)
+    assert story.journal.prune(datetime.now(UTC), run="p", by="me") == []
+    assert story.journal.history(100) == before
 
 
 def test_only_the_last(story: Story) -> None:

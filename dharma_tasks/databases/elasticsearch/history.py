@@ -9,14 +9,14 @@ from __future__ import annotations
 from elasticsearch import Elasticsearch
 
 from dharma_tasks.databases.elasticsearch.documents import create, now
-from dharma_tasks.journal import Entry, HistoryRecord, MigrationState
+from dharma_tasks.journal import Declaration, Entry, HistoryRecord, MigrationState
 from dharma_tasks.migration import JSON
 
-_KEPT = ("run", "version", "number", "fence", "generation", "by", "worker", "error")
+_KEPT = ("run", "version", "number", "fence", "generation", "by", "worker", "error", "detail")
 _NAMING = ("run", "version", "number", "fence")
 _WORDS = {"begin": "run", "take": "taken"}
 """In the words that every journal has for it."""
-_ENDS = {MigrationState.APPLIED, MigrationState.ROLLED_BACK}
+_ENDS = {MigrationState.APPLIED, MigrationState.FAILED, MigrationState.ROLLED_BACK}
 
 
 class History:
@@ -47,6 +47,11 @@ class History:
         }
         create(self._client, self._index, entry.id, told)
 
+    def declared(self, declaration: Declaration, version: str) -> None:
+        """Tell what a person has declared of a migration."""
+        said = {"run": declaration.run, "by": declaration.by, "version": version}
+        self.tell(declaration.event, {**said, "detail": declaration.reason})
+
     def last(self, limit: int) -> list[HistoryRecord]:
         """Return the last `limit` entries, oldest first; none where nobody has made the index.
 
@@ -55,8 +60,8 @@ class History:
         if not self._client.indices.exists(index=self._index):
             return []
         self._client.indices.refresh(index=self._index)
-        # An operation and the migration that it ends have the same time: `applied` and
-        # `rolled_back` are after `done` and `undone`, and in the alphabet before them.
+        # An operation and the migration that it ends have the same time: `applied`, `failed` and
+        # `rolled_back` are after `done` and `undone`, and in the alphabet not all are.
         newest_first = [{"at": "desc"}, {"event": "asc"}]
         found = self._client.search(index=self._index, sort=newest_first, size=limit)
         records = [_record(hit["_source"]) for hit in found["hits"]["hits"]]

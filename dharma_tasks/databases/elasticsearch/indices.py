@@ -19,12 +19,13 @@ _FIELDS: dict[str, JSON] = {
     "head": {
         **dict.fromkeys(("identity", "run", "direction", "plan", "by"), _KEYWORD),
         **dict.fromkeys(("schema_version", "generation"), _LONG),
+        "declaration": _TEXT,
         "updated": _DATE,
     },
     "migrations": {
         **dict.fromkeys(("version", "state", "checksum", "run", "by"), _KEYWORD),
         **dict.fromkeys(("name", "error"), _TEXT),
-        **dict.fromkeys(("started", "finished"), _DATE),
+        **dict.fromkeys(("started", "finished", "turned"), _DATE),
         **dict.fromkeys(("era", "generation"), _LONG),
         "seconds": {"type": "double"},
     },

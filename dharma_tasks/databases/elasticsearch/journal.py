@@ -29,7 +29,7 @@ from uuid import uuid4
 from elasticsearch import Elasticsearch
 from elasticsearch.helpers import scan
 
-from dharma_tasks.databases.elasticsearch import migrations, operations
+from dharma_tasks.databases.elasticsearch import declaring, migrations, operations
 from dharma_tasks.databases.elasticsearch.documents import (
     Document,
     change,
@@ -46,6 +46,7 @@ from dharma_tasks.journal import (
     SCHEMA_VERSION,
     Assignment,
     Declaration,
+    Direction,
     Entry,
     Head,
     HistoryRecord,
@@ -59,6 +60,7 @@ from dharma_tasks.journal import (
     Step,
     Survey,
     Taken,
+    confirm_schema,
 )
 from dharma_tasks.migration import JSON, Key
 
@@ -112,36 +114,61 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
     def begin(self, opening: Opening, expected: int) -> int:
         """Open a run; see the top of this file for why the head is written first."""
         self._make()
-        generation = self._raise_generation(opening, expected)
+        self._complete()
+        fields = {"direction": opening.direction.value, "plan": opening.plan, "by": opening.by}
+        generation = self._raise_generation(opening.run, expected, fields)
         self._fence_out(generation)
         told = {"run": opening.run, "by": opening.by, "generation": generation}
-        self._history.tell("begin", told)
+        self._history.tell("begin", {**told, "detail": opening.detail})
         return generation
+
+    def declare(self, declaration: Declaration, expected: int) -> None:
+        """Write it into the head, and then out: whoever comes next completes it."""
+        self._make()
+        self._complete()
+        text = declaring.text(declaration)
+        fields = {"plan": None, "by": declaration.by, "declaration": text}
+        self._raise_generation(declaration.run, expected, fields)
+        self._complete()
+
+    def _complete(self) -> None:
+        """Write out what a declaration has left in the head.
+
+        Then the generation rises once more: what was planned on the half of it is refused.
+        """
+        while True:  # each turn means that somebody else's write succeeded
+            head = read(self._client, self._names.head, _HEAD)
+            if head is None or head.get("declaration") is None:
+                return
+            generation = int(head.get("generation"))
+            declaration = declaring.parsed(head.get("declaration"))
+            declaring.Declaring(self._client, self._names, declaration, generation).write()
+            self._fence_out(generation)
+            for amendment in declaration.amendments:
+                self._history.declared(declaration, amendment.version)
+            if replace(self._client, head, {"generation": generation + 1, "declaration": None}):
+                return
 
     def _make(self) -> None:
         """Make the indices, or add what an earlier version of this package did not know."""
         make(self._client, self._names)
         self._is_made = True
 
-    def _raise_generation(self, opening: Opening, expected: int) -> int:
-        changes = {
-            "run": opening.run,
-            "direction": opening.direction.value,
-            "plan": opening.plan,
-            "by": opening.by,
-            "generation": expected + 1,
-            "updated": now(),
-        }
+    def _raise_generation(self, run: str, expected: int, fields: JSON) -> int:
+        changes = {**fields, "run": run, "generation": expected + 1, "updated": now()}
         while True:  # each turn means that somebody else's write succeeded
             head = read(self._client, self._names.head, _HEAD)
-            if head is not None and head.get("run") == opening.run:
-                return int(head.get("generation"))
             found = 0 if head is None else int(head.get("generation"))
+            if head is not None:
+                confirm_schema("elasticsearch", head.get("schema_version"))
+                if head.get("run") == run:
+                    return found
             if found != expected:
                 raise FenceLost(_other_run(found, expected))
             if head is None:
-                new = {"identity": uuid4().hex, "schema_version": SCHEMA_VERSION, **changes}
-                if create(self._client, self._names.head, _HEAD, new):
+                identity = {"identity": uuid4().hex, "schema_version": SCHEMA_VERSION}
+                first = {**identity, "direction": Direction.FORWARD.value, **changes}
+                if create(self._client, self._names.head, _HEAD, first):
                     return expected + 1
             elif replace(self._client, head, changes):
                 return expected + 1
@@ -165,10 +192,6 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
                 hit["_id"],
                 lambda found: operations.fenced(found, generation),
             )
-
-    def declare(self, declaration: Declaration, expected: int) -> None:
-        """Write what a person declares; see `Journal.declare`."""
-        raise NotImplementedError
 
     # --- an operation ---
 
@@ -224,8 +247,15 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
     def fail(self, taken: Taken, error: str, state: MigrationState) -> None:
         """Write the lasting error and the migration's state."""
         self._write(taken, operations.failed(taken, error))
-        self._migrations.end(taken.assignment, taken.mark.get("era"), state, error)
-        self._history.tell(state.value, taken.mark.source)
+        failed, era = taken.mark, taken.mark.get("era")
+        if state is MigrationState.APPLIED:
+            self._migrations.spare(taken.assignment, era)
+            self._history.tell(MigrationState.FAILED.value, failed.source)
+            pending = {"state": OperationState.PENDING.value}
+            replace(self._client, failed, {**operations.NOTHING, **pending})
+            return
+        self._migrations.end(taken.assignment, era, state, error)
+        self._history.tell(state.value, failed.source)
 
     def note(self, taken: Taken, error: str | None) -> None:
         """Write a passing error or an orderly stop, and take the attempt back."""
@@ -243,6 +273,8 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
     def _check_head(self, assignment: Assignment) -> None:
         head = read(self._client, self._names.head, _HEAD)
         found = 0 if head is None else int(head.get("generation"))
+        if head is not None:
+            confirm_schema("elasticsearch", head.get("schema_version"))
         if found != assignment.generation:
             raise Outdated(_other_run(found, assignment.generation))
 
@@ -296,11 +328,16 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
         assignment = taken.assignment
         if assignment.last:
             self._migrations.end(assignment, era, assignment.outcome)
-        if taken.mark is None:
-            return  # it was never begun
-        self._history.tell("undone" if assignment.back else "done", taken.mark.source)
-        if assignment.last and assignment.outcome is not MigrationState.FAILED:
-            self._history.tell(assignment.outcome.value, taken.mark.source)
+        key, outcome = assignment.key, assignment.outcome
+        if taken.mark is not None:
+            source = taken.mark.source
+            self._history.tell("undone" if assignment.back else "done", source)
+        elif outcome is MigrationState.FAILED:
+            return  # it was never begun, and so the migration had failed before
+        else:
+            source = {"run": assignment.run, "by": assignment.by, "version": key.version}
+        if assignment.last:
+            self._history.tell(outcome.value, source)
 
     # --- writing ---
 

@@ -10,13 +10,20 @@ between its operation's end and the migration's neither ends nor turns what has 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from elasticsearch import Elasticsearch
 
 from dharma_tasks.databases.elasticsearch.documents import Document, change, now, read
 from dharma_tasks.errors import Outdated
-from dharma_tasks.journal import Assignment, MigrationRecord, MigrationState, OperationRecord
+from dharma_tasks.journal import (
+    WAY_BACK,
+    Assignment,
+    MigrationRecord,
+    MigrationState,
+    OperationRecord,
+)
 from dharma_tasks.migration import JSON
 
 
@@ -38,7 +45,7 @@ class Migrations:
         if found is None:
             return 1
         era: int = found.get("era")
-        forward = _going(assignment) is MigrationState.RUNNING
+        forward = assignment.going is MigrationState.RUNNING
         if not (forward and found.get("state") == MigrationState.ROLLED_BACK):
             return era
         if found.get("run") == assignment.run:
@@ -51,30 +58,23 @@ class Migrations:
 
         With `over`, where the operation was found at its end, only what a crash has left.
         """
-        going = _going(assignment)
-        ours: JSON = {
-            "state": going.value,
-            "run": assignment.run,
-            "by": assignment.by,
-            "generation": assignment.generation,
-            "finished": None,
-            "seconds": None,
-        }
-        what: JSON = {"checksum": assignment.checksum, "name": assignment.name, "error": None}
-        if going is MigrationState.RUNNING:
-            ours |= what  # the way back keeps what was applied, and why it failed
+        forward = assignment.going is MigrationState.RUNNING
+        what: JSON = {"checksum": assignment.checksum, "name": assignment.name}
 
         def how(found: Document | None) -> JSON | None:
             if found is None and over:
+                return None
+            ours = _ours(assignment, found)
+            if found is not None and _has_moved_on(found, assignment, over=over):
                 return None
             if found is None or found.get("era") < era:
                 new = {"version": assignment.key.version, "era": era, "started": now()}
                 return {**what, **ours, **new}
             if over and found.get("state") == assignment.outcome:
                 return None
-            if _has_moved_on(found, assignment) or ours.items() <= found.source.items():
-                return None
-            return ours
+            if forward:  # the way back keeps what was applied
+                ours |= what
+            return None if ours.items() <= found.source.items() else ours
 
         change(self._client, self._index, assignment.key.version, how)
 
@@ -82,37 +82,64 @@ class Migrations:
         self, assignment: Assignment, era: int, state: MigrationState, error: str | None = None
     ) -> None:
         """End the migration, where it is still going as the assignment has it go."""
-        going = {
-            "era": era,
-            "state": _going(assignment).value,
-            "generation": assignment.generation,
-        }
+
+        def ended(found: Document) -> JSON:
+            at = datetime.now(UTC)
+            begun = found.get("turned") or found.get("started")
+            return {
+                "state": state.value,
+                "finished": at.isoformat(),
+                "seconds": (at - datetime.fromisoformat(begun)).total_seconds(),
+                "error": found.get("error") or (error and assignment.failure(error)),
+            }
+
+        self._end(assignment, era, ended)
+
+    def spare(self, assignment: Assignment, era: int) -> None:
+        """Let the migration be applied as before: its rollback file has left nothing."""
+        nothing: JSON = dict.fromkeys(("seconds", "error", "turned"))
+        applied = {**nothing, "state": MigrationState.APPLIED.value, "finished": now()}
+        self._end(assignment, era, lambda _: applied)
+
+    def _end(self, assignment: Assignment, era: int, ended: Callable[[Document], JSON]) -> None:
+        going = {"era": era, "state": assignment.going.value, "generation": assignment.generation}
 
         def how(found: Document | None) -> JSON | None:
             if found is None or not going.items() <= found.source.items():
                 return None
-            at = datetime.now(UTC)
-            seconds = (at - datetime.fromisoformat(found.get("started"))).total_seconds()
-            ended: JSON = {"state": state.value, "finished": at.isoformat(), "seconds": seconds}
-            return ended if error is None else {**ended, "error": error}
+            return ended(found)
 
         change(self._client, self._index, assignment.key.version, how)
 
 
-def _going(assignment: Assignment) -> MigrationState:
-    """Running, or rolling back: also by the operations of a rollback file."""
-    if assignment.back or assignment.outcome is not MigrationState.APPLIED:
-        return MigrationState.ROLLING_BACK
-    return MigrationState.RUNNING
+def _ours(assignment: Assignment, found: Document | None) -> JSON:
+    """What a migration's document says while this operation is at work."""
+    ours: JSON = {
+        "state": assignment.going.value,
+        "run": assignment.run,
+        "by": assignment.by,
+        "generation": assignment.generation,
+        "turned": None,
+        **dict.fromkeys(("finished", "seconds", "error")),
+    }
+    if found is not None and assignment.going is MigrationState.ROLLING_BACK:
+        ours["turned"] = found.get("turned") or now()
+        error = found.get("error") or ""
+        if error and not error.startswith(WAY_BACK):
+            ours["error"] = error
+    return ours
 
 
-def _has_moved_on(found: Document, assignment: Assignment) -> bool:
-    """Whether a newer run has it, or this one is on its way back already."""
+def _has_moved_on(found: Document, assignment: Assignment, *, over: bool) -> bool:
+    """Whether a newer run has it, or this one is on its way back already.
+
+    An operation that is done, with `over`, was started by this run, if the document is this run's.
+    """
     generation = found.get("generation") or 0
     if generation != assignment.generation:
         return bool(generation > assignment.generation)
-    turned = found.get("state") == MigrationState.ROLLING_BACK
-    return turned and _going(assignment) is MigrationState.RUNNING
+    turned = over or found.get("state") == MigrationState.ROLLING_BACK
+    return turned and assignment.going is MigrationState.RUNNING
 
 
 def record(source: JSON, operations: list[OperationRecord]) -> MigrationRecord:

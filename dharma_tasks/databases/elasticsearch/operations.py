@@ -53,11 +53,15 @@ def is_over(found: Document | None, assignment: Assignment, era: int) -> bool:
     """Whether nothing is left to do.
 
     Raises:
-        Outdated: it is to go forward, but this or another run is undoing it, or this one has.
+        Outdated: a newer run has written to it; or it is to go forward, but this or another run
+            is undoing it, or this one has.
     """
+    if found is not None and found.get("generation") > assignment.generation:
+        message = f"{assignment.key} is a newer run's"
+        raise Outdated(message)
     state = state_of(found, era)
     if assignment.back:
-        return state is OperationState.PENDING
+        return state is assignment.over
     # In whatever era: a migration that is rolled back as a whole would begin anew.
     undone = (
         found is not None
@@ -74,7 +78,7 @@ def seized(
     found: Document | None, assignment: Assignment, owner: Owner, era: int, *, counted: bool
 ) -> JSON:
     """The document as its new owner writes it."""
-    going = OperationState.UNDOING if assignment.back else OperationState.RUNNING
+    going = assignment.at_work
     state = state_of(found, era)
     begun: JSON = {}
     attempts = 0

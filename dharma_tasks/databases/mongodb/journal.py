@@ -21,6 +21,7 @@ from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from dharma_tasks.databases.mongodb import kept, records
 from dharma_tasks.databases.mongodb.connection import Connection, Document, Handle
+from dharma_tasks.databases.mongodb.declaring import Declaring
 from dharma_tasks.errors import FenceLost, Outdated
 from dharma_tasks.journal import (
     SCHEMA_VERSION,
@@ -38,6 +39,7 @@ from dharma_tasks.journal import (
     Step,
     Survey,
     Taken,
+    confirm_schema,
 )
 from dharma_tasks.migration import Key
 
@@ -45,7 +47,7 @@ Session = ClientSession | None
 
 _NAMESPACE_EXISTS = 48
 _OPEN = {"state": {"$ne": OperationState.DONE}}
-_HELD = {"state": {"$in": records.AT_WORK}, "owner.resources": {"$ne": {}}}
+_HELD = {"state": {"$in": records.AT_WORK}, "owner.resources": {"$nin": [{}, None]}}
 
 
 class MongodbJournal(Journal[Handle]):
@@ -84,15 +86,25 @@ class MongodbJournal(Journal[Handle]):
 
     def begin(self, opening: Opening, expected: int) -> int:
         """Compare and set the head; see `Journal.begin`."""
-        self._create()
-        head = self._head.find_one({"_id": records.HEAD}) or {}
-        if head.get("run") != opening.run and head.get("generation", 0) == expected:
-            self._free_all()
+        self._make_way(opening.run, expected)
+        written = {"direction": opening.direction, "plan": opening.plan}
 
         def write(session: Session) -> int:
-            return self._begin(opening, expected, session)
+            found = self._raise(opening.run, written, expected, session)
+            if found is not None:
+                return found
+            entry = records.begun(opening, expected + 1)
+            self._history.insert_one(entry, session=session)
+            return expected + 1
 
         return self._connection.atomically(write)
+
+    def _make_way(self, run: str, expected: int) -> None:
+        """Make the collections, and free what the owners hold that are to lose their fence."""
+        self._create()
+        head = self._head.find_one({"_id": records.HEAD}) or {}
+        if head.get("run") != run and head.get("generation", 0) == expected:
+            self._free_all()
 
     def _create(self) -> None:
         """Make the collections beforehand: older servers make none inside a transaction."""
@@ -115,36 +127,38 @@ class MongodbJournal(Journal[Handle]):
         for found in self._operations.find(_HELD, {"owner": True}):
             self._free(Owner.model_validate(found["owner"]))
 
-    def _begin(self, opening: Opening, expected: int, session: Session) -> int:
+    def _raise(self, run: str, fields: Document, expected: int, session: Session) -> int | None:
+        """Raise the generation and every open fence; or return it where it is `run`'s already."""
         head = self._head.find_one({"_id": records.HEAD}, session=session)
-        if head and head["run"] == opening.run:
-            return int(head["generation"])
-        if (head["generation"] if head else 0) != expected:
-            msg = f"the journal is at generation {head and head['generation']}, not {expected}"
+        found = int(head["generation"]) if head else 0
+        confirm_schema("mongodb", head["schema_version"] if head else SCHEMA_VERSION)
+        if head and head["run"] == run:
+            return found
+        if found != expected:
+            msg = f"the journal is at generation {found}, not {expected}"
             raise FenceLost(msg)
-        written = {
-            "run": opening.run,
-            "generation": expected + 1,
-            "direction": opening.direction,
-            "plan": opening.plan,
-            "schema_version": SCHEMA_VERSION,
-        }
+        written = {"run": run, "generation": expected + 1, "schema_version": SCHEMA_VERSION}
+        written |= fields
         if head is None:
-            identity = uuid.uuid4().hex
-            self._head.insert_one(
-                {"_id": records.HEAD, "identity": identity, **written}, session=session
-            )
+            identity = {"_id": records.HEAD, "identity": uuid.uuid4().hex}
+            self._head.insert_one(identity | written, session=session)
         else:
             same = {"_id": records.HEAD, "generation": expected}
             _matched(self._head.update_one(same, {"$set": written}, session=session).matched_count)
         self._operations.update_many(_OPEN, {"$inc": {"fence": 1}}, session=session)
-        entry = {"at": records.now(), "event": "run", "by": opening.by, **written}
-        self._history.insert_one(entry, session=session)
-        return expected + 1
+        return None
 
     def declare(self, declaration: Declaration, expected: int) -> None:
-        """Write what a person declares; see `Journal.declare`."""
-        raise NotImplementedError
+        """Write it in one transaction; without any it is written again when it is repeated."""
+        self._make_way(declaration.run, expected)
+
+        def write(session: Session) -> None:
+            found = self._raise(declaration.run, {"plan": None}, expected, session)
+            if found is None or session is None:
+                write = Declaring(self._migrations, self._operations, self._history, session)
+                write.all_of(declaration)
+
+        self._connection.atomically(write)
 
     # -- an operation --------------------------------------------------------------------
 
@@ -201,6 +215,9 @@ class MongodbJournal(Journal[Handle]):
         if found and found["state"] == OperationState.UNDOING:
             msg = f"{assignment.key} is being undone"
             raise Outdated(msg)
+        if found and found["state"] == OperationState.PENDING and found["run"] == assignment.run:
+            msg = f"this run has undone {assignment.key}: who begins it was frozen meanwhile"
+            raise Outdated(msg)
         self._confirm_order(assignment, session)
         if found is None or found["state"] != OperationState.DONE:
             self._go_on(assignment, session)
@@ -224,12 +241,12 @@ class MongodbJournal(Journal[Handle]):
 
     def _confirm_run(self, assignment: Assignment, session: Session) -> None:
         """By a write: a read could be of a moment before the head moved on (Law 4)."""
-        result = self._head.update_one(
-            {"_id": records.HEAD, "generation": assignment.generation},
-            {"$inc": {"taken": 1}},
-            session=session,
-        )
-        if not result.matched_count:
+        ours = {"_id": records.HEAD, "generation": assignment.generation}
+        known = {"schema_version": {"$lte": SCHEMA_VERSION}}
+        taken = {"$inc": {"taken": 1}}
+        if not self._head.update_one(ours | known, taken, session=session).matched_count:
+            head = self._head.find_one(ours, session=session)
+            confirm_schema("mongodb", head["schema_version"] if head else SCHEMA_VERSION)
             msg = f"the journal is at another generation than {assignment.generation}"
             raise Outdated(msg)
 
@@ -250,7 +267,8 @@ class MongodbJournal(Journal[Handle]):
 
     def _go_on(self, assignment: Assignment, session: Session) -> None:
         version = {"_id": assignment.key.version}
-        again = records.resumed(assignment)
+        found = self._migrations.find_one(version, session=session) or {}
+        again = records.resumed(assignment, found)
         self._migrations.update_one(version, {"$set": again}, session=session)
 
     def _confirm_order(self, assignment: Assignment, session: Session) -> None:
@@ -271,7 +289,7 @@ class MongodbJournal(Journal[Handle]):
 
     def _confirm_direction(self, assignment: Assignment, session: Session) -> None:
         """Where all is done and yet it goes another way, a rollback file has begun."""
-        ways = [records.going(assignment), assignment.outcome]
+        ways = [assignment.going, assignment.outcome]
         version = {"_id": assignment.key.version, "state": {"$in": ways}}
         if not self._migrations.find_one(version, {"_id": True}, session=session):
             msg = f"{assignment.key} is done, but the migration's rollback file has begun"
@@ -323,16 +341,21 @@ class MongodbJournal(Journal[Handle]):
 
     def fail(self, taken: Taken, error: str, state: MigrationState) -> None:
         """Write the lasting error and how the migration ended, under the fence."""
-        version = {"_id": taken.assignment.key.version}
+        assignment = taken.assignment
+        version = {"_id": assignment.key.version}
+        applied = state is MigrationState.APPLIED
+        failed = records.NOTHING | records.LEFT if applied else records.failed(taken, error)
 
         def write(session: Session) -> None:
-            self._write(taken, records.failed(taken, error), session, fence=taken.fence + 1)
+            self._write(taken, failed, session, fence=taken.fence + 1)
             record = self._migrations.find_one(version, session=session)
             if record:
-                ended = {"$set": records.ended(record, state, error)}
-                self._migrations.update_one(version, ended, session=session)
-            number = taken.assignment.key.number
-            self._tell(taken.assignment, state.value, session, number=number, error=error)
+                first = record["error"] or assignment.failure(error)
+                ended = records.spared() if applied else records.ended(record, state, first)
+                self._migrations.update_one(version, {"$set": ended}, session=session)
+            event = MigrationState.FAILED if applied else state
+            number = assignment.key.number
+            self._tell(assignment, event.value, session, number=number, error=error)
 
         self._connection.atomically(write)
 
@@ -423,11 +446,10 @@ class MongodbJournal(Journal[Handle]):
 
 def _ours(taken: Taken) -> Document:
     """The operation as long as it is this worker's, and not ended."""
-    back = taken.assignment.back
     return {
         "_id": records.name(taken.assignment.key),
         "fence": taken.fence,
-        "state": OperationState.UNDOING if back else OperationState.RUNNING,
+        "state": taken.assignment.at_work,
     }
 
 

@@ -14,12 +14,14 @@ from typing import Any
 
 from dharma_tasks.databases.mongodb.connection import Document
 from dharma_tasks.journal import (
+    WAY_BACK,
     Assignment,
     Entry,
     Head,
     HistoryRecord,
     MigrationRecord,
     MigrationState,
+    Opening,
     OperationRecord,
     OperationState,
     Owner,
@@ -53,8 +55,7 @@ def taking(
 
     A failed operation goes on from its cursor, and its attempts begin again.
     """
-    going = OperationState.UNDOING if assignment.back else OperationState.RUNNING
-    attempts = {"$cond": [{"$eq": ["$state", going]}, _or("$attempts", 0), 0]}
+    attempts = {"$cond": [{"$eq": ["$state", assignment.at_work]}, _or("$attempts", 0), 0]}
     written: Document = {
         "type": assignment.type,
         "run": assignment.run,
@@ -62,7 +63,7 @@ def taking(
         "owner": {"$literal": owner.model_dump()},
         "fence": {"$add": [_or("$fence", 0), 1]},
         "attempts": {"$add": [attempts, 1]} if counted else {"$max": [attempts, 1]},
-        "state": going,
+        "state": assignment.at_work,
         "error": {"$literal": error},
         "undo": _or("$undo", None),
         "updated": now(),
@@ -167,33 +168,36 @@ LEFT: Document = {"owner.resources": {}}
 def started(assignment: Assignment) -> Document:
     """A new record of a migration."""
     made = {"name": assignment.name, "checksum": assignment.checksum, "started": now()}
-    return made | {"error": None} | resumed(assignment)
+    return made | resumed(assignment, {})
 
 
-def going(assignment: Assignment) -> MigrationState:
-    """The state of the migration while this operation is at work."""
-    forward = assignment.outcome is MigrationState.APPLIED
-    return MigrationState.RUNNING if forward else MigrationState.ROLLING_BACK
-
-
-def resumed(assignment: Assignment) -> Document:
+def resumed(assignment: Assignment, record: Document) -> Document:
     """What is written when a migration begins or goes on; on its way back it keeps its error."""
-    state = going(assignment)
-    written: Document = {
-        "state": state,
+    back = assignment.going is MigrationState.ROLLING_BACK
+    error = record.get("error") or ""
+    return {
+        "state": assignment.going,
         "run": assignment.run,
         "by": assignment.by,
         "finished": None,
         "seconds": None,
+        "turned": (record.get("turned") or now()) if back else None,
+        "error": error if back and error and not error.startswith(WAY_BACK) else None,
     }
-    return written | ({"error": None} if state is MigrationState.RUNNING else {})
 
 
-def ended(record: Document, state: MigrationState, error: str | None = None) -> Document:
-    """What the end of a migration writes."""
+def ended(record: Document, state: MigrationState, error: str | None) -> Document:
+    """What the end of a migration writes; `turned` is when it began to be rolled back."""
     finished = now()
-    seconds = max(0.0, (finished - record["started"]).total_seconds())
+    begun = record.get("turned") or record["started"]
+    seconds = max(0.0, (finished - begun).total_seconds())
     return {"state": state, "finished": finished, "seconds": seconds, "error": error}
+
+
+def spared() -> Document:
+    """A migration is applied as before, for its rollback file has left nothing."""
+    nothing: Document = dict.fromkeys(("seconds", "error", "turned"))
+    return nothing | {"state": MigrationState.APPLIED, "finished": now()}
 
 
 def event(assignment: Assignment, what: str, **more: Any) -> Document:
@@ -205,6 +209,19 @@ def event(assignment: Assignment, what: str, **more: Any) -> Document:
         "by": assignment.by,
         "version": assignment.key.version,
         **more,
+    }
+
+
+def begun(opening: Opening, generation: int) -> Document:
+    """The entry of the audit trail that begins a run's."""
+    return {
+        "at": now(),
+        "event": "run",
+        "run": opening.run,
+        "by": opening.by,
+        "generation": generation,
+        "plan": opening.plan,
+        "detail": opening.detail,
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from psycopg import errors
 
-from dharma_tasks.databases.postgresql import rows, statements
+from dharma_tasks.databases.postgresql import declaring, rows, statements
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import FenceLost, Outdated
 from dharma_tasks.journal import (
@@ -27,6 +27,7 @@ from dharma_tasks.journal import (
     Step,
     Survey,
     Taken,
+    confirm_schema,
 )
 from dharma_tasks.migration import Key
 
@@ -47,6 +48,7 @@ class PostgresqlJournal(Journal[Session]):
         self._session = session
         self._sql = _Statements(namespace)
         self._free = free
+        self._is_current = False
 
     # --- reading ---
 
@@ -93,33 +95,43 @@ class PostgresqlJournal(Journal[Session]):
             return self._begin(opening, expected)
         except errors.LockNotAvailable:
             self._session.rollback()
-            for (owner,) in self._session.journal(self._sql.OWNERS):
-                self._free(Owner.model_validate(owner))
+            self._free_all()
             return self._begin(opening, expected)
         finally:
             self._session.rollback()
 
     def _begin(self, opening: Opening, expected: int) -> int:
+        session = self._session
+        generation = self._locked(opening.run, expected)
+        if generation is None:
+            ((generation,),) = session.journal(
+                self._sql.OPEN,
+                run=opening.run,
+                by=opening.by,
+                direction=opening.direction.value,
+                plan=opening.plan,
+                detail=f"{opening.detail} {opening.plan}",
+            )
+        session.commit()
+        return generation
+
+    def _locked(self, run: str, expected: int) -> int | None:
+        """Begin a transaction that has the head. Returns the generation where it is `run`'s."""
         session, statement = self._session, self._sql
         session.begin()
         self._make()
-        run, generation = session.journal(statement.HEAD_LOCKED)[0]
-        if run == opening.run:
-            session.commit()
+        at_run, generation, schema = session.journal(statement.HEAD_LOCKED)[0]
+        confirm_schema("postgresql", schema)
+        if at_run == run:
             return int(generation)
         if generation != expected:
-            msg = f"the journal is at generation {generation} of run {run}, not {expected}"
+            msg = f"the journal is at generation {generation} of run {at_run}, not {expected}"
             raise FenceLost(msg)
-        ((opened,),) = session.journal(
-            statement.OPEN,
-            run=opening.run,
-            by=opening.by,
-            direction=opening.direction.value,
-            plan=opening.plan,
-            detail=f"{opening.direction.value} {opening.plan}",
-        )
-        session.commit()
-        return int(opened)
+        return None
+
+    def _free_all(self) -> None:
+        for (owner,) in self._session.journal(self._sql.OWNERS):
+            self._free(Owner.model_validate(owner))
 
     def _make(self) -> None:
         """Make the tables where they are missing, and add what those of an older release lack."""
@@ -132,16 +144,28 @@ class PostgresqlJournal(Journal[Session]):
 
     def _upgrade(self) -> None:
         """For a run that a worker of an older release has begun: its journal may be older too."""
+        if self._is_current or not self._session.query(self._sql.EXISTS)[0][0]:
+            return
         self._session.begin()
         try:
             self._make()
             self._session.commit()
         finally:
             self._session.rollback()
+        self._is_current = True
 
     def declare(self, declaration: Declaration, expected: int) -> None:
-        """Write what a person declares; see `Journal.declare`."""
-        raise NotImplementedError
+        """Write it in one transaction; what workers have open on the server is ended first."""
+        self._session.clean()
+        head = self.survey().head
+        if head is not None and head.run != declaration.run and head.generation == expected:
+            self._free_all()
+        try:
+            if self._locked(declaration.run, expected) is None:
+                declaring.write(self._session, self._sql.namespace, declaration)
+            self._session.commit()
+        finally:
+            self._session.rollback()
 
     # --- an operation ---
 
@@ -153,18 +177,17 @@ class PostgresqlJournal(Journal[Session]):
         values = {
             **rows.values(assignment),
             "generation": assignment.generation,
+            "schema": SCHEMA_VERSION,
             "name": assignment.name,
             "checksum": assignment.checksum,
             "count": assignment.count,
             "type": assignment.type,
-            "going": rows.going(assignment),
             "worker": owner.worker,
             "owner": owner.model_dump_json(),
             "counted": counted,
-            "error": _storable(error) if error else None,
+            "error": rows.storable(error) if error else None,
         }
-        if assignment.back:
-            self._upgrade()
+        self._upgrade()
         statement = self._sql.TAKE_BACK if assignment.back else self._sql.TAKE
         # None, and then a row: another worker has finished it while this one waited for it.
         found = self._session.journal(statement, **values)
@@ -174,20 +197,21 @@ class PostgresqlJournal(Journal[Session]):
         return rows.taken(assignment, found[0], self._session.identity)
 
     def _why_not(self, assignment: Assignment) -> str:
-        run, generation = self._session.journal(self._sql.HEAD)[0][2:4]
+        _, schema, run, generation, *_ = self._session.journal(self._sql.HEAD)[0]
+        confirm_schema("postgresql", schema)
         if generation != assignment.generation:
             wanted = assignment.generation
             return f"the journal is at generation {generation} of run {run}, not {wanted}"
         if assignment.back:
             return "the operation after it is not undone"
-        match self._found(assignment)[1]:
-            case OperationState.UNDOING:
-                return "it is being undone"
-            case OperationState.DONE:
-                return "it is done, and its rollback file has begun, which must come to its end"
+        state = self._found(assignment)[1]
+        if state == OperationState.UNDOING:
+            return "it is being undone"
+        if state == OperationState.DONE:
+            return "it is done, and its rollback file has begun, which must come to its end"
         if assignment.key.number == 1:
             return "this run has rolled the migration back"
-        return "the operation before it is not done"
+        return "the operation before it is not done, or this run has undone it"
 
     def prepare(self, taken: Taken, prepared: Prepared) -> Taken:
         """Write what was found."""
@@ -223,11 +247,16 @@ class PostgresqlJournal(Journal[Session]):
 
     def fail(self, taken: Taken, error: str, state: MigrationState) -> None:
         """Write the lasting error."""
-        self._write(self._sql.FAIL, taken, error=_storable(error), state=state.value)
+        said = rows.storable(error)
+        if state is MigrationState.APPLIED:
+            self._write(self._sql.SPARE, taken, error=said)
+        else:
+            shown = taken.assignment.failure(said)
+            self._write(self._sql.FAIL, taken, error=said, shown=shown, state=state.value)
 
     def note(self, taken: Taken, error: str | None) -> None:
         """Write a passing error or an orderly stop, and give the attempt back."""
-        self._write(self._sql.NOTE, taken, error=_storable(error) if error else None)
+        self._write(self._sql.NOTE, taken, error=rows.storable(error) if error else None)
 
     def audit(self, entry: Entry) -> None:
         """Add an entry to the history, where none says the same."""
@@ -239,10 +268,10 @@ class PostgresqlJournal(Journal[Session]):
             values = {
                 "event": entry.event,
                 "run": entry.run,
-                "by": _storable(entry.by),
+                "by": rows.storable(entry.by),
                 "version": entry.key.version,
                 "number": entry.key.number,
-                "detail": _storable(entry.detail),
+                "detail": rows.storable(entry.detail),
             }
             session.connection.execute(self._sql.AUDIT, values)
             session.commit()
@@ -265,8 +294,7 @@ class PostgresqlJournal(Journal[Session]):
     def _fenced(self, statement: str, taken: Taken, **values: object) -> None:
         """The write that only the owner may do, at the end of the open transaction."""
         self._session.become_ours()
-        going = OperationState.UNDOING if taken.assignment.back else OperationState.RUNNING
-        values |= {**rows.values(taken.assignment), "fence": taken.fence, "open": going.value}
+        values |= {**rows.values(taken.assignment), "fence": taken.fence}
         try:
             if self._session.journal(statement, **values):
                 return
@@ -294,18 +322,13 @@ class _Statements:
     """The statements with the names of one journal, each made on first use."""
 
     def __init__(self, namespace: str) -> None:
-        self._namespace = namespace
+        self.namespace = namespace
 
     def __getattr__(self, name: str) -> str:
-        text = statements.rendered(getattr(statements, name), self._namespace)
+        text = statements.rendered(getattr(statements, name), self.namespace)
         setattr(self, name, text)
         return text
 
 
 def _lost(taken: Taken) -> FenceLost:
     return FenceLost(f"{taken.assignment.key}: fence {taken.fence} is not the newest any more")
-
-
-def _storable(text: str) -> str:
-    """PostgreSQL's text holds no NUL characters."""
-    return text.replace("\x00", "\ufffd")

@@ -7,11 +7,11 @@ from typing import Any
 from psycopg.rows import TupleRow
 
 from dharma_tasks.journal import (
+    WAY_BACK,
     Assignment,
     Direction,
     Head,
     MigrationRecord,
-    MigrationState,
     OperationRecord,
     OperationState,
     Owner,
@@ -28,15 +28,18 @@ def values(assignment: Assignment) -> dict[str, Any]:
         "number": assignment.key.number,
         "run": assignment.run,
         "by": assignment.by,
+        "going": assignment.going.value,
         "outcome": assignment.outcome.value,
         "last": assignment.last,
+        "at_work": assignment.at_work.value,
+        "ended": "undone" if assignment.back else "done",
+        "way_back": WAY_BACK,
     }
 
 
-def going(assignment: Assignment) -> str:
-    """The migration's state while the operation is at work."""
-    forward = assignment.outcome is MigrationState.APPLIED
-    return (MigrationState.RUNNING if forward else MigrationState.ROLLING_BACK).value
+def storable(text: str) -> str:
+    """PostgreSQL's text holds no NUL characters."""
+    return text.replace("\x00", "\ufffd")
 
 
 def head(row: TupleRow) -> Head:

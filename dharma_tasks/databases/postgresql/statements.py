@@ -29,8 +29,10 @@ CREATE TABLE IF NOT EXISTS {migrations} (
     started timestamptz NOT NULL,
     finished timestamptz,
     seconds double precision,
-    error text
+    error text,
+    turned timestamptz
 );
+ALTER TABLE {migrations} ADD COLUMN IF NOT EXISTS turned timestamptz;
 CREATE TABLE IF NOT EXISTS {operations} (
     version text,
     number integer,
@@ -48,9 +50,11 @@ CREATE TABLE IF NOT EXISTS {operations} (
     former json,
     updated timestamptz NOT NULL,
     walked json,
+    run text,
     PRIMARY KEY (version, number)
 );
-ALTER TABLE {operations} ADD COLUMN IF NOT EXISTS walked json;
+ALTER TABLE {operations} ADD COLUMN IF NOT EXISTS walked json,
+    ADD COLUMN IF NOT EXISTS run text;
 CREATE TABLE IF NOT EXISTS {history} (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -66,15 +70,24 @@ CREATE TABLE IF NOT EXISTS {history} (
 """`owner` is who has the operation now, NULL after its end and after an orderly stop; `former`
 is who had it before the present owner. `worker` is only shown. A later `attempts` counts the
 takings that ended without a word, and the present one, since the cursor last moved. `walked`
-is how far an operation had come that is being undone: `{"cursor": …, "done": …}`. A journal
-from before there was a way back has no such column; nothing but the way back may name it, so
-that such a journal can be read, and what goes forward in it can go on."""
+is how far an operation had come that is being undone: `{"cursor": …, "done": …}`; `run` took it
+last. `turned` is when a migration began to be rolled back. A journal of an older release has no
+`walked`, `run` and `turned`: it is brought up to date before it is written to, and nothing that
+only reads may name them."""
+
+NOTHING = """
+state = 'pending', cursor = NULL, undo = NULL, walked = NULL, done = 0, total = NULL, attempts = 0,
+    error = NULL, worker = NULL, owner = NULL, former = NULL
+"""
+"""An operation that was undone, or that begins again: nothing of it is recorded but its fence."""
+
+TOOK = "extract(epoch FROM clock_timestamp() - coalesce(turned, started))"
 
 EXISTS = "SELECT to_regclass({head_name}) IS NOT NULL"
 
 CURRENT = """
 SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute
-    WHERE attrelid = to_regclass({operations_name}) AND attname = 'walked')
+    WHERE attrelid = to_regclass({migrations_name}) AND attname = 'turned')
 """
 """Asked first, because ALTER TABLE … IF NOT EXISTS locks everybody out to find the same."""
 
@@ -88,7 +101,7 @@ ON CONFLICT DO NOTHING
 
 HEAD = "SELECT identity, schema_version, run, generation, direction, plan FROM {head}"
 
-HEAD_LOCKED = "SELECT run, generation FROM {head} FOR UPDATE"
+HEAD_LOCKED = "SELECT run, generation, schema_version FROM {head} FOR UPDATE"
 
 OPEN = """
 WITH raised AS (
@@ -121,14 +134,16 @@ ORDER BY o.number
 
 HISTORY = """
 SELECT at, event, run, by, version,
-    CASE WHEN event NOT IN ('applied', 'rolled_back') OR detail IS NOT NULL THEN number END,
+    CASE WHEN event NOT IN ('applied', 'failed', 'rolled_back') OR detail IS NOT NULL
+        THEN number END,
     CASE WHEN event = 'taken' THEN detail END,
-    CASE WHEN event = 'run' THEN split_part(detail, ' ', 1)
+    CASE WHEN event = 'run' THEN regexp_replace(detail, ' [^ ]*$', '')
         WHEN event NOT IN ('taken', 'failed', 'rolled_back') THEN detail END,
     CASE WHEN event IN ('failed', 'rolled_back') THEN detail END
 FROM {history} ORDER BY id DESC LIMIT %(limit)s
 """
-"""As `HistoryRecord` has it; `detail` holds a worker, an error, or a direction and a checksum."""
+"""As `HistoryRecord` has it; `detail` holds a worker, an error, or what a run is and, as its last
+word, the plan's checksum."""
 
 OWNER = """
 SELECT owner FROM {operations}
@@ -137,7 +152,8 @@ WHERE version = %(version)s AND number = %(number)s AND owner IS NOT NULL
 
 TAKE = """
 WITH head AS (
-    SELECT 1 FROM {head} WHERE generation = %(generation)s FOR SHARE
+    SELECT 1 FROM {head} WHERE generation = %(generation)s AND schema_version <= %(schema)s
+    FOR SHARE
 ), anew AS (
     SELECT 1 FROM {migrations}
     WHERE version = %(version)s AND state = 'rolled_back' AND run <> %(run)s
@@ -154,9 +170,9 @@ WITH head AS (
     FOR SHARE
 ), taken AS (
     INSERT INTO {operations} AS o
-        (version, number, type, state, fence, attempts, worker, owner, updated)
+        (version, number, type, state, fence, attempts, worker, owner, updated, run)
     SELECT %(version)s, %(number)s, %(type)s, 'running', 1, 1, %(worker)s, %(owner)s::json,
-        clock_timestamp()
+        clock_timestamp(), %(run)s
     FROM head
     WHERE NOT EXISTS (SELECT 1 FROM given_up) AND (%(number)s = 1
         OR (NOT EXISTS (SELECT 1 FROM anew) AND EXISTS (SELECT 1 FROM before)))
@@ -168,6 +184,7 @@ WITH head AS (
         former = o.owner,
         owner = excluded.owner,
         updated = excluded.updated,
+        run = excluded.run,
         error = %(error)s,
         attempts = CASE WHEN EXISTS (SELECT 1 FROM anew) OR o.state = 'failed' THEN 1
             WHEN o.owner IS NULL OR %(counted)s THEN o.attempts + 1 ELSE o.attempts END,
@@ -175,11 +192,11 @@ WITH head AS (
         undo = CASE WHEN EXISTS (SELECT 1 FROM anew) THEN NULL ELSE o.undo END,
         done = CASE WHEN EXISTS (SELECT 1 FROM anew) THEN 0 ELSE o.done END,
         total = CASE WHEN EXISTS (SELECT 1 FROM anew) THEN NULL ELSE o.total END
-        WHERE o.state NOT IN ('done', 'undoing') OR EXISTS (SELECT 1 FROM anew)
+        WHERE EXISTS (SELECT 1 FROM anew) OR (o.state NOT IN ('done', 'undoing')
+            AND (o.state <> 'pending' OR o.run IS DISTINCT FROM excluded.run))
     RETURNING fence, state, cursor, undo, done, total, attempts, former
 ), others AS (
-    UPDATE {operations} SET state = 'pending', fence = fence + 1, attempts = 0, cursor = NULL,
-        undo = NULL, done = 0, total = NULL, error = NULL, worker = NULL, owner = NULL
+    UPDATE {operations} SET {nothing}, fence = fence + 1
     WHERE version = %(version)s AND number <> %(number)s
         AND EXISTS (SELECT 1 FROM anew) AND EXISTS (SELECT 1 FROM taken)
 ), migration AS (
@@ -190,7 +207,9 @@ WITH head AS (
     ON CONFLICT (version) DO UPDATE SET
         name = excluded.name, state = excluded.state, count = excluded.count,
         run = excluded.run, by = excluded.by, finished = NULL, seconds = NULL,
-        error = CASE WHEN %(outcome)s = 'applied' THEN NULL ELSE m.error END,
+        error = CASE WHEN %(outcome)s <> 'applied' AND NOT starts_with(m.error, %(way_back)s)
+            THEN m.error END,
+        turned = CASE WHEN %(outcome)s <> 'applied' THEN coalesce(m.turned, excluded.started) END,
         checksum = CASE WHEN EXISTS (SELECT 1 FROM anew) THEN excluded.checksum
             ELSE m.checksum END,
         started = CASE WHEN EXISTS (SELECT 1 FROM anew) THEN excluded.started
@@ -218,7 +237,8 @@ a rollback file has begun, and what is done may be half undone: then it takes no
 
 TAKE_BACK = """
 WITH head AS (
-    SELECT 1 FROM {head} WHERE generation = %(generation)s FOR SHARE
+    SELECT 1 FROM {head} WHERE generation = %(generation)s AND schema_version <= %(schema)s
+    FOR SHARE
 ), own AS (
     SELECT 1 FROM {operations}
     WHERE version = %(version)s AND number = %(number)s AND state <> 'pending'
@@ -233,6 +253,7 @@ WITH head AS (
     UPDATE {operations} o SET
         state = 'undoing',
         fence = o.fence + 1,
+        run = %(run)s,
         worker = %(worker)s,
         former = o.owner,
         owner = %(owner)s::json,
@@ -253,16 +274,19 @@ WITH head AS (
     WHERE coalesce(o.state, 'pending') = 'pending' AND NOT EXISTS (SELECT 1 FROM taken)
 ), going AS (
     UPDATE {migrations} SET state = 'rolling_back', run = %(run)s, by = %(by)s, finished = NULL,
-        seconds = NULL
+        seconds = NULL, turned = coalesce(turned, clock_timestamp()),
+        error = CASE WHEN NOT starts_with(error, %(way_back)s) THEN error END
     WHERE version = %(version)s AND EXISTS (SELECT 1 FROM taken)
 ), ended AS (
-    UPDATE {migrations} SET state = %(outcome)s, finished = clock_timestamp(),
-        seconds = extract(epoch FROM clock_timestamp() - started)
+    UPDATE {migrations} SET state = %(outcome)s, finished = clock_timestamp(), seconds = {took}
     WHERE version = %(version)s AND %(last)s AND state <> %(outcome)s
         AND EXISTS (SELECT 1 FROM undone)
+    RETURNING 1
 ), history AS (
     INSERT INTO {history} (event, run, by, version, number, fence, detail)
     SELECT 'taken', %(run)s, %(by)s, %(version)s, %(number)s, fence, %(worker)s FROM taken
+    UNION ALL
+    SELECT %(outcome)s, %(run)s, %(by)s, %(version)s, NULL, NULL, NULL FROM ended
 )
 SELECT fence, state, cursor, undo, done, total, attempts, former, walked FROM taken
 UNION ALL
@@ -284,50 +308,40 @@ RETURNING 1
 STEP = """
 UPDATE {operations} SET cursor = %(cursor)s::json, done = done + %(done)s,
     total = coalesce(%(total)s, total), attempts = 0, error = NULL, updated = clock_timestamp()
-WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s AND state = %(open)s
+WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s AND state = %(at_work)s
 RETURNING 1
 """
 
 FINISH = """
-WITH finished AS (
+WITH ended AS (
     UPDATE {operations} SET cursor = %(cursor)s::json, done = done + %(done)s,
         total = coalesce(%(total)s, total), attempts = 0, error = NULL, state = 'done',
         owner = NULL, updated = clock_timestamp()
     WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s
         AND state = 'running'
     RETURNING 1
-), migration AS (
-    UPDATE {migrations} SET state = %(outcome)s, finished = clock_timestamp(),
-        seconds = extract(epoch FROM clock_timestamp() - started)
-    WHERE version = %(version)s AND %(last)s AND EXISTS (SELECT 1 FROM finished)
-), history AS (
-    INSERT INTO {history} (event, run, by, version, number, fence)
-    SELECT CASE WHEN %(last)s THEN %(outcome)s ELSE 'done' END, %(run)s, %(by)s, %(version)s,
-        %(number)s, %(fence)s
-    FROM finished
-)
-SELECT 1 FROM finished
+){ending}
 """
 
 UNDONE = """
-WITH undone AS (
-    UPDATE {operations} SET state = 'pending', cursor = NULL, undo = NULL, walked = NULL,
-        done = 0, total = NULL, attempts = 0, error = NULL, worker = NULL, owner = NULL,
-        former = NULL, updated = clock_timestamp()
+WITH ended AS (
+    UPDATE {operations} SET {nothing}, updated = clock_timestamp()
     WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s
         AND state = 'undoing'
     RETURNING 1
-), migration AS (
-    UPDATE {migrations} SET state = %(outcome)s, finished = clock_timestamp(),
-        seconds = extract(epoch FROM clock_timestamp() - started)
-    WHERE version = %(version)s AND %(last)s AND EXISTS (SELECT 1 FROM undone)
+){ending}
+"""
+
+ENDING = """, migration AS (
+    UPDATE {migrations} SET state = %(outcome)s, finished = clock_timestamp(), seconds = {took}
+    WHERE version = %(version)s AND %(last)s AND EXISTS (SELECT 1 FROM ended)
 ), history AS (
     INSERT INTO {history} (event, run, by, version, number, fence)
-    SELECT CASE WHEN %(last)s THEN %(outcome)s ELSE 'undone' END, %(run)s, %(by)s, %(version)s,
+    SELECT CASE WHEN %(last)s THEN %(outcome)s ELSE %(ended)s END, %(run)s, %(by)s, %(version)s,
         %(number)s, %(fence)s
-    FROM undone
+    FROM ended
 )
-SELECT 1 FROM undone
+SELECT 1 FROM ended
 """
 
 FAIL = """
@@ -337,11 +351,11 @@ WITH failed AS (
         attempts = CASE state WHEN 'undoing' THEN 0 ELSE attempts END,
         fence = fence + 1
     WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s
-        AND state = %(open)s
+        AND state = %(at_work)s
     RETURNING 1
 ), migration AS (
-    UPDATE {migrations} SET state = %(state)s, error = %(error)s, finished = clock_timestamp(),
-        seconds = extract(epoch FROM clock_timestamp() - started)
+    UPDATE {migrations} SET state = %(state)s, error = coalesce(error, %(shown)s),
+        finished = clock_timestamp(), seconds = {took}
     WHERE version = %(version)s AND EXISTS (SELECT 1 FROM failed)
 ), history AS (
     INSERT INTO {history} (event, run, by, version, number, fence, detail)
@@ -349,12 +363,31 @@ WITH failed AS (
 )
 SELECT 1 FROM failed
 """
-"""What was being undone stays so, without an owner: the fence alone ends its worker's right."""
+"""What was being undone stays so, without an owner: the fence alone ends its worker's right. An
+error that is there already is the first one: going forward, the taking has removed it."""
+
+SPARE = """
+WITH failed AS (
+    UPDATE {operations} SET {nothing}, fence = fence + 1, updated = clock_timestamp()
+    WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s
+        AND state = 'running'
+    RETURNING 1
+), migration AS (
+    UPDATE {migrations} SET state = 'applied', error = NULL, finished = clock_timestamp(),
+        seconds = NULL, turned = NULL
+    WHERE version = %(version)s AND EXISTS (SELECT 1 FROM failed)
+), history AS (
+    INSERT INTO {history} (event, run, by, version, number, fence, detail)
+    SELECT 'failed', %(run)s, %(by)s, %(version)s, %(number)s, %(fence)s, %(error)s FROM failed
+)
+SELECT 1 FROM failed
+"""
+"""A rollback file that has left nothing: the migration is applied, as it was."""
 
 NOTE = """
 UPDATE {operations} SET error = %(error)s, attempts = greatest(attempts - 1, 0), owner = NULL,
     updated = clock_timestamp()
-WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s AND state = %(open)s
+WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s AND state = %(at_work)s
 RETURNING 1
 """
 
@@ -382,6 +415,8 @@ def rendered(template: str, namespace: str) -> str:
     }
     names = {
         f"{table}_name": sql.Literal(f"public.{namespace}_{table}")
-        for table in ("head", "operations")
+        for table in ("head", "migrations", "operations")
     }
-    return sql.SQL(template).format(**tables, **names).as_string()
+    parts = {"nothing": sql.SQL(NOTHING), "took": sql.SQL(TOOK)}
+    ending = sql.SQL(ENDING).format(**tables, **parts)
+    return sql.SQL(template).format(**tables, **names, **parts, ending=ending).as_string()
