@@ -14,6 +14,7 @@ from dharma_tasks import words
 from dharma_tasks.cli import common
 from dharma_tasks.cli.screen import Indented, console
 from dharma_tasks.databases import NAMES
+from dharma_tasks.declaring.repair import Action
 from dharma_tasks.settings import Settings
 from dharma_tasks.trail import History, Told, gather
 
@@ -24,6 +25,7 @@ _STYLES = {
     "failed": "bold red",
     "rolled_back": "yellow",
     "unlocked": "yellow",
+    **dict.fromkeys(("baseline", *Action, "pruned"), "yellow"),
     "taken": "dim",
     "done": "dim",
 }
