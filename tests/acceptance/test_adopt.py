@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
-import pytest
 from elasticsearch import Elasticsearch
 from gate import WAITING, Gate
 from place import Place, wait_for
@@ -65,8 +64,6 @@ def test_a_database_is_taken_over(place: Place, mongodb: Database[Document]) -> 
     for name in NAMES:
         (entry,) = history(place, name)
         assert (entry.event, entry.by, entry.version) == ("baseline", "ops@desk", "1.0.0")
-    assert "Nothing to do" in place.dharma("baseline", "1.0.0").stdout
-    assert len(history(place)) == 1
 
     more = "ALTER TABLE users ADD COLUMN more int"
     place.write("postgresql", "002_more", {"version": "1.1.0"}, more)
@@ -78,93 +75,74 @@ def test_a_database_is_taken_over(place: Place, mongodb: Database[Document]) -> 
     assert "1.0.0 cannot be undone: operation 1, add_field: taken over" in refused.stderr
 
 
-@pytest.fixture
-def failing(place: Place, mongodb: Database[Document]) -> Place:
-    """A worker, a migration that has failed half way, and one that comes after it."""
-    mongodb["users"].insert_many({"_id": n, "old": n} for n in range(10))
-    remove = {"type": "remove_field", "collection": "users", "field": "old"}
-    drop = {"type": "drop_index", "collection": "users", "index": "by_hand"}
-    field = {"type": "add_field", "collection": "users", "field": "added", "value": 1}
-    place.write("mongodb", "001_users", {"version": "1.0.0", "operations": [remove, drop]})
-    place.write("mongodb", "002_more", {"version": "1.1.0", "operations": [field]})
-    place.start_worker()
-    assert place.submit(check=False).returncode == 1
-    assert states(place) == {"1.0.0": "failed"}
-    return place
+def fails(place: Place, number: int, version: str) -> None:
+    """Write a migration that fails half way: what it has done by then cannot be undone."""
+    remove = {"type": "remove_field", "collection": "users", "field": f"old{number}"}
+    drop = {"type": "drop_index", "collection": "users", "index": f"by_hand{number}"}
+    content = {"version": version, "operations": [remove, drop]}
+    place.write("mongodb", f"00{number}_users", content)
 
 
-def repair(place: Place, option: str, version: str = "1.0.0", status: int = 0) -> str:
+def repair(place: Place, option: str, version: str, status: int = 0) -> str:
     """Run the command; what it says."""
     done = place.dharma("repair", "mongodb", version, option, "--by", "ops@desk", status=status)
     return done.stdout + done.stderr
 
 
-def test_repaired(failing: Place, mongodb: Database[Document]) -> None:
-    """Begun anew, gone on with, taken as it is: each of the ways, and the next submit works."""
-    place = failing
-    for option, said in (
-        ("--accept-checksum", "nothing to accept"),
-        ("--retry", "mongodb:1.1.0 is pending: there is nothing to retry"),
-    ):
-        before = dump(mongodb)
-        assert said in repair(place, option, "1.1.0" if option == "--retry" else "1.0.0", status=2)
-        assert dump(mongodb) == before
-
-    out = repair(place, "--mark-rolled-back")
-    assert "failed → rolled_back" in out
-    assert states(place) == {"1.0.0": "rolled_back"}
-    mongodb["users"].update_one({"_id": 1}, {"$set": {"old": 1}})
-    assert place.submit(check=False).returncode == 1  # it has begun anew, and failed as before
-    assert mongodb["users"].count_documents({"old": {"$exists": True}}) == 0
-
-    mongodb["users"].update_one({"_id": 1}, {"$set": {"old": 1}})
-    mongodb["users"].create_index("old", name="by_hand")
-    repair(place, "--retry")
-    assert states(place) == {"1.0.0": "running"}
-    place.submit()
-    assert states(place) == {"1.0.0": "applied", "1.1.0": "applied"}
-    assert mongodb["users"].find_one({"_id": 1}) == {"_id": 1, "old": 1, "added": 1}
-
-    remove = {"type": "remove_field", "collection": "users", "field": "new"}
-    again = {"name": "other", "version": "1.0.0"}
-    drop = {"type": "drop_index", "collection": "users", "index": "by_hand"}
-    place.write("mongodb", "001_users", {**again, "operations": [remove, drop]})
-    refused = place.submit(check=False)
-    assert refused.returncode == 2
-    assert "its file was changed" in refused.stderr
-    repair(place, "--accept-checksum")
-    drop = {"type": "drop_index", "collection": "users", "index": "never_there"}
-    place.write("mongodb", "003_last", {"version": "1.2.0", "operations": [remove, drop]})
+def test_repaired(place: Place, mongodb: Database[Document]) -> None:
+    """Begun anew, accepted, gone on with, taken as it is: after each of them submit goes on."""
+    users = mongodb["users"]
+    users.insert_many({"_id": n, "old1": n} for n in range(10))
+    fails(place, 1, "1.0.0")
+    place.start_worker()
     assert place.submit(check=False).returncode == 1
-    out = repair(place, "--mark-applied", "1.2.0")
-    assert "done: 1 remove_field" in out
-    assert "2 drop_index" in out
-    assert states(place)["1.2.0"] == "applied"
-    place.submit()
-    words = {"mark_rolled_back", "retry", "accept_checksum", "mark_applied"}
-    told = [each for each in history(place) if each.event in words]
-    assert [(each.event, each.version) for each in told] == [
-        ("mark_rolled_back", "1.0.0"),
-        ("retry", "1.0.0"),
-        ("accept_checksum", "1.0.0"),
-        ("mark_applied", "1.2.0"),
-    ]
-    assert {each.by for each in told} == {"ops@desk"}
+    assert states(place) == {"1.0.0": "failed"}
+    before = dump(mongodb)
+    assert "nothing to accept" in repair(place, "--accept-checksum", "1.0.0", status=2)
+    assert dump(mongodb) == before
 
-
-def test_not_while_a_run_is_open(failing: Place, mongodb: Database[Document]) -> None:
-    """Who has it is named; whatever is asked for, nothing is written."""
-    place, gate = failing, Gate(failing)
+    assert "failed → rolled_back" in repair(place, "--mark-rolled-back", "1.0.0")
+    assert states(place) == {"1.0.0": "rolled_back"}
+    users.update_one({"_id": 1}, {"$set": {"old1": 1}})
+    users.create_index("old1", name="by_hand1")
+    gate = Gate(place)
     place.write("postgresql", "001_wait", {"version": "1.0.0"}, WAITING)
-    repair(place, "--mark-applied")
     with place.start_submit() as submit:
         wait_for(gate.backend, "the statement")
-        wait_for(lambda: states(place).get("1.1.0") == "applied", "the other database")
+        wait_for(lambda: states(place) == {"1.0.0": "applied"}, "the other database")
         before = dump(mongodb)
-        assert "dharma cancel" in repair(place, "--mark-rolled-back", status=2)
-        place.dharma("baseline", "1.1.0", status=2)
-        place.dharma("prune", "--older-than", "0", status=2)
+        assert "dharma cancel" in repair(place, "--mark-rolled-back", "1.0.0", status=2)
         assert dump(mongodb) == before
         gate.open()
         submit.communicate(timeout=60)
     assert submit.returncode == 0
+    assert users.find_one({"_id": 1}) == {"_id": 1}  # it has begun anew
+
+    file = place.folder / "mongodb" / "001_users.json"
+    file.write_text(file.read_text().replace('"users"', '"other"', 1))
+    out = repair(place, "--accept-checksum", "1.0.0")
+    assert "stays applied" in out
+    users.update_one({"_id": 1}, {"$set": {"old2": 1}})
+    fails(place, 2, "1.1.0")
+    fails(place, 3, "1.2.0")
+    assert place.submit(check=False).returncode == 1  # and not 2: the file is accepted
+    assert states(place) == {"1.0.0": "applied", "1.1.0": "failed"}
+    users.update_one({"_id": 1}, {"$set": {"old2": 2}})
+    users.create_index("old2", name="by_hand2")
+    assert "failed → running" in repair(place, "--retry", "1.1.0")
+    assert place.submit(check=False).returncode == 1  # in the one after it
+    assert states(place) == {"1.0.0": "applied", "1.1.0": "applied", "1.2.0": "failed"}
+    assert users.find_one({"_id": 1}) == {"_id": 1, "old2": 2}  # it has gone on
+
+    assert "done: 1 remove_field" in repair(place, "--mark-applied", "1.2.0")
+    field = {"type": "add_field", "collection": "users", "field": "added", "value": 1}
+    place.write("mongodb", "004_users", {"version": "1.3.0", "operations": [field]})
+    place.submit()
+    assert [*states(place).values()] == ["applied"] * 4
+    told = [(each.event, each.version) for each in history(place) if each.by == "ops@desk"]
+    assert told == [
+        ("mark_rolled_back", "1.0.0"),
+        ("accept_checksum", "1.0.0"),
+        ("retry", "1.1.0"),
+        ("mark_applied", "1.2.0"),
+    ]
