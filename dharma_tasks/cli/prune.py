@@ -100,9 +100,8 @@ class _Prune:
         databases = _databases(chosen, asking.served())
         asking.require_served(databases)
         asking.require_quiet(databases)
-        old = f"older than {words.several(days, 'day')}" if days else "of any age"
-        where = ", ".join(databases)
-        question = f"Remove what is kept for the way back in {where} and is {old}?"
+        old = f" that is older than {words.several(days, 'day')}" if days else ""
+        question = f"Remove what {', '.join(databases)} keep for the way back{old}?"
         if not confirmed(question, yes=yes):
             self._say("Nothing was removed.")
             return common.REFUSED
@@ -124,7 +123,7 @@ class _Prune:
                 continue
             self._gone[name] = found = PRUNED.validate_json(answer)
             if not found:
-                self._say(f"{name}: nothing is kept that is {old}.")
+                self._say(f"{name}: nothing is kept{old}.")
             for each in found:
                 documents = words.several(each.documents, "document")
                 self._say(

@@ -67,6 +67,15 @@ class Case:
         found = [each for each in self.survey.migrations if each.state not in GONE]
         return [each.version for each in found if _order(each.version) > _order(self.version)]
 
+    def skipped(self) -> list[str]:
+        """The versions of its database in the folder that are below it, and of which nothing is."""
+        mine = [each for each in self.migrations if each.database == self.database]
+        return [
+            each.version
+            for each in mine
+            if each.order < _order(self.version) and state_of(self.surveys, each.reference) in GONE
+        ]
+
     def below(self) -> str:
         """The version to go back to so that this one is undone."""
         applied = [

@@ -133,10 +133,6 @@ def _mark_applied(case: Case) -> Proposal:
     known = record.operations if record else []
     done = {each.number for each in known if each.state is OperationState.DONE}
     types = list(enumerate(types_of(file), start=1))
-    warnings = []
-    if case.state is MigrationState.PENDING:
-        many = f"dharma baseline {file.version}"
-        warnings.append(f"it has never begun: {many} takes over everything up to it")
     return _proposal(
         case,
         Action.MARK_APPLIED,
@@ -149,9 +145,17 @@ def _mark_applied(case: Case) -> Proposal:
                 [each for each in types if each[0] not in done],
             ),
         ],
-        warnings=warnings,
+        warnings=list(_there(case)),
         todo="dharma submit runs what is next.",
     )
+
+
+def _there(case: Case) -> Iterator[str]:
+    if case.state is MigrationState.PENDING:
+        many = f"dharma baseline {case.version}"
+        yield f"it has never begun: {many} takes over everything up to it"
+    if case.state in GONE and (late := case.skipped()):
+        yield f"{', '.join(late)} below it then take submit --allow-out-of-order"
 
 
 def _mark_rolled_back(case: Case) -> Proposal:

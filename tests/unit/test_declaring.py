@@ -376,7 +376,7 @@ def test_pruning_asks_on_a_terminal(stage: Stage) -> None:
     """For it is for ever."""
     refused = stage.dharma("prune", answer="n\n")
     assert refused.exit_code == 2
-    assert "in mongodb, postgresql and is older than 30 days?" in refused.stderr
+    assert "keep for the way back that is older than 30 days?" in refused.stderr
     assert stage.dharma("prune", answer="").exit_code == 130
     assert stage.untouched
     assert stage.dharma("prune", answer="y\n").exit_code == 0
