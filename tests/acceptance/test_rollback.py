@@ -106,7 +106,11 @@ def test_a_refusal_leaves_no_trace(crossed: Place, mongodb: Database[Document]) 
     assert "postgresql:1.0.0 needs it and stays" in refused.stderr
     assert dump() == before
     assert states(crossed)["mongodb"] == ["applied", "applied"]
-    crossed.dharma("rollback", "0.0.0", "--accept-data-loss", "--yes")
+    crossed.dharma("rollback", "0.0.0", "--accept-data-loss", "--yes", "--by", "ops@desk")
+    for name in NAMES:
+        told = json.loads(crossed.dharma("history", name, "--json").stdout)["entries"]
+        runs = [(each["by"], each["detail"]) for each in told if each["event"] == "run"]
+        assert runs[-1] == ("ops@desk", "back --accept-data-loss")
     assert states(crossed)["mongodb"] == ["rolled_back", "rolled_back"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -56,22 +56,30 @@ class Worker:
 
     def backdate(self, version: str, by: timedelta) -> None:
         """Let a migration have begun that much earlier, by hand."""
+        started = self.journal.survey().by_version()[version].started - by
+        self._forge("migrations", ("version", version), ("started", started))
+
+    def renew(self, schema_version: int) -> None:
+        """Let the journal be a newer release's, by hand."""
+        self._forge("head", ("one", "head"), ("schema_version", schema_version))
+
+    def _forge(self, part: str, which: tuple[str, str], what: tuple[str, Any]) -> None:
         found = self.settings.url(self.name)
         assert found is not None
-        url, ours = found.get_secret_value(), f"{self.settings.namespace}_migrations"
-        (record,) = (each for each in self.journal.survey().migrations if each.version == version)
-        started = record.started - by
+        url, ours = found.get_secret_value(), f"{self.settings.namespace}_{part}"
+        (column, key), (field, value) = which, what
         if self.name == "postgresql":
             with psycopg.connect(url) as connection:
-                text = f"UPDATE public.{ours} SET started = %s WHERE version = %s"
-                connection.execute(text, [started, version])
+                text = f"UPDATE public.{ours} SET {field} = %s WHERE {column}::text IN (%s, 'true')"
+                connection.execute(text, [value, key])
         elif self.name == "mongodb":
             with MongoClient[dict[str, Any]](url) as client:
-                migrations = client.get_default_database()[ours]
-                migrations.update_one({"_id": version}, {"$set": {"started": started}})
+                documents = client.get_default_database()[ours]
+                documents.update_one({"_id": key}, {"$set": {field: value}})
         else:
+            value = value.isoformat() if isinstance(value, datetime) else value
             with Elasticsearch(url) as client:
-                client.update(index=ours, id=version, doc={"started": started.isoformat()})
+                client.update(index=ours, id=key, doc={field: value})
 
     def take(self, assignment: Assignment, *, counted: bool = True) -> Taken:
         return self.journal.take(assignment, self.owner(), counted=counted)

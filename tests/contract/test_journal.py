@@ -7,12 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from journal_hand import Worker, refused
+from journal_hand import Worker, back, refused
 
 from dharma_tasks.databases import NAMES
-from dharma_tasks.errors import FenceLost
+from dharma_tasks.errors import FenceLost, Refused
 from dharma_tasks.journal import (
+    SCHEMA_VERSION,
+    Amendment,
     Assignment,
+    Declaration,
     Direction,
     MigrationState,
     OperationState,
@@ -97,6 +100,29 @@ def test_begin_fences_out_the_run_before(worker: Worker) -> None:
     again = worker.take(worker.assignment(generation + 1))
     assert (again.cursor, again.done) == ("kept", 10)
     assert again.fence > taken.fence
+
+
+def test_a_newer_journal_is_not_written_to(worker: Worker) -> None:
+    """A worker that is too old for it is told so, whatever it wants to write; reading works."""
+    generation = worker.begin()
+    assignment = worker.assignment(generation)
+    worker.step(worker.take(assignment), "on")
+    worker.renew(SCHEMA_VERSION + 1)
+    before = worker.journal.survey()
+    amendment = Amendment("1.0.0", "first", "sum-1", ("kind",), MigrationState.APPLIED)
+    declaration = Declaration("declared", "me", "mark_applied", "why", (amendment,))
+    for write in (
+        lambda: worker.begin("run-1", generation),
+        lambda: worker.begin("run-2", generation),
+        lambda: worker.journal.declare(declaration, generation),
+        lambda: worker.take(assignment),
+        lambda: worker.take(back(assignment)),
+    ):
+        with pytest.raises(Refused, match=r"schema version 2, .* knows 1.*Update the workers"):
+            write()
+    assert worker.journal.survey() == before
+    assert before.head is not None
+    assert before.head.schema_version == SCHEMA_VERSION + 1
 
 
 # --- taking over ---

@@ -102,8 +102,7 @@ class ModelJournal(Journal[dict[int, int]]):
     ) -> Taken:
         self.faults.point()
         server = self.server
-        going = OperationState.UNDOING if assignment.back else OperationState.RUNNING
-        over = OperationState.PENDING if assignment.back else OperationState.DONE
+        going, over = assignment.at_work, assignment.over
         if server.state is OperationState.UNDOING and not assignment.back:
             msg = "it is being undone"
             raise Outdated(msg)
@@ -112,9 +111,7 @@ class ModelJournal(Journal[dict[int, int]]):
                 server.walked = Walked(server.cursor, server.done)
                 server.cursor, server.done, server.attempts = None, 0, 0
             server.state = going
-            server.migration = (
-                MigrationState.ROLLING_BACK if assignment.back else MigrationState.RUNNING
-            )
+            server.migration = assignment.going
             server.fence += 1
             server.attempts += counted
             server.error = error
@@ -166,7 +163,9 @@ class ModelJournal(Journal[dict[int, int]]):
 
     def fail(self, taken: Taken, error: str, state: MigrationState) -> None:
         self._fenced(taken)
-        if not taken.assignment.back:
+        if state is MigrationState.APPLIED:
+            self.server.state = OperationState.PENDING
+        elif not taken.assignment.back:
             self.server.state = OperationState.FAILED
         self.server.migration = state
         self.server.error = error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import pytest
@@ -347,6 +347,33 @@ def test_a_lasting_error_fails_the_migration() -> None:
     assert server.migration is MigrationState.FAILED
     assert server.error == "model: document 7 is bad"
     assert server.done == 6
+
+
+@pytest.mark.parametrize(
+    ("number", "outcome", "fails_at", "state"),
+    [
+        (1, MigrationState.APPLIED, 1, MigrationState.ROLLED_BACK),
+        (1, MigrationState.APPLIED, 7, MigrationState.FAILED),
+        (2, MigrationState.APPLIED, 1, MigrationState.FAILED),
+        (3, MigrationState.ROLLED_BACK, 1, MigrationState.APPLIED),
+        (3, MigrationState.ROLLED_BACK, 7, MigrationState.FAILED),
+        (4, MigrationState.ROLLED_BACK, 1, MigrationState.FAILED),
+    ],
+)
+def test_where_a_failure_leaves_the_migration(
+    number: int, outcome: MigrationState, fails_at: int, state: MigrationState
+) -> None:
+    """As it was, where the first operation of its file, or of its rollback file, left nothing."""
+    server = make_server()
+    runner = make_runner(server, Faults(), operation=Increment(fails_at=fails_at))
+    key = Key(database="model", version="1.0.0", number=number)
+    first = 1 if outcome is MigrationState.APPLIED else 3
+    runner.assignment = replace(runner.assignment, key=key, count=4, outcome=outcome, first=first)
+    with pytest.raises(MigrationFailed) as caught:
+        runner.run()
+    assert caught.value.state is state
+    assert server.migration is state
+    assert (server.state is OperationState.PENDING) == (state is MigrationState.APPLIED)
 
 
 def test_a_conflict_halves_the_batch() -> None:

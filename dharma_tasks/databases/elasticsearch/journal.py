@@ -1,6 +1,6 @@
 """The journal in Elasticsearch: compare-and-set on single documents, in an order that heals.
 
-There are no transactions here, so four things replace them:
+There are no transactions here, so five things replace them:
 
 - An operation's document is the fence. Its owner remembers the sequence number of its own last
   write (`Taken.mark`), and each further write is made only if that is still the last one. Whoever
@@ -15,6 +15,8 @@ There are no transactions here, so four things replace them:
 - What one step writes is ordered: the operation is done, then the migration is applied, then the
   history tells of it; on the way back it is undone, then rolled back, then told. A crash in
   between is repaired by the next `take`, of this operation or of the one that follows it.
+- A declaration is many writes. The head keeps it until all of them are done; whoever opens a run,
+  or declares something, completes it first.
 
 What a document becomes is in `operations.py` and `migrations.py` beside this file.
 """
@@ -140,6 +142,7 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
             head = read(self._client, self._names.head, _HEAD)
             if head is None or head.get("declaration") is None:
                 return
+            confirm_schema("elasticsearch", head.get("schema_version"))
             generation = int(head.get("generation"))
             declaration = declaring.parsed(head.get("declaration"))
             declaring.Declaring(self._client, self._names, declaration, generation).write()

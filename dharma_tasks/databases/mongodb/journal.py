@@ -103,6 +103,7 @@ class MongodbJournal(Journal[Handle]):
         """Make the collections, and free what the owners hold that are to lose their fence."""
         self._create()
         head = self._head.find_one({"_id": records.HEAD}) or {}
+        confirm_schema("mongodb", head.get("schema_version", SCHEMA_VERSION))
         if head.get("run") != run and head.get("generation", 0) == expected:
             self._free_all()
 

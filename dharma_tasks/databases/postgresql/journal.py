@@ -159,6 +159,7 @@ class PostgresqlJournal(Journal[Session]):
         self._session.clean()
         head = self.survey().head
         if head is not None and head.run != declaration.run and head.generation == expected:
+            confirm_schema("postgresql", head.schema_version)
             self._free_all()
         try:
             if self._locked(declaration.run, expected) is None:

@@ -14,8 +14,9 @@ from pydantic import SecretStr
 from pymongo import MongoClient
 from pymongo.database import Database
 
+from dharma_tasks.databases.mongodb.declaring import Declaring
 from dharma_tasks.errors import FenceLost, OperationFailed
-from dharma_tasks.journal import MigrationState
+from dharma_tasks.journal import Amendment, Declaration, MigrationState
 from dharma_tasks.local.account import CALLER
 from dharma_tasks.local.processes import free_port
 from dharma_tasks.local.programs import package, program
@@ -140,6 +141,30 @@ def test_undone(hand: Hand, documents: Database[Any], parameters: dict[str, Any]
     assert raw(documents, "things") == was
     assert kept(documents) == 0
     assert hand.warnings == []
+
+
+def test_a_declaration_that_was_cut_off(
+    hand: Hand, documents: Database[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without transactions it is half written when its worker dies; repeated, it is whole."""
+    documents.things.insert_one({"_id": 1})
+    hand.take("1.0.0", op("add_field", collection="things", field="a", value=1))
+    journal, state = hand.database.journal, MigrationState.APPLIED
+    versions = ("1.0.0", "1.1.0")
+    amendments = tuple(Amendment(each, "name", "sum", ("a", "b"), state) for each in versions)
+    declaration = Declaration("declared", "me", "baseline", "why", amendments)
+    with monkeypatch.context() as patch:
+        patch.setattr(Declaring, "_tell", lambda *_: crash())
+        with pytest.raises(ZeroDivisionError):
+            journal.declare(declaration, 1)
+    assert [each.version for each in journal.survey().migrations] == ["1.0.0"]
+    for _ in range(2):
+        journal.declare(declaration, 1)
+    found = journal.survey().migrations
+    assert [(each.version, each.state) for each in found] == [(each, state) for each in versions]
+    assert all(len(each.operations) == 2 for each in found)
+    assert [each.event for each in journal.history(10)][-2:] == ["baseline", "baseline"]
+    assert len([each for each in journal.history(10) if each.event == "baseline"]) == 2
 
 
 def test_only_what_was_listed_is_touched(hand: Hand, documents: Database[Any]) -> None:

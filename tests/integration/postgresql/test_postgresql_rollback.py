@@ -44,15 +44,19 @@ class Migration:
         self.postgres, self.forward, self.back = postgres, forward, back
         self.assignment: Assignment = postgres.assignment(forward.kind)
         self.namespace = postgres.settings.namespace
+        self.runs = 0
 
     def rollback(self) -> Assignment:
-        """What a worker is told to carry the rollback file out: number 2 of 2."""
+        """What a worker is told to carry the rollback file out, in another run: number 2 of 2."""
+        self.runs += 1
         return replace(
             self.assignment,
+            run=f"back-{self.runs}",
             key=self.assignment.key.model_copy(update={"number": 2}),
             type=self.back.kind,
             count=2,
             outcome=MigrationState.ROLLED_BACK,
+            first=2,
         )
 
     def apply(self) -> None:
@@ -284,7 +288,7 @@ def test_the_way_back_stops_and_goes_on(postgres: Any) -> None:
 
 
 def test_a_rollback_file_that_fails(postgres: Any) -> None:
-    """It has changed nothing, says why, and goes on once it is corrected; forward it cannot go."""
+    """It has changed nothing, so the migration is applied; what failed is in the history."""
     one = migration(postgres, "UPDATE t SET n = n + 1", "UPDATE t SET n = n - 1; SELECT nothing")
     before = one.state()
     one.apply()
@@ -292,15 +296,14 @@ def test_a_rollback_file_that_fails(postgres: Any) -> None:
     with pytest.raises(MigrationFailed, match=r"line 1 of the \.sql file"):
         one.roll_back()
     record = postgres.record()
-    assert record.state is MigrationState.FAILED
-    assert 'column "nothing" does not exist' in (record.error or "")
-    assert [each.state for each in record.operations] == [
-        OperationState.DONE,
-        OperationState.FAILED,
-    ]
+    assert (record.state, record.error) == (MigrationState.APPLIED, None)
+    assert [(each.number, each.state) for each in record.operations] == [(1, OperationState.DONE)]
+    told = postgres.database.journal.history(1)[0]
+    assert (told.event, told.number) == ("failed", 2)
+    assert 'column "nothing" does not exist' in (told.error or "")
     assert one.state() == applied
-    with pytest.raises(Outdated, match="rollback file has begun"):
-        postgres.database.journal.take(one.assignment, postgres.owner(), counted=True)
+    done = postgres.database.journal.take(one.assignment, postgres.owner(), counted=True)
+    assert done.state is OperationState.DONE
     one.back = postgres.operation("UPDATE t SET n = n - 1")
     one.roll_back()
     assert one.state() == before
@@ -318,6 +321,9 @@ def test_a_failure_in_the_middle_keeps_what_is_done(postgres: Any) -> None:
     one.apply()
     with pytest.raises(MigrationFailed, match="check_it"):
         one.roll_back()
+    assert postgres.record().state is MigrationState.FAILED
+    with pytest.raises(Outdated, match="rollback file has begun"):
+        postgres.database.journal.take(one.assignment, postgres.owner(), counted=True)
     assert postgres.value("SELECT sum(n - (id % 7)) FROM t") == 300
     assert postgres.record().operations[1].done == 1
     postgres.see.execute("CREATE FUNCTION check_it() RETURNS bool LANGUAGE sql AS 'SELECT true'")
