@@ -225,15 +225,15 @@ FROM {operations} o JOIN {migrations} m USING (version), head
 WHERE o.version = %(version)s AND o.number = %(number)s AND o.state = 'done'
     AND (NOT %(last)s OR m.state = %(outcome)s) AND NOT EXISTS (SELECT 1 FROM taken)
 """
-"""The lock on the head makes it wait for a run that begins, and makes that run wait for it.
-ON CONFLICT works on the newest version of the row, so two at once get different fences; FOR
-UPDATE makes `anew` see the newest too, or a late one would begin a migration anew that another
-has applied meanwhile (FAULTS 7). FOR SHARE does the same for the operation before, and keeps it
-done until this one is taken: nobody begins to undo it meanwhile (Law 8). An orderly stop has
-given its attempt back and left no owner: that taking always counts. What this very run has
-rolled back it never begins anew: whoever asks for that was frozen meanwhile. The end of the last
-operation and the outcome are one write; where the last one is done and the outcome is another,
-a rollback file has begun, and what is done may be half undone: then it takes nothing."""
+"""The lock on the head makes it wait for a run that begins, and makes that run wait for it. ON
+CONFLICT works on the newest version of the row, so two at once get different fences; FOR UPDATE
+makes `anew` see the newest too, or a late one would begin a migration anew that another has
+applied meanwhile (FAULTS 7). FOR SHARE does the same for the operation before, and keeps it done
+until this one is taken: nobody begins to undo it meanwhile (Law 8). An orderly stop has given
+its attempt back and left no owner: that taking always counts. What this very run has rolled
+back, or undone, it never begins anew: whoever asks for that was frozen meanwhile. The end of the
+last operation and the outcome are one write; where the last one is done and the outcome is
+another, a rollback file has begun, and what is done may be half undone: then it takes nothing."""
 
 TAKE_BACK = """
 WITH head AS (

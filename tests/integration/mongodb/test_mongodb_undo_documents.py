@@ -18,7 +18,7 @@ from pymongo.errors import PyMongoError
 
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import FenceLost, OperationFailed, Outdated
-from dharma_tasks.journal import MigrationState, OperationState
+from dharma_tasks.journal import Amendment, Declaration, MigrationState, OperationState
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.mongodb import images
 
@@ -429,6 +429,29 @@ def test_prune(hand: Hand, documents: Database[Any]) -> None:
         hand.undo(ADD)
     hand.undo(running, "2.0.0")
     assert documents.things.count_documents({"b": 1}) == 0
+
+
+@pytest.mark.parametrize("state", [MigrationState.ROLLED_BACK, MigrationState.APPLIED])
+def test_what_was_kept_for_a_way_back_that_will_not_be(
+    hand: Hand, documents: Database[Any], state: MigrationState
+) -> None:
+    """Declared rolled back, its next beginning removes it; declared applied, `prune` does."""
+    documents.things.insert_many([{"_id": n} for n in range(30)])
+    hand.step(hand.take("1.0.0", ADD), ADD)
+    amendment = Amendment("1.0.0", "name", "sum", ("add_field",), state)
+    journal = hand.database.journal
+    journal.declare(Declaration("declared", "me", "repair", "by hand", (amendment,)), 1)
+    assert kept(documents) == 1
+    generation = hand.begin("next", 2)
+    if state is MigrationState.APPLIED:
+        assert hand.take("1.0.0", ADD, generation).over
+        soon = datetime.now(UTC) + timedelta(hours=1)
+        (pruned,) = journal.prune(soon, run="p", by="me")
+        assert (pruned.number, pruned.documents) == (1, 1)
+    else:
+        taken = hand.take("1.0.0", ADD, generation)
+        assert (taken.cursor, taken.done) == (None, 0)
+    assert kept(documents) == 0
 
 
 def test_what_was_kept_is_missing(hand: Hand, documents: Database[Any]) -> None:
