@@ -17,8 +17,8 @@ from dharma_tasks.settings import Settings
 
 __all__ = ["DECLARED", "History", "Told", "Trail", "gather", "read"]
 
-DECLARED = frozenset(("baseline", *Action))
-"""The events that a person has declared, in a run of their own."""
+DECLARED = frozenset(("baseline", *Action, "pruned"))
+"""What a person has done to the journal itself, in a run of its own."""
 _ENDS = {MigrationState.APPLIED, MigrationState.FAILED, MigrationState.ROLLED_BACK}
 
 
@@ -61,8 +61,8 @@ def _known(
 ) -> list[HistoryRecord]:
     """Complete the entries that end a migration.
 
-    The migration's record tells of its last end only, so an earlier one stays as it is. What was
-    declared of a migration gets its name.
+    The migration's record tells of its last end only, so an earlier one stays as it is. What a
+    person did to one gets its name.
     """
     found: list[HistoryRecord] = []
     seen: set[str] = set()

@@ -21,7 +21,8 @@ from dharma_tasks.workers import Workers
 ANSWER_SECONDS = 10
 """How long workers may take; the first that is free does it in any case."""
 INTERRUPTED = 130
-"""128 + SIGINT, the shell's own: Ctrl-C at the question."""
+"""128 + SIGINT, the shell's own: Ctrl-C."""
+GOES_ON = "Interrupted. What a worker was asked for it does all the same: see dharma history."
 
 REFUSED = "refused "
 ERROR = "error "

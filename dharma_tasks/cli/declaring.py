@@ -17,7 +17,7 @@ import click
 from rich.text import Text
 
 from dharma_tasks.cli import common
-from dharma_tasks.cli.asking import ERROR, INTERRUPTED, REFUSED, Asking, confirmed
+from dharma_tasks.cli.asking import ERROR, GOES_ON, INTERRUPTED, REFUSED, Asking, confirmed
 from dharma_tasks.cli.screen import Indented, console, stdout
 from dharma_tasks.declaring.proposal import Change, Proposal, Wish
 from dharma_tasks.errors import Problem, Refused, Unreachable
@@ -57,9 +57,12 @@ class Declaring:
         """Do it, report, and return the exit status."""
         try:
             status = self._declare()
-        except (click.Abort, KeyboardInterrupt):
+        except click.Abort:
             status = INTERRUPTED
-            self._say("Interrupted: look with dharma history whether anything was written.")
+            self._say("Nothing was changed.")
+        except KeyboardInterrupt:
+            status = INTERRUPTED
+            self._say(GOES_ON)
         except Exception as error:  # noqa: BLE001 - told in one place
             status = common.status_of(error)
             self._broken(error)

@@ -24,7 +24,7 @@ _STYLES = {
     "failed": "bold red",
     "rolled_back": "yellow",
     "unlocked": "yellow",
-    **dict.fromkeys((*DECLARED, "pruned"), "yellow"),
+    **dict.fromkeys(DECLARED, "yellow"),
     "taken": "dim",
     "done": "dim",
 }

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from dharma_tasks import words
 from dharma_tasks.cli import common, options
-from dharma_tasks.cli.asking import ERROR, INTERRUPTED, REFUSED, Asking, confirmed
+from dharma_tasks.cli.asking import ERROR, GOES_ON, INTERRUPTED, REFUSED, Asking, confirmed
 from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import console, stdout
 from dharma_tasks.databases import NAMES
@@ -80,9 +80,12 @@ class _Prune:
         """Do it, report, and return the exit status."""
         try:
             status = self._prune(days, chosen, yes=yes)
-        except (click.Abort, KeyboardInterrupt):
-            self._say("Interrupted: look with dharma history whether anything was removed.")
+        except click.Abort:
             status = INTERRUPTED
+            self._say("Nothing was removed.")
+        except KeyboardInterrupt:
+            status = INTERRUPTED
+            self._say(GOES_ON)
         except Exception as error:  # noqa: BLE001 - told in one place
             status = common.status_of(error)
             text = common.message_of(error, self._settings) or str(error)
@@ -125,11 +128,9 @@ class _Prune:
             if not found:
                 self._say(f"{name}: nothing is kept{old}.")
             for each in found:
-                documents = words.several(each.documents, "document")
-                self._say(
-                    f"{name}: {each.version} operation {each.number} cannot be undone any more "
-                    f"({documents} removed)"
-                )
+                kept = words.several(each.documents, "journal document")
+                what = f"{name}: {each.version} operation {each.number} cannot be undone any more"
+                self._say(f"{what}: {kept} removed")
         return status
 
     def _say(self, text: str) -> None:

@@ -268,7 +268,9 @@ def test_it_asks_on_a_terminal(stage: Stage) -> None:
     assert "Write this to the journal of mongodb? Nothing is carried out. [y/N]" in refused.stderr
     assert "Nothing was changed." in refused.stdout
     assert "pending → applied" in refused.stdout
-    assert stage.dharma(*REPAIR, answer="").exit_code == 130
+    interrupted = stage.dharma(*REPAIR, answer="")
+    assert interrupted.exit_code == 130
+    assert "Nothing was changed." in interrupted.stdout
     assert stage.untouched
     assert stage.dharma(*REPAIR, answer="y\n").exit_code == 0
     sure = stage.dharma(*REPAIR, "--yes", answer="")
@@ -353,7 +355,7 @@ def test_0_pruned(stage: Stage) -> None:
     result = stage.dharma("prune", "--by", "me@here")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == [
-        "mongodb: 1.0.0 operation 2 cannot be undone any more (1,200 documents removed)",
+        "mongodb: 1.0.0 operation 2 cannot be undone any more: 1,200 journal documents removed",
         "postgresql: nothing is kept that is older than 30 days.",
     ]
     ((before, run, by),) = stage.databases["mongodb"].pruned
