@@ -144,6 +144,10 @@ def _mark_applied(case: Case) -> Proposal:
                 "on your word, and dharma cannot undo it:",
                 [each for each in types if each[0] not in done],
             ),
+            *_noted(
+                "forgotten, of its rollback file:",
+                [each for each in begun(record).items() if each[0] > len(types)],
+            ),
         ],
         warnings=list(_there(case)),
         todo="dharma submit runs what is next.",

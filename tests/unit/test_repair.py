@@ -141,6 +141,18 @@ def test_marked_applied(state: MigrationState) -> None:
     assert any("--allow-out-of-order" in w for w in found.warnings) is (state not in HALF)
 
 
+def test_marked_applied_when_half_undone() -> None:
+    """Nothing of the rollback file counts any more."""
+    file = IT.model_copy(update={"rollback": (INDEX, COLLECTION)})
+    known = written(file, MigrationState.ROLLING_BACK, DONE, DONE, DONE, DONE, FAILED)
+    found = decided(Action.MARK_APPLIED, known, files=[BELOW, file])
+    assert change(found).amendment.types == ("create_collection", "create_index", "remove_field")
+    assert change(found).notes == (
+        "done: 1 create_collection, 2 create_index, 3 remove_field",
+        "forgotten, of its rollback file: 4 create_index, 5 create_collection",
+    )
+
+
 def test_marked_applied_before_it_began() -> None:
     """One, where baseline is for many."""
     found = decided(Action.MARK_APPLIED)
