@@ -123,8 +123,11 @@ def types_of(migration: Migration) -> tuple[str, ...]:
 
 
 def begun(record: MigrationRecord | None) -> dict[int, str]:
-    """The operations of which something may be there: number and type."""
-    found = record.operations if record else []
+    """The operations of which something may be there: number and type.
+
+    The records of a migration that was rolled back tell of what was there.
+    """
+    found = record.operations if record and record.state not in GONE else []
     return {each.number: each.type for each in found if each.state is not OperationState.PENDING}
 
 

@@ -130,7 +130,7 @@ def _mark_applied(case: Case) -> Proposal:
     way_out = "Apply that one, or mark it as applied, first."
     if problems := list(unmet([file], case.surveys, way_out)):
         raise Refused(problems)
-    known = record.operations if record else []
+    known = record.operations if record and case.state not in GONE else []
     done = {each.number for each in known if each.state is OperationState.DONE}
     types = list(enumerate(types_of(file), start=1))
     return _proposal(
@@ -193,7 +193,8 @@ def _mark_rolled_back(case: Case) -> Proposal:
 
 def _gone(case: Case) -> Iterator[str]:
     if case.state is MigrationState.APPLIED:
-        yield f"nothing is undone by this; {case.rollback} would undo it"
+        more = ", and what is above it" if case.above() else ""
+        yield f"nothing is undone by this; {case.rollback} would undo it{more}"
     if case.file and (above := case.above()):
         yield f"{above[-1]} is above it: to run it again takes submit --allow-out-of-order"
 

@@ -133,9 +133,11 @@ def test_marked_applied(state: MigrationState) -> None:
     assert amendment.state is MigrationState.APPLIED
     assert amendment.types == ("create_collection", "create_index", "remove_field")
     assert change(found).now is state
+    word = "on your word, and dharma cannot undo it:"
     assert change(found).notes == (
-        "done: 1 create_collection",
-        "on your word, and dharma cannot undo it: 2 create_index, 3 remove_field",
+        ("done: 1 create_collection", f"{word} 2 create_index, 3 remove_field")
+        if state in HALF
+        else (f"{word} 1 create_collection, 2 create_index, 3 remove_field",)
     )
     assert str(state) in found.reason
     assert any("--allow-out-of-order" in w for w in found.warnings) is (state not in HALF)
