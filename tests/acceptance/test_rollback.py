@@ -166,6 +166,25 @@ def test_what_cannot_be_undone_is_left(place: Place, mongodb: Database[Document]
     assert mongodb["users"].count_documents({"added": 1}) == 100
 
 
+def test_a_rollback_file_that_leaves_nothing(place: Place) -> None:
+    """Its transaction is gone with its error: the migration is applied, and bars nobody's way."""
+    place.write("postgresql", "001_users", {"version": "1.0.0"}, "CREATE TABLE users (id int)")
+    undo = ("postgresql", "001_users_rollback", {"version": "1.0.0"})
+    place.write(*undo, "DROP TABLE users; DROP TABLE no_such_table")
+    back = ("submit", "--rollback-to", "0.0.0", "--inline")
+    place.submit("--inline")
+    failed = place.dharma(*back, status=1)
+    assert 'table "no_such_table" does not exist' in failed.stderr
+    (migration,) = place.status()["postgresql"]["migrations"]
+    assert (migration["state"], migration["error"]) == ("applied", None)
+    place.write("postgresql", "002_more", {"version": "1.1.0"}, "CREATE TABLE more (id int)")
+    place.write("postgresql", "002_more_rollback", {"version": "1.1.0"}, "DROP TABLE more")
+    place.submit("--inline")
+    place.write(*undo, "DROP TABLE users")
+    place.dharma(*back)
+    assert states(place)["postgresql"] == ["rolled_back", "rolled_back"]
+
+
 ROWS = 40_000
 
 
