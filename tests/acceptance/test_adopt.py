@@ -41,7 +41,10 @@ def dump(mongodb: Database[Document]) -> dict[str, list[Document]]:
 
 
 def test_a_database_is_taken_over(place: Place, mongodb: Database[Document]) -> None:
-    """Made by hand, declared to be there, never run; the next version goes on top of it."""
+    """Made by hand, declared to be there, never run; the next version goes on top of it.
+
+    What that keeps for its way back may be removed, and is then as irreversible.
+    """
     index = f"{place.settings.namespace}-users"
     mongodb["users"].insert_one({"_id": 1, "name": "Ann"})
     with psycopg.connect(place.url("postgresql")) as connection:
@@ -71,7 +74,10 @@ def test_a_database_is_taken_over(place: Place, mongodb: Database[Document]) -> 
     place.submit()
     assert states(place, "postgresql") == {"1.0.0": "applied", "1.1.0": "applied"}
     assert mongodb["users"].find_one() == {"_id": 1, "name": "Ann", "added": 1}
+    pruned = place.dharma("prune", "--older-than", "0", "--databases", "mongodb")
+    assert "mongodb: 1.1.0 operation 1 cannot be undone any more" in pruned.stdout
     refused = place.dharma("rollback", "0.0.0", "--databases", "mongodb", "--yes", status=2)
+    assert "1.1.0 cannot be undone: operation 1, add_field: what it kept" in refused.stderr
     assert "1.0.0 cannot be undone: operation 1, add_field: taken over" in refused.stderr
 
 
