@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
-from dharma_tasks.journal import Direction, Entry
+from pydantic import TypeAdapter
+
+from dharma_tasks.journal import Declaration, Direction, Entry, Pruned
 from dharma_tasks.lease import Leases
 from dharma_tasks.migration import JSON, Reference
 from dharma_tasks.run import Next, Run, RunState, Snapshot
@@ -19,6 +22,23 @@ UNLOCK_LATE = "late"
 """The answers to an `unlock`; or "error " and why."""
 WRITTEN = "written"
 """The answer to an `audit`; or "error " and why."""
+DECLARED = "declared"
+"""The answer to a `declare`; or "refused " or "error " and why."""
+PRUNED = TypeAdapter(list[Pruned])
+"""The answer to a `prune`, as JSON; or "refused " or "error " and why."""
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What is to be removed: all that was kept before `before`. `run` is an id of its own."""
+
+    before: datetime
+    run: str
+    by: str
+
+
+DECLARATION = TypeAdapter(Declaration)
+PRUNING = TypeAdapter(Pruning)
 
 
 @dataclass(frozen=True)
@@ -72,6 +92,26 @@ def audit_message(entry: Entry, reply: str) -> Message:
         "reply": reply,
     }
     return Message("audit", key.database, arguments)
+
+
+def declare_message(
+    database: str, declaration: Declaration, generation: int, reply: str
+) -> Message:
+    """Ask a worker to write a declaration into a journal that is at `generation`."""
+    arguments = {
+        "database": database,
+        "declaration": DECLARATION.dump_python(declaration, mode="json"),
+        "generation": generation,
+        "reply": reply,
+    }
+    return Message("declare", database, arguments)
+
+
+def prune_message(database: str, pruning: Pruning, reply: str) -> Message:
+    """Ask a worker to remove what is kept for the way back and no longer wanted."""
+    wanted = PRUNING.dump_python(pruning, mode="json")
+    arguments = {"database": database, "pruning": wanted, "reply": reply}
+    return Message("prune", database, arguments)
 
 
 def begin_message(run: str, database: str) -> Message:

@@ -368,7 +368,8 @@ def half_undone(record: MigrationRecord, migration: Migration | None) -> bool:
         return False
     last = len(migration.operations) if migration else len(record.operations)
     return record.state is MigrationState.ROLLING_BACK or any(
-        operation.state is OperationState.UNDOING or operation.number > last
+        operation.state is OperationState.UNDOING
+        or (operation.number > last and operation.state is not OperationState.PENDING)
         for operation in record.operations
     )
 

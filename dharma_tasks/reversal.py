@@ -28,6 +28,7 @@ from dharma_tasks.run import Next
 
 __all__ = ["irreversible", "plan_back"]
 
+_BY_FILE = "A rollback file can undo the migration."
 _NONE = Version(0)
 _GONE = (MigrationState.PENDING, MigrationState.ROLLED_BACK)
 
@@ -35,7 +36,8 @@ _GONE = (MigrationState.PENDING, MigrationState.ROLLED_BACK)
 def irreversible(migration: Migration, record: MigrationRecord | None) -> dict[int, Problem]:
     """The operations that cannot be undone, by number, each with why and what would help.
 
-    `record` adds what they have found when they began: a destination that was not empty.
+    `record` adds what they have found when they began: a destination that was not empty. What
+    was carried out as one operation is not undone as another (see `dharma repair`).
     """
     operations = catalogue(migration.database)
     found: dict[int, Problem] = {}
@@ -44,8 +46,14 @@ def irreversible(migration: Migration, record: MigrationRecord | None) -> dict[i
         if problem is not None:
             found[number] = problem
     for known in record.operations if record else ():
-        if known.irreversible and known.number <= len(migration.operations):
-            found[known.number] = Problem("", "", known.irreversible, "")
+        if known.number > len(migration.operations) or known.state is OperationState.PENDING:
+            continue
+        kind = migration.operation(known.number)["type"]
+        if known.irreversible:
+            found[known.number] = Problem("", "", known.irreversible, _BY_FILE)
+        elif known.type != kind:
+            what = f"it was carried out as {known.type}, and its file was changed since"
+            found[known.number] = Problem("", "", what, _BY_FILE)
     return found
 
 
@@ -150,7 +158,11 @@ class _Way:
     def _file_changed(self, file: Migration) -> bool:
         """Whether its rollback file is not the one that has begun."""
         count = len(file.operations)
-        begun = [each for each in self.record.operations if each.number > count]
+        begun = [
+            each
+            for each in self.record.operations
+            if each.number > count and each.state is not OperationState.PENDING
+        ]
         types = [operation["type"] for operation in file.rollback]
         return [each.type for each in begun] != types[: len(begun)]
 

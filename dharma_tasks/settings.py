@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     """How long one batch should take; the number of documents follows from it."""
     lock_timeout_seconds: float = Field(default=5, gt=0)
     """PostgreSQL's `lock_timeout`: a DDL that waits longer lets the traffic behind it pass."""
+    keep_undo_days: int = Field(default=30, ge=0)
+    """How old what is kept for the way back must be for `dharma prune` to remove it."""
 
     value: dict[str, str] = {}
     """What `{"$value": "NAME"}` in migrations stands for; see `values`."""

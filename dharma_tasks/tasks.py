@@ -25,7 +25,7 @@ from dharma_tasks.flow.context import Context, Overtaken
 from dharma_tasks.flow.operation import FailedForGood, carry_out, confirm_dependency
 from dharma_tasks.journal import Entry
 from dharma_tasks.messages import Chain
-from dharma_tasks.migration import Key
+from dharma_tasks.migration import JSON, Key
 from dharma_tasks.operations import catalogue
 from dharma_tasks.redis_client import connect_redis
 from dharma_tasks.relay import go_on
@@ -139,6 +139,20 @@ def audit(  # noqa: PLR0913 - the parts of an entry
     """Write what a person did to a run into the history of `database`."""
     key = Key(database=database, version=version, number=operation)
     self.on_flow(asked.audit, Entry(event, run, by, key, detail), reply)
+
+
+@app.task(bind=True, base=FlowTask, name="dharma_tasks.declare")
+def declare(
+    self: FlowTask, *, database: str, declaration: JSON, generation: int, reply: str
+) -> None:
+    """Write what a person declares to be true into the journal of `database`."""
+    self.on_flow(asked.declare, database, declaration, generation, reply)
+
+
+@app.task(bind=True, base=FlowTask, name="dharma_tasks.prune")
+def prune(self: FlowTask, *, database: str, pruning: JSON, reply: str) -> None:
+    """Remove what was kept for the way back in `database` and is old."""
+    self.on_flow(asked.prune, database, pruning, reply)
 
 
 def _register(database: str, kind: str) -> None:

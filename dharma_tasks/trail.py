@@ -9,13 +9,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from dharma_tasks.declaring.repair import Action
 from dharma_tasks.journal import HistoryRecord, Journal, MigrationRecord, MigrationState
 from dharma_tasks.messages import read_message
 from dharma_tasks.reading import Question, Relayed, Send, ask, workers
 from dharma_tasks.settings import Settings
 
-__all__ = ["History", "Told", "Trail", "gather", "read"]
+__all__ = ["DECLARED", "History", "Told", "Trail", "gather", "read"]
 
+DECLARED = frozenset(("baseline", *Action, "pruned"))
+"""What a person has done to the journal itself, in a run of its own."""
 _ENDS = {MigrationState.APPLIED, MigrationState.FAILED, MigrationState.ROLLED_BACK}
 
 
@@ -58,7 +61,8 @@ def _known(
 ) -> list[HistoryRecord]:
     """Complete the entries that end a migration.
 
-    The migration's record tells of its last end only, so an earlier one stays as it is.
+    The migration's record tells of its last end only, so an earlier one stays as it is. What a
+    person did to one gets its name.
     """
     found: list[HistoryRecord] = []
     seen: set[str] = set()
@@ -69,6 +73,8 @@ def _known(
             if record.state == entry.event:
                 more = {"name": record.name, "checksum": record.checksum}
                 entry = entry.model_copy(update={**more, "seconds": record.seconds})  # noqa: PLW2901
+        if record and entry.event in DECLARED:
+            entry = entry.model_copy(update={"name": record.name})  # noqa: PLW2901
         found.append(entry)
     return found[::-1]
 

@@ -15,7 +15,7 @@ from dharma_tasks.cli import common
 from dharma_tasks.cli.screen import Indented, console
 from dharma_tasks.databases import NAMES
 from dharma_tasks.settings import Settings
-from dharma_tasks.trail import History, Told, gather
+from dharma_tasks.trail import DECLARED, History, Told, gather
 
 _MOST = 10_000
 """What Elasticsearch gives at once."""
@@ -24,6 +24,7 @@ _STYLES = {
     "failed": "bold red",
     "rolled_back": "yellow",
     "unlocked": "yellow",
+    **dict.fromkeys(DECLARED, "yellow"),
     "taken": "dim",
     "done": "dim",
 }
@@ -75,13 +76,17 @@ class _Report:
 
     def show(self, out: Console) -> None:
         """Print all of it; on a terminal a line that is too long is cut."""
-        heading = ""
+        heading, last = "", list[str]()
         for entry in self._found.entries:
             if heading != (heading := self._heading(entry)):
                 out.print(Text(heading, "bold"))
+                last = []
             out.print(self._line(entry), no_wrap=True, overflow="ellipsis")
-            for text, style in _below(entry):
-                out.print(Indented(text, 4, style))
+            below = list(_below(entry))
+            if below != last or entry.event not in DECLARED:
+                for text in below:
+                    out.print(Indented(text, 4))
+            last = below
         for name, error in self._found.errors.items():
             out.print(Text(error, "bold red"))
             out.print(Text(f"Look at the server, and at DHARMA_{name.upper()}_URL."))
@@ -119,12 +124,15 @@ def _last(entry: Told) -> str:
 
 
 def _by_hand(entry: Told) -> bool:
-    return bool(entry.detail) and entry.event != "run"
+    """Whether it was done to a run, by somebody who need not be the run's."""
+    return bool(entry.detail) and entry.event not in {"run", *DECLARED}
 
 
-def _below(entry: Told) -> Iterator[tuple[str, str]]:
-    """What is long, or needs to be said whole."""
+def _below(entry: Told) -> Iterator[str]:
+    """What is long, or needs to be said whole; for several entries that say the same, once."""
     if entry.error:
-        yield entry.error, ""
+        yield entry.error
     if _by_hand(entry):
-        yield f"by {entry.by}: {entry.detail}", ""
+        yield f"by {entry.by}: {entry.detail}"
+    elif entry.event in DECLARED and entry.detail:
+        yield entry.detail

@@ -66,6 +66,7 @@ timeout = click.option(
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document at the end."
 )
+yes = click.option("--yes", is_flag=True, help="Do not ask first.")
 by = click.option(
     "--by", metavar="TEXT", help="Who asks, for the audit trail.  [default: USER@HOST]"
 )

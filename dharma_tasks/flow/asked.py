@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import structlog
 
-from dharma_tasks import trail
+from dharma_tasks import replies, trail
+from dharma_tasks.errors import FenceLost
 from dharma_tasks.flow.context import Context
 from dharma_tasks.journal import Entry
 from dharma_tasks.lease import Held, Leases
-from dharma_tasks.messages import UNLOCK_LATE, UNLOCKED, WRITTEN, Chain
+from dharma_tasks.messages import (
+    DECLARATION,
+    DECLARED,
+    PRUNED,
+    PRUNING,
+    UNLOCK_LATE,
+    UNLOCKED,
+    WRITTEN,
+    Chain,
+)
+from dharma_tasks.migration import JSON
 from dharma_tasks.reading import COUNTS
-from dharma_tasks.run import Next, Run
+from dharma_tasks.run import Next, Run, Snapshot
 from dharma_tasks.runs import Runs
 
 log = structlog.get_logger()
-
-REPLY_SECONDS = 60
-"""How long an answer waits to be fetched."""
 
 
 def read(
@@ -37,7 +45,7 @@ def read(
         answer = _told(context, database, history, count)
     except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told
         answer = "error " + context.unreachable(database, error).what
-    _reply(context, reply, answer)
+    replies.answer(context.redis, reply, answer)
     return []
 
 
@@ -59,7 +67,7 @@ def unlock(context: Context, database: str, by: str, token: str, reply: str) -> 
     """
     found = _with_lease(context, database, token)
     if found is None:
-        _reply(context, reply, UNLOCK_LATE)
+        replies.answer(context.redis, reply, UNLOCK_LATE)
         return []
     run, upcoming, held = found
     who = f"{held.holder.worker} (pid {held.holder.pid} on {held.holder.node})"
@@ -69,15 +77,80 @@ def unlock(context: Context, database: str, by: str, token: str, reply: str) -> 
     context.leases.break_(upcoming.key, token)
     log.warning("unlocked", run=run.id, operation=str(upcoming.key), by=by, holder=who)
     context.tell(run, "warning", f"{upcoming.key}: {by} broke the lease of {who}")
-    _reply(context, reply, UNLOCKED)
+    replies.answer(context.redis, reply, UNLOCKED)
     return context.chains(run, [upcoming])
 
 
 def audit(context: Context, entry: Entry, reply: str) -> list[Chain]:
     """Write what a person did to a run, and say so in `reply`."""
     if _written(context, entry, reply):
-        _reply(context, reply, WRITTEN)
+        replies.answer(context.redis, reply, WRITTEN)
     return []
+
+
+def declare(
+    context: Context, database: str, declaration: JSON, generation: int, reply: str
+) -> list[Chain]:
+    """Write what a person declares, where the journal is as that person has seen it."""
+    declared = DECLARATION.validate_python(declaration)
+
+    def write() -> str:
+        found = context.database(database)
+        context.trying(found, lambda: found.journal.declare(declared, generation))
+        log.warning("declared", database=database, declared=declared.event, by=declared.by)
+        return DECLARED
+
+    _by_itself(context, database, reply, write)
+    return []
+
+
+def prune(context: Context, database: str, pruning: JSON, reply: str) -> list[Chain]:
+    """Remove what was kept for the way back and is old, and say in `reply` what it was."""
+    asked = PRUNING.validate_python(pruning)
+
+    def remove() -> str:
+        found = context.database(database)
+        gone = context.trying(
+            found, lambda: found.journal.prune(asked.before, run=asked.run, by=asked.by)
+        )
+        log.warning("pruned", database=database, by=asked.by, operations=len(gone))
+        return PRUNED.dump_json(gone).decode()
+
+    _by_itself(context, database, reply, remove)
+    return []
+
+
+def run_on(database: str, runs: Runs) -> Snapshot | None:
+    """The open run that has `database`."""
+    return next((found for found in runs.open() if database in found.run.databases), None)
+
+
+def busy(database: str, snapshot: Snapshot) -> str:
+    """Why nobody may write to the journal of `database` by hand now, and what to do."""
+    run = snapshot.run.id
+    return (
+        f"run {run} of {snapshot.run.by} has {database} ({snapshot.state}). Wait for its end, or "
+        f"end it: dharma cancel {run} --keep"
+    )
+
+
+def _by_itself(context: Context, database: str, reply: str, call: Callable[[], str]) -> None:
+    """Do what no run may be open for; put what came of it into `reply`.
+
+    One that opens now is refused by the journal, or refuses us: the generation decides.
+    """
+    open_run = run_on(database, context.runs)
+    if open_run is not None:
+        replies.answer(context.redis, reply, f"refused {busy(database, open_run)}")
+        return
+    try:
+        said = call()
+    except FenceLost as error:
+        said = f"refused the journal of {database} was written to meanwhile ({error}). Look again"
+    except Exception as error:
+        log.exception("not_written", database=database)
+        said = f"error {context.unreachable(database, error).what}"
+    replies.answer(context.redis, reply, said)
 
 
 def leases_on(database: str, runs: Runs, leases: Leases) -> Iterator[tuple[Run, Next, Held | None]]:
@@ -103,13 +176,6 @@ def _written(context: Context, entry: Entry, reply: str) -> bool:
         context.trying(found, lambda: found.journal.audit(entry))
     except Exception as error:
         log.exception("not_written", run=entry.run, database=database, entry=entry.event)
-        _reply(context, reply, "error " + context.unreachable(database, error).what)
+        replies.answer(context.redis, reply, "error " + context.unreachable(database, error).what)
         return False
     return True
-
-
-def _reply(context: Context, reply: str, answer: str) -> None:
-    with context.redis.pipeline() as pipe:
-        pipe.rpush(reply, answer)
-        pipe.expire(reply, REPLY_SECONDS)
-        pipe.execute()

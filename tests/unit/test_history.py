@@ -168,6 +168,27 @@ def test_for_people(stage: Stage) -> None:
     assert result.exit_code == 0
 
 
+def test_what_was_declared(stage: Stage) -> None:
+    """By whom in its heading, as of a run; the reason once, below the first that has it."""
+    more = {"run": "20260510-000000-cd34ef", "by": "ops@desk", "detail": "taken over"}
+    stage.tells(
+        "mongodb",
+        entry(0, "baseline", version="1.0.0", **more),
+        entry(0, "baseline", version="1.1.0", **more),
+        entry(1, "retry", version="1.10.0", **{**more, "run": "r2", "detail": "it was failed"}),
+        records=[applied("1.0.0", "create_users"), applied("1.10.0", "rename")],
+    )
+    lines = [line.rstrip() for line in stage.history().stdout.splitlines()]
+    assert lines[:6] == [
+        "2026-05-09 (UTC)  run 20260510-000000-cd34ef by ops@desk",
+        "  23:59:57  mongodb  baseline  1.0.0     create_users",
+        "    taken over",
+        "  23:59:57  mongodb  baseline  1.1.0",
+        "2026-05-09 (UTC)  run r2 by ops@desk",
+        "  23:59:58  mongodb  retry     1.10.0    rename",
+    ]
+
+
 def test_for_programs(stage: Stage) -> None:
     """Every field of every entry, with its database, oldest first."""
     a_run(stage)

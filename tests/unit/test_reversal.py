@@ -53,6 +53,7 @@ def record(
 ) -> MigrationRecord:
     """What the journal says of it; its operations are done if nothing else is said."""
     each = states or (OperationState.DONE,) * len(file.operations)
+    kinds = [*(operation["type"] for operation in (*file.operations, *file.rollback)), "any"]
     fields = {
         "version": file.version,
         "name": file.name,
@@ -62,8 +63,8 @@ def record(
         "by": "me",
         "started": datetime.now(UTC),
         "operations": [
-            OperationRecord(number=n, type="any", state=found, irreversible=irreversible)
-            for n, found in enumerate(each, start=1)
+            OperationRecord(number=n, type=kind, state=found, irreversible=irreversible)
+            for n, (found, kind) in enumerate(zip(each, kinds, strict=False), start=1)
         ],
     }
     return MigrationRecord.model_validate(fields | more)
@@ -270,3 +271,24 @@ def test_an_older_folder_does_not_go_forward_over_it() -> None:
     older = migration("mongodb:1.0.0", operations=(INDEX,))
     with pytest.raises(Refused, match="but has no file"):
         plan([older], {"mongodb": survey("mongodb", half)}, Request())
+
+
+def test_what_was_carried_out_as_something_else() -> None:
+    """A changed file that somebody has accepted: what was kept is of no use to another type."""
+    before = record(migration("mongodb:1.0.0", operations=(COLLECTION, REMOVE)))
+    now = migration("mongodb:1.0.0", operations=(COLLECTION, INDEX))
+    accepted = before.model_copy(update={"checksum": now.checksum})
+    (said,) = refused([now], "0.0.0", survey("mongodb", accepted))
+    assert "operation 2, create_index: it was carried out as remove_field" in said
+    assert "rollback file" in said
+
+
+def test_a_rollback_file_of_which_nothing_is_left() -> None:
+    """It had begun, and the migration was declared to be there: it is as if it never had."""
+    file = M2.model_copy(update={"rollback": (SQL,)})
+    done, pending = OperationState.DONE, OperationState.PENDING
+    there = survey("mongodb", record(M1), record(file, MigrationState.APPLIED, done, pending))
+    assert plan([M1, file], {"mongodb": there}, Request()).orders == {}
+    changed = M2.model_copy(update={"rollback": (INDEX,)})
+    made = planned([M1, changed], "1.0.0", there)
+    assert made.first == {M2.reference: f"{M2.version} 2"}

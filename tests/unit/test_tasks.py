@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,7 +15,20 @@ from dharma_tasks.celery_app import app
 from dharma_tasks.errors import CutOff, DharmaError, LeaseHeld, StepAside, Stopped
 from dharma_tasks.flow import asked
 from dharma_tasks.flow.context import Context, Overtaken
-from dharma_tasks.messages import Chain
+from dharma_tasks.journal import Declaration, Entry
+from dharma_tasks.messages import (
+    Chain,
+    Message,
+    Pruning,
+    audit_message,
+    declare_message,
+    prune_message,
+    read_message,
+    unlock_message,
+)
+from dharma_tasks.migration import Key
+
+KEY = Key(database="mongodb", version="1.0.0", number=2)
 
 
 class FakeFlow:
@@ -72,3 +88,21 @@ def test_who_is_cut_off_hands_on(
     found = tasks.confirm.apply(args=("run", "mongodb", "1.0.0"))
     assert found.state == state
     assert getattr(found.result, "requeue", False) is (state == REJECTED)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        read_message("mongodb", "reply"),
+        read_message("mongodb", "reply", history=9),
+        unlock_message("mongodb", "me@here", "token", "reply"),
+        audit_message(Entry("paused", "run", "me@here", KEY, "asked"), "reply"),
+        declare_message("mongodb", Declaration("run", "me@here", "retry", "why", ()), 7, "reply"),
+        prune_message("mongodb", Pruning(datetime.now(UTC), "run", "me@here"), "reply"),
+    ],
+    ids=lambda message: message.task,
+)
+def test_what_a_person_asks_finds_its_task(message: Message) -> None:
+    """With its arguments, as JSON carries them."""
+    task = app.tasks[f"dharma_tasks.{message.task}"]
+    inspect.signature(task.run).bind(**json.loads(json.dumps(message.arguments)))
