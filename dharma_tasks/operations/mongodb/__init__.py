@@ -11,6 +11,7 @@ from dharma_tasks.operations.base import Catalogue, Operation
 from dharma_tasks.operations.mongodb.add_field import AddField
 from dharma_tasks.operations.mongodb.create_collection import CreateCollection
 from dharma_tasks.operations.mongodb.create_index import CreateIndex
+from dharma_tasks.operations.mongodb.drop_collection import DropCollection
 from dharma_tasks.operations.mongodb.drop_index import DropIndex
 from dharma_tasks.operations.mongodb.remove_field import RemoveField
 from dharma_tasks.operations.mongodb.rename_field import RenameField
@@ -20,6 +21,7 @@ __all__ = ["catalogue"]
 
 _ALL: tuple[type[Operation[Any]], ...] = (
     CreateCollection,
+    DropCollection,
     CreateIndex,
     DropIndex,
     AddField,
