@@ -19,6 +19,13 @@ from dharma_tasks.operations import catalogue
 RIGHT: dict[str, list[JSON]] = {
     "mongodb": [
         {"type": "create_collection", "collection": "users"},
+        {
+            "type": "modify_collection",
+            "collection": "users",
+            "validator": {"$jsonSchema": {"required": ["email"]}},
+            "level": "moderate",
+            "action": "warn",
+        },
         {"type": "drop_collection", "collection": "visitors", "if_exists": True},
         {"type": "create_index", "collection": "users", "index": [["email", 1]]},
         {"type": "drop_index", "collection": "users", "index": "email_1"},
