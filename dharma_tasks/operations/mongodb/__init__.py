@@ -13,6 +13,7 @@ from dharma_tasks.operations.mongodb.create_collection import CreateCollection
 from dharma_tasks.operations.mongodb.create_index import CreateIndex
 from dharma_tasks.operations.mongodb.drop_collection import DropCollection
 from dharma_tasks.operations.mongodb.drop_index import DropIndex
+from dharma_tasks.operations.mongodb.insert_documents import InsertDocuments
 from dharma_tasks.operations.mongodb.modify_collection import ModifyCollection
 from dharma_tasks.operations.mongodb.remove_field import RemoveField
 from dharma_tasks.operations.mongodb.rename_field import RenameField
@@ -26,6 +27,7 @@ _ALL: tuple[type[Operation[Any]], ...] = (
     DropCollection,
     CreateIndex,
     DropIndex,
+    InsertDocuments,
     AddField,
     RemoveField,
     RenameField,
