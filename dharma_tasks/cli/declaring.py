@@ -30,7 +30,12 @@ from dharma_tasks.run import new_run_id
 from dharma_tasks.settings import Settings
 from dharma_tasks.values import Values
 
-_STATES = {0: "done", common.REFUSED: "refused", common.UNREACHABLE: "unreachable"}
+_STATES = {
+    0: "done",
+    common.REFUSED: "refused",
+    common.UNREACHABLE: "unreachable",
+    INTERRUPTED: "interrupted",
+}
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,8 @@ class Declaring:
             status = common.status_of(error)
             self._broken(error)
         if self._options.json:
-            state = self._document.get("state") or _STATES.get(status, "error")
-            click.echo(json.dumps({"state": state} | self._document, indent=2))
+            state = {"state": _STATES.get(status, "error")}
+            click.echo(json.dumps(state | self._document, indent=2))
         return status
 
     def _declare(self) -> int:
