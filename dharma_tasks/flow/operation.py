@@ -113,6 +113,7 @@ def _runner(context: Context, job: Job, parsed: Operation[Any], lease: Lease) ->
         worker=context.worker,
         stuck_before=job.stuck_for,
         handed_on=job.handed_on,
+        accept_data_loss=job.run.accept_data_loss,
     )
 
 

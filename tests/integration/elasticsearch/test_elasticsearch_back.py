@@ -8,7 +8,7 @@ import pytest
 from elasticsearch import Elasticsearch
 from elasticsearch_hand import Hand
 
-from dharma_tasks.journal import OperationState, Step
+from dharma_tasks.journal import Step
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.elasticsearch import catalogue
 
@@ -328,23 +328,3 @@ def test_what_cannot_be_undone_says_so_and_what_would_help() -> None:
         parsed = catalogue.parse(operation)
         assert parsed.irreversible() is None
         assert not parsed.undoes_in_transaction(None)
-
-
-def test_undoing_them_all_the_same_changes_nothing_and_says_what_stays(
-    hand: Hand, client: Elasticsearch, unique: str
-) -> None:
-    """Whoever accepts the loss is told of it; where nothing was done there is nothing to say."""
-    name = f"{unique}-users"
-    delete = {"type": "delete_index", "index": name}
-    update = {"type": "update_mapping", "index": name, "mapping": MAPPING}
-    for operation, told in ((update, "mapping"), (delete, "deleted")):
-        client.options(ignore_status=400).indices.create(index=name)
-        hand.prepared(operation)
-        hand.undo(operation)
-        assert hand.warnings == []
-        hand.again()
-        hand.do(operation)
-        taken = hand.undo(operation)
-        assert taken.state is OperationState.PENDING
-        assert told in hand.warnings.pop()
-        hand.again()

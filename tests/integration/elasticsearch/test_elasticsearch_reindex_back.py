@@ -12,7 +12,7 @@ from elasticsearch_hand import Hand
 from dharma_tasks.errors import OperationFailed
 from dharma_tasks.journal import Prepared, Taken
 from dharma_tasks.migration import JSON
-from dharma_tasks.operations.elasticsearch import copied, ranges, server_tasks
+from dharma_tasks.operations.elasticsearch import catalogue, copied, ranges, server_tasks
 
 Content = Callable[[str], dict[str, JSON]]
 
@@ -172,6 +172,22 @@ def test_in_the_middle_of_the_way_forward(
     second.again()
     second.do(operation)
     assert content(dest) == content(source)
+
+
+def test_what_cannot_be_undone_leaves_nothing_running(
+    hand: Hand, client: Elasticsearch, dest: str, operation: JSON
+) -> None:
+    """Whoever accepts the loss in the middle of it: no task goes on, the settings are back."""
+    client.indices.put_settings(index=dest, settings={"default_pipeline": "p"})
+    client.ingest.put_pipeline(id="p", processors=[])
+    settings = _settings(client, dest)
+    taken = _running(hand, operation, speed=20)
+    assert taken.undo is not None
+    assert "pipeline" in taken.undo["irreversible"]
+    assert _settings(client, dest) != settings
+    catalogue.parse(operation).halt(hand.work(taken))
+    assert server_tasks.running(client, taken.undo["tag"]) == {}
+    assert _settings(client, dest) == settings
 
 
 def test_a_task_that_comes_late_is_ended_and_undone(
