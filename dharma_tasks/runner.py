@@ -258,6 +258,7 @@ class Runner:
             walked=taken.walked,
             confirm=self.control.confirm,
             warn=self._warn,
+            earlier=lambda: self.database.journal.earlier(self.assignment.key),
         )
 
     def _after(self, error: Exception, taken: Taken | None, pace: Pace) -> float:

@@ -137,7 +137,7 @@ class Reindex(Operation[Elasticsearch]):
             "held": held,
             "marks": marks(client, dest, "max_seq_no"),
         }
-        reason = why_irreversible(dest, held)
+        reason = why_irreversible(dest, 0 if _was_empty(work, dest.uuid) else held)
         return Prepared(undo if reason is None else {**undo, "irreversible": reason})
 
     # --- each step ---
@@ -388,6 +388,18 @@ class Reindex(Operation[Elasticsearch]):
     def undo(self, work: Work[Elasticsearch]) -> Step:
         """Make what was copied gone, where the application has not changed it since."""
         return undo(work, self.source.index, self.source.query, self.dest.index)
+
+
+def _was_empty(work: Work[Elasticsearch], dest: str) -> bool:
+    """Whether the destination was made by this migration, or empty when that first copied to it.
+
+    Then what is in it comes from this migration, or from the application since.
+    """
+    return any(
+        each.cursor == {"made": dest}
+        or (each.undo.get("dest") == dest and "irreversible" not in each.undo)
+        for each in work.earlier()
+    )
 
 
 def _cause(failure: JSON) -> JSON:

@@ -316,6 +316,36 @@ def test_it_is_known_beforehand_where_it_cannot_be_undone(
         assert reason in (operation.irreversible or "")
 
 
+@pytest.mark.parametrize("made", [True, False])
+def test_two_into_one_that_was_made_here_or_empty(
+    hand: Hand,
+    client: Elasticsearch,
+    fill: Callable[..., None],
+    source: str,
+    dest: str,
+    content: Content,
+    *,
+    made: bool,
+) -> None:
+    """What the second one finds there is the migration's own: both can be undone, and are."""
+    fill(f"{source}b", 500, start=1800)
+    operations: list[JSON] = [
+        {"type": "reindex", "source": each, "dest": dest} for each in (source, f"{source}b")
+    ]
+    if made:
+        client.indices.delete(index=dest)
+        operations.insert(0, {"type": "create_index", "index": dest})
+    for _ in range(2):
+        hand.do_all(operations)
+        assert len(content(dest)) == 2300
+        record = hand.database.journal.survey().by_version()[hand.version]
+        assert {each.irreversible for each in record.operations} == {None}
+        hand.undo_all(operations)
+        assert client.indices.exists(index=dest) != made
+        assert made or content(dest) == {}
+        hand.again()
+
+
 def test_what_was_there_before_stays_even_so(
     hand: Hand, client: Elasticsearch, dest: str, operation: JSON, content: Content
 ) -> None:
