@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import elasticsearch_state
 import pytest
 from elasticsearch import Elasticsearch
 from elasticsearch_hand import Hand
@@ -13,24 +14,12 @@ from dharma_tasks.migration import JSON
 from dharma_tasks.operations.elasticsearch import catalogue
 
 MAPPING: JSON = {"properties": {"email": {"type": "keyword"}, "n": {"type": "long"}}}
-_NOT_KEPT = ("index.uuid", "index.creation_date", "index.provided_name")
 
 
 @pytest.fixture
-def state(
-    client: Elasticsearch, unique: str, content: Callable[[str], dict[str, JSON]]
-) -> Callable[[], JSON]:
+def state(client: Elasticsearch, unique: str) -> Callable[[], JSON]:
     """Reads everything: indices, mappings, settings, aliases, documents."""
-
-    def read() -> JSON:
-        found = client.indices.get(index=f"{unique}*", flat_settings=True).body
-        for name, index in found.items():
-            for each in _NOT_KEPT:
-                del index["settings"][each]
-            index["documents"] = content(name)
-        return found
-
-    return read
+    return lambda: elasticsearch_state.state(client, f"{unique}*")
 
 
 def _there_and_back(hand: Hand, operation: JSON, state: Callable[[], JSON]) -> None:
