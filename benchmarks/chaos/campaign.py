@@ -79,7 +79,7 @@ class Wanted:
     kinds: tuple[tuple[str, int], ...] = tuple(KINDS.items())
     pause: float = 3.0
     """The longest pause between progress and the next fault."""
-    each_way: float = float("inf")
+    each_way: int = 10
     """The most faults while a generation goes one way."""
     together: float = 0.25
     """How often a fault comes without waiting for progress after the one before it."""
