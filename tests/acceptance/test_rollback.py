@@ -16,6 +16,7 @@ import postgresql_state
 import psycopg
 import pytest
 from elasticsearch import Elasticsearch
+from gate import WAITING, Gate
 from place import Place, wait_for
 from pymongo.database import Database
 
@@ -125,7 +126,11 @@ def test_a_refusal_leaves_no_trace(
 
 
 def test_a_failed_migration_is_rolled_back(place: Place, mongodb: Database[Document]) -> None:
-    """What was done of it is undone; the error is the first one, in the database's own words."""
+    """What was done of it is undone; the error is the first one, in the database's own words.
+
+    Another database finishes what it is in; nothing new begins there, and what did not run is
+    named.
+    """
     mongodb["users"].insert_many({"_id": n, "name": "same"} for n in range(100))
     field = {"type": "add_field", "collection": "users", "field": "added", "value": 1}
     unique = {
@@ -136,18 +141,27 @@ def test_a_failed_migration_is_rolled_back(place: Place, mongodb: Database[Docum
     }
     place.write("mongodb", "001_users", {"version": "1.0.0", "operations": [field, unique]})
     place.write("mongodb", "002_more", {"version": "1.1.0", "operations": [field]})
+    gate = Gate(place)
+    place.write("postgresql", "001_long", {"version": "1.0.0"}, WAITING)
+    place.write("postgresql", "002_late", {"version": "1.1.0"}, "CREATE TABLE late ()")
     place.start_worker()
-    failed = place.submit(check=False)
-    assert failed.returncode == 1
-    assert "E11000" in failed.stderr
-    assert "What was done of it is undone: it is rolled back." in failed.stderr
-    assert "1.1.0 more" in failed.stderr
+    submitted = place.start_submit()
+    wait_for(gate.backend, "the statement of the other database")
+    wait_for(lambda: "rolled_back" in states(place)["mongodb"], "the rollback")
+    gate.open()
+    _, said = submitted.communicate(timeout=60)
+    assert submitted.returncode == 1
+    assert "E11000" in said
+    assert "What was done of it is undone: it is rolled back." in said
+    assert "1.1.0 more" in said
+    assert "1.1.0 late" in said
     assert states(place)["mongodb"] == ["rolled_back", "pending"]
+    assert states(place)["postgresql"] == ["applied", "pending"]
     assert "E11000" in place.status()["mongodb"]["migrations"][0]["error"]
     assert mongodb["users"].count_documents({"added": {"$exists": True}}) == 0
     mongodb["users"].update_many({}, [{"$set": {"name": "$_id"}}])
     place.submit()
-    assert states(place)["mongodb"] == ["applied", "applied"]
+    assert states(place)["mongodb"] == states(place)["postgresql"] == ["applied", "applied"]
 
 
 def test_what_cannot_be_undone_is_left(place: Place, mongodb: Database[Document]) -> None:
