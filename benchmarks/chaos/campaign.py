@@ -158,7 +158,8 @@ class Campaign:
         journals = Journals(self._ground)
         before = {n: journals.read(n, generation.versions[n]) if again else {} for n in DATABASES}
         self._watch.follow(goals, before)
-        forward, back = ("--target", "latest"), ("--rollback-to", generation.below)
+        forward = ("--target", "latest", "--allow-major")  # each generation has one of its own
+        back = ("--rollback-to", generation.below)
         self._crew.wanted = forward if generation.applied else back
         faults_before = len(self._figures.faults)
         work = _Work(self._ground, self._crew)
