@@ -34,7 +34,7 @@ _STATES = {
     0: "done",
     common.REFUSED: "refused",
     common.UNREACHABLE: "unreachable",
-    INTERRUPTED: "interrupted",
+    common.INTERRUPTED: "interrupted",
 }
 
 
