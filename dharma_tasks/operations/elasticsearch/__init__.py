@@ -12,10 +12,11 @@ from dharma_tasks.operations.elasticsearch.create_index import CreateIndex
 from dharma_tasks.operations.elasticsearch.delete_index import DeleteIndex
 from dharma_tasks.operations.elasticsearch.reindex import Reindex
 from dharma_tasks.operations.elasticsearch.update_mapping import UpdateMapping
+from dharma_tasks.operations.elasticsearch.update_settings import UpdateSettings
 
 __all__ = ["catalogue"]
 
-_OPERATIONS = (CreateIndex, DeleteIndex, UpdateMapping, CreateAlias, Reindex)
+_OPERATIONS = (CreateIndex, DeleteIndex, UpdateMapping, UpdateSettings, CreateAlias, Reindex)
 
 
 def _read(migration: JSON, _path: Path) -> tuple[list[JSON], list[Problem]]:

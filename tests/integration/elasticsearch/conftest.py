@@ -15,6 +15,8 @@ from dharma_tasks.local import LocalEngines
 from dharma_tasks.migration import JSON
 from dharma_tasks.settings import Settings
 
+_NOT_KEPT = ("index.uuid", "index.creation_date", "index.provided_name")
+
 
 @pytest.fixture(scope="session")
 def elasticsearch_url(engines: LocalEngines) -> SecretStr:
@@ -120,5 +122,22 @@ def content(client: Elasticsearch) -> Callable[[str], dict[str, JSON]]:
     def read(index: str) -> dict[str, JSON]:
         client.indices.refresh(index=index)
         return {hit["_id"]: hit["_source"] for hit in helpers.scan(client, index=index, size=5000)}
+
+    return read
+
+
+@pytest.fixture
+def state(
+    client: Elasticsearch, unique: str, content: Callable[[str], dict[str, JSON]]
+) -> Callable[[], JSON]:
+    """Reads everything: indices, mappings, settings, aliases, documents."""
+
+    def read() -> JSON:
+        found = client.indices.get(index=f"{unique}*", flat_settings=True).body
+        for name, index in found.items():
+            for each in _NOT_KEPT:
+                del index["settings"][each]
+            index["documents"] = content(name)
+        return found
 
     return read

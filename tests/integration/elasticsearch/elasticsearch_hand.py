@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from elasticsearch import Elasticsearch
@@ -116,3 +117,19 @@ class Hand:
     def undo(self, operation: JSON) -> Taken:
         """Undo the operation, to the end."""
         return self.finish(operation, self.undoing(operation))
+
+    def there_and_back(self, operation: JSON, state: Callable[[], JSON]) -> None:
+        """Apply, undo, undo once more as after a lost checkpoint, apply again."""
+        before = state()
+        self.do(operation)
+        applied = state()
+        assert applied != before
+        taken = self.undoing(operation)
+        assert self.look(operation, taken).finished  # and dies
+        assert state() == before
+        self.undo(operation)
+        assert state() == before
+        self.again()
+        self.do(operation)
+        assert state() == applied
+        assert self.warnings == []

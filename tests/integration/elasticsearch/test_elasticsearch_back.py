@@ -13,41 +13,6 @@ from dharma_tasks.migration import JSON
 from dharma_tasks.operations.elasticsearch import catalogue
 
 MAPPING: JSON = {"properties": {"email": {"type": "keyword"}, "n": {"type": "long"}}}
-_NOT_KEPT = ("index.uuid", "index.creation_date", "index.provided_name")
-
-
-@pytest.fixture
-def state(
-    client: Elasticsearch, unique: str, content: Callable[[str], dict[str, JSON]]
-) -> Callable[[], JSON]:
-    """Reads everything: indices, mappings, settings, aliases, documents."""
-
-    def read() -> JSON:
-        found = client.indices.get(index=f"{unique}*", flat_settings=True).body
-        for name, index in found.items():
-            for each in _NOT_KEPT:
-                del index["settings"][each]
-            index["documents"] = content(name)
-        return found
-
-    return read
-
-
-def _there_and_back(hand: Hand, operation: JSON, state: Callable[[], JSON]) -> None:
-    """Apply, undo, undo once more as after a lost checkpoint, apply again."""
-    before = state()
-    hand.do(operation)
-    applied = state()
-    assert applied != before
-    taken = hand.undoing(operation)
-    assert hand.look(operation, taken).finished  # and dies
-    assert state() == before
-    hand.undo(operation)
-    assert state() == before
-    hand.again()
-    hand.do(operation)
-    assert state() == applied
-    assert hand.warnings == []
 
 
 def test_short_operations_are_undone_exactly(
@@ -61,7 +26,7 @@ def test_short_operations_are_undone_exactly(
         "settings": {"number_of_shards": 2, "refresh_interval": "9s"},
     }
     client.indices.create(index=f"{unique}-other", aliases={f"{unique}-all": {}})
-    _there_and_back(hand, operation, state)
+    hand.there_and_back(operation, state)
     assert hand.confirmed == 3
 
 
@@ -196,7 +161,7 @@ def test_a_moved_alias_goes_back_with_all_it_had(
     hand: Hand, unique: str, state: Callable[[], JSON]
 ) -> None:
     """Every former target, with filter, routing and write index."""
-    _there_and_back(hand, _alias(unique, exclusive=True, filter={"term": {"n": 1}}), state)
+    hand.there_and_back(_alias(unique, exclusive=True, filter={"term": {"n": 1}}), state)
 
 
 @pytest.mark.usefixtures("three")
@@ -205,7 +170,7 @@ def test_a_moved_alias_goes_back_to_an_index_that_had_it_otherwise(
 ) -> None:
     """The same index, with less than it had before."""
     operation = {**_alias(unique, exclusive=True), "index": f"{unique}-v1"}
-    _there_and_back(hand, operation, state)
+    hand.there_and_back(operation, state)
 
 
 def test_an_added_alias_goes_and_the_others_stay(
@@ -215,7 +180,7 @@ def test_an_added_alias_goes_and_the_others_stay(
     for n in (1, 2, 3):
         client.indices.create(index=f"{unique}-v{n}")
     client.indices.put_alias(index=f"{unique}-v1", name=f"{unique}-users")
-    _there_and_back(hand, _alias(unique), state)
+    hand.there_and_back(_alias(unique), state)
     client.indices.put_alias(index=f"{unique}-v2", name=f"{unique}-users")
     hand.undo(_alias(unique))
     assert set(client.indices.get_alias(name=f"{unique}-users")) == {f"{unique}-v1", f"{unique}-v2"}
