@@ -43,3 +43,16 @@ as_json = click.option(
 by = click.option(
     "--by", metavar="TEXT", help="Who asks, for the audit trail.  [default: USER@HOST]"
 )
+
+
+def one_way(rollback_to: str | None, *, target: str, **allowed: bool) -> None:
+    """Refuse to go forward and back at once.
+
+    Raises:
+        click.UsageError: options of the way forward stand beside --rollback-to.
+    """
+    given = ["--target"] if target != LATEST else []
+    given += [f"--{name.replace('_', '-')}" for name, is_set in allowed.items() if is_set]
+    if rollback_to and given:
+        msg = f"--rollback-to goes the other way: leave {' and '.join(given)} out"
+        raise click.UsageError(msg)

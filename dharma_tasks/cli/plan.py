@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import click
@@ -17,11 +18,13 @@ from dharma_tasks.cli.check import advice
 from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import Indented, console
 from dharma_tasks.errors import DharmaError, Problem, Refused, Unreachable
+from dharma_tasks.estimate import Counts, Estimate, Time
 from dharma_tasks.journal import Direction, Survey
 from dharma_tasks.loader import Loaded, load
+from dharma_tasks.operations import catalogue
 from dharma_tasks.planner import Request, required_databases
 from dharma_tasks.preview import MigrationPreview, OperationPreview, Preview, make
-from dharma_tasks.reading import SURVEY, Relayed, ask
+from dharma_tasks.reading import SURVEY, Relayed, ask, counting
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Workers
@@ -48,11 +51,14 @@ def plan(  # noqa: PLR0913 - one for each option
 ) -> None:
     """Show what a submit would do: the order, what waits for what, what cannot be undone, the SQL.
 
+    Of each operation also whether it is heavy (it goes through many documents or rows: about how
+    many, and how long that takes at the rates seen here before) or blocking (others wait for it).
     The journals are read as they are, and nothing is written anywhere. What a submit would be
     refused for is shown as it would show it.
 
     Exit status: 0, 2 when a submit would be refused, 4 when a database cannot be reached.
     """
+    options.one_way(rollback_to, target=target)
     request = Request(
         target=rollback_to or target,
         databases=names(databases, more),
@@ -78,8 +84,10 @@ def show(asked: Asked) -> int:
         settings = common.settings()
         folder = asked.migrations or settings.migrations_dir
         loaded = load(folder)
-        surveys = _surveys(settings, required_databases(loaded.migrations, asked.request))
-        found = make(loaded.migrations, surveys, asked.request)
+        live = _Live(settings)
+        surveys = live.surveys(required_databases(loaded.migrations, asked.request))
+        found = make(loaded.migrations, surveys, asked.request, live.counts)
+        found.warnings += live.warnings
     except Refused as refused:
         err.print(Text("A submit would be refused; nothing was changed:", "bold red"))
         for problem in refused.problems:
@@ -95,26 +103,45 @@ def show(asked: Asked) -> int:
     return 0
 
 
-def _surveys(settings: Settings, needed: set[str]) -> dict[str, Survey]:
-    """The journals, directly or through workers.
+class _Live:
+    """The databases as they are, asked directly or through workers."""
 
-    Raises:
-        Unreachable: one of them cannot be read.
-    """
-    try:
-        redis = require_redis(settings)
-        relayed = Relayed(redis, Workers(redis, settings.namespace).served(), common.send)
-    except DharmaError:
-        relayed = Relayed(None, (), common.send)
-    answers = ask(SURVEY, sorted(needed), settings, relayed)
-    unknown = needed - set(answers.found) - set(answers.errors)
-    why = [
-        *answers.errors.values(),
-        *(f"{name}: no URL is set, and no live worker serves it" for name in sorted(unknown)),
-    ]
-    if why:
-        raise Unreachable("\n".join(why))
-    return answers.found
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.warnings: list[str] = []
+
+    @cached_property
+    def _relayed(self) -> Relayed:
+        try:
+            redis = require_redis(self._settings)
+            served = Workers(redis, self._settings.namespace).served()
+            return Relayed(redis, served, common.send)
+        except DharmaError:
+            return Relayed(None, (), common.send)
+
+    def surveys(self, needed: set[str]) -> dict[str, Survey]:
+        """The journals.
+
+        Raises:
+            Unreachable: one of them cannot be read.
+        """
+        answers = ask(SURVEY, sorted(needed), self._settings, self._relayed)
+        unknown = needed - set(answers.found) - set(answers.errors)
+        why = [
+            *answers.errors.values(),
+            *(f"{name}: no URL is set, and no live worker serves it" for name in sorted(unknown)),
+        ]
+        if why:
+            raise Unreachable("\n".join(why))
+        return answers.found
+
+    def counts(self, names: Mapping[str, Sequence[str]]) -> Mapping[str, Counts]:
+        """How much there is in what is named; a database that cannot say it is warned of."""
+        answers = ask(counting(names), sorted(names), self._settings, self._relayed)
+        self.warnings += [
+            f"there are no estimates for {name}: {why}" for name, why in answers.errors.items()
+        ]
+        return answers.found
 
 
 def _advice(loaded: Loaded, found: Preview, folder: Path) -> list[Problem]:
@@ -137,7 +164,8 @@ class _Report:
         back = self._found.direction is Direction.BACK
         for name, order in self._found.databases.items():
             what = "to undo" if back else "to apply"
-            out.print(Text(f"{name}: {words.several(len(order), 'migration')} {what}", "bold"))
+            count = words.several(len(order), "migration")
+            out.print(Text(f"{name}: {count} {what}{_time(self._found.times.get(name))}", "bold"))
             for migration in order:
                 self._migration(out, migration)
         for problem in self._advice:
@@ -152,16 +180,43 @@ class _Report:
         if migration.waits:
             out.print(Indented(f"waits for {', '.join(migration.waits)}", 4, "dim"))
         for operation in migration.operations:
-            out.print(Indented(_line(operation), 4))
+            out.print(Indented(_line(migration.database, operation), 4))
+            for why in operation.blocking:
+                out.print(Indented(why, 6, "yellow"))
             if operation.irreversible:
                 out.print(Indented(operation.irreversible, 6, "yellow"))
             for line in _sql(operation):
                 out.print(Text(f"      {line}", "dim"))
 
 
-def _line(operation: OperationPreview) -> str:
+def _time(time: Time | None) -> str:
+    """How long what is heavy takes; what is not is over at once."""
+    if time is None:
+        return ""
+    if not time.seconds and not time.complete:
+        return ", time not known"
+    more = "" if time.complete else " and more"
+    return f", about {words.duration(time.seconds)}{more}"
+
+
+def _line(database: str, operation: OperationPreview) -> str:
     undo = "undo " if operation.undo else ""
-    return f"{operation.number} {undo}{operation.type} {operation.summary}"
+    burden = ["heavy"] if operation.heavy else []
+    burden += ["blocking"] if operation.blocking else []
+    if operation.estimate:
+        burden += _amount(operation.estimate, catalogue(database).unit)
+    line = f"{operation.number} {undo}{operation.type} {operation.summary}"
+    return f"{line}  {', '.join(burden)}" if burden else line
+
+
+def _amount(estimate: Estimate, unit: str) -> Iterator[str]:
+    if estimate.count is not None:
+        at_most = "at most " if estimate.at_most else ""
+        yield at_most + words.several(estimate.count, unit)
+    if estimate.missing:
+        yield f"{' and '.join(estimate.missing)} not there yet"
+    if estimate.seconds is not None:
+        yield f"about {words.duration(estimate.seconds)}"
 
 
 def _sql(operation: OperationPreview) -> Iterator[str]:

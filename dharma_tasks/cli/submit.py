@@ -11,7 +11,7 @@ from dharma_tasks.cli import options
 from dharma_tasks.cli.plan import Asked, show
 from dharma_tasks.cli.running import Options, Running, names
 from dharma_tasks.journal import Direction
-from dharma_tasks.planner import LATEST, Request
+from dharma_tasks.planner import Request
 from dharma_tasks.submit import default_by
 
 
@@ -77,9 +77,12 @@ def submit(  # noqa: PLR0913 - one for each option
     if accept_data_loss and not rollback_to:
         msg = "--accept-data-loss is for --rollback-to"
         raise click.UsageError(msg)
-    if rollback_to and (target != LATEST or allow_out_of_order):
-        msg = "--rollback-to goes the other way: leave --target and --allow-out-of-order out"
-        raise click.UsageError(msg)
+    options.one_way(
+        rollback_to,
+        target=target,
+        allow_out_of_order=allow_out_of_order,
+        allow_major=allow_major,
+    )
     request = Request(
         target=rollback_to or target,
         databases=names(databases, more),

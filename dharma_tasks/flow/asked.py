@@ -11,6 +11,7 @@ from dharma_tasks.flow.context import Context
 from dharma_tasks.journal import Entry
 from dharma_tasks.lease import Held, Leases
 from dharma_tasks.messages import UNLOCK_LATE, UNLOCKED, WRITTEN, Chain
+from dharma_tasks.reading import COUNTS
 from dharma_tasks.run import Next, Run
 from dharma_tasks.runs import Runs
 
@@ -20,22 +21,34 @@ REPLY_SECONDS = 60
 """How long an answer waits to be fetched."""
 
 
-def read(context: Context, database: str, reply: str, history: int | None = None) -> list[Chain]:
+def read(
+    context: Context,
+    database: str,
+    reply: str,
+    history: int | None = None,
+    count: list[str] | None = None,
+) -> list[Chain]:
     """Put what the journal says, or why it cannot be read, into the list `reply`.
 
-    With `history` that is so many entries of the audit trail.
+    With `history` that is so many entries of the audit trail, with `count` how much there is in
+    what it names.
     """
     try:
-        if history is None:
-            answer = context.look(database).model_dump_json()
-        else:
-            found = context.database(database)
-            told = context.trying(found, lambda: trail.read(found.journal, history))
-            answer = told.model_dump_json()
+        answer = _told(context, database, history, count)
     except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told
         answer = "error " + context.unreachable(database, error).what
     _reply(context, reply, answer)
     return []
+
+
+def _told(context: Context, database: str, history: int | None, count: list[str] | None) -> str:
+    found = context.database(database)
+    if count is not None:
+        return COUNTS.dump_json(context.trying(found, lambda: found.count(count))).decode()
+    if history is not None:
+        told = context.trying(found, lambda: trail.read(found.journal, history))
+        return told.model_dump_json()
+    return context.look(database).model_dump_json()
 
 
 def unlock(context: Context, database: str, by: str, token: str, reply: str) -> list[Chain]:
