@@ -7,16 +7,21 @@ X-Opaque-Id of the request that started it, which the server keeps with the task
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 
-from elasticsearch import Elasticsearch, NotFoundError
+from elasticsearch import ApiError, Elasticsearch, NotFoundError
 
 from dharma_tasks.databases.elasticsearch.errors import Interrupted, explain
+from dharma_tasks.journal import Work
 from dharma_tasks.migration import JSON
 
 _REINDEX = "indices:data/write/reindex"
 # The searches of a reindex task end with it; its writes might still be on their way.
 _WRITES = "indices:data/write/*"
+_WAIT_SECONDS = 0.8
+_POLL_SECONDS = 0.1
 
 
 @dataclass
@@ -56,6 +61,38 @@ def cancel(client: Elasticsearch, found: Running) -> None:
     """Ask the server to end reindex tasks; they are gone when `running` lists them no more."""
     for number in found.ids:
         client.tasks.cancel(task_id=number)
+
+
+def stop(work: Work[Elasticsearch]) -> bool:
+    """Cancel the tasks that still run; whether there were any. Waits for a moment."""
+    left = running(work.handle, work.undo["tag"])
+    stopped = bool(left)
+    until = time.monotonic() + _WAIT_SECONDS
+    while left and time.monotonic() < until:
+        work.confirm()
+        for each in left.values():
+            cancel(work.handle, each)
+        time.sleep(_POLL_SECONDS)
+        left = running(work.handle, work.undo["tag"])
+    return stopped
+
+
+def walked(work: Work[Elasticsearch]) -> JSON:
+    """The last cursor of the way forward, on the way back."""
+    return (work.walked.cursor if work.walked else None) or {}
+
+
+def forget(work: Work[Elasticsearch]) -> None:
+    """Delete the results of the way forward, which nobody will read any more, where they are ours.
+
+    Newer servers may refuse it.
+    """
+    client, cursor = work.handle, walked(work)
+    ended = {each["task"]: each["header"] for each in cursor.get("running", ())}
+    ours = [task for task, header in ended.items() if result(client, task, header) is not None]
+    with suppress(ApiError):
+        for task in {*ours, *cursor.get("used", ())}:
+            client.options(ignore_status=404).delete(index=".tasks", id=task)
 
 
 def result(client: Elasticsearch, number: str, header: str) -> JSON | None:
