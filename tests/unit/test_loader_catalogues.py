@@ -38,6 +38,7 @@ RIGHT: dict[str, list[JSON]] = {
         {"type": "create_alias", "index": "users_v1", "alias": "users", "exclusive": True},
         {"type": "delete_alias", "alias": "all", "index": "users_v1", "if_exists": True},
         {"type": "reindex", "source": {"index": "users_v1"}, "dest": "users_v2"},
+        {"type": "update_by_query", "index": "users_v1", "query": {"term": {"active": True}}},
         {"type": "delete_index", "index": "users_v0", "if_exists": True},
     ],
 }

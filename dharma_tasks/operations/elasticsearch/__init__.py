@@ -12,6 +12,7 @@ from dharma_tasks.operations.elasticsearch.create_index import CreateIndex
 from dharma_tasks.operations.elasticsearch.delete_alias import DeleteAlias
 from dharma_tasks.operations.elasticsearch.delete_index import DeleteIndex
 from dharma_tasks.operations.elasticsearch.reindex import Reindex
+from dharma_tasks.operations.elasticsearch.update_by_query import UpdateByQuery
 from dharma_tasks.operations.elasticsearch.update_mapping import UpdateMapping
 from dharma_tasks.operations.elasticsearch.update_settings import UpdateSettings
 
@@ -19,7 +20,7 @@ __all__ = ["catalogue"]
 
 _OPERATIONS = (
     *(CreateIndex, DeleteIndex, UpdateMapping, UpdateSettings),
-    *(CreateAlias, DeleteAlias, Reindex),
+    *(CreateAlias, DeleteAlias, Reindex, UpdateByQuery),
 )
 
 

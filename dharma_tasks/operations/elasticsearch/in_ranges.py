@@ -62,7 +62,7 @@ class InRanges(Operation[Elasticsearch]):
 
     @property
     @abstractmethod
-    def walked(self) -> Source:
+    def origin(self) -> Source:
         """What is gone through."""
 
     @abstractmethod
@@ -99,18 +99,18 @@ class InRanges(Operation[Elasticsearch]):
             raise
 
     def marks(self, work: Work[Elasticsearch], kind: str = "global_checkpoint") -> dict[str, int]:
-        """How far each shard of the index is now; every document up to there can be found."""
-        source = unchanged(work.handle, self.walked.index, work.undo["source"])
+        """How far each shard of the index is now; what has come that far can be found."""
+        source = unchanged(work.handle, self.origin.index, work.undo["source"])
         found = marks(work.handle, source, kind)
-        refresh(work.handle, self.walked.index)  # after the marks
+        refresh(work.handle, self.origin.index)  # after the marks
         return found
 
     def estimate(self, work: Work[Elasticsearch], low: int, high: int) -> int | None:
         """How many documents there are in a range; None where counting takes too long."""
-        return estimate(work.handle, self.walked.index, matching(self.walked.query, low, high))
+        return estimate(work.handle, self.origin.index, matching(self.origin.query, low, high))
 
     def _go_on(self, work: Work[Elasticsearch], progress: Progress) -> Step:
-        self._forget(work.handle, progress)
+        self.forget(work.handle, progress)
         until = time.monotonic() + _STEP_SECONDS
         while True:
             running = server_tasks.running(work.handle, work.undo["tag"])
@@ -130,7 +130,7 @@ class InRanges(Operation[Elasticsearch]):
         progress.shown += done
         return Step(progress.model_dump(), done=done)
 
-    def _forget(self, client: Elasticsearch, progress: Progress) -> None:
+    def forget(self, client: Elasticsearch, progress: Progress) -> None:
         """Delete stored results that the committed cursor holds; newer servers may refuse it."""
         for task in progress.used:
             with suppress(ApiError):
@@ -153,6 +153,7 @@ class InRanges(Operation[Elasticsearch]):
             if response and server_tasks.is_complete(response):
                 progress.copied += response["total"]
                 progress.dropped += response["noops"]
+                progress.conflicts += response["version_conflicts"]
                 progress.used.append(each.task)
             else:
                 self._once_more(work, progress, each)
@@ -165,7 +166,7 @@ class InRanges(Operation[Elasticsearch]):
         cause before submitting again: the range gets its new chance.
         """
         if failed.label != work.label:
-            refresh(work.handle, self.walked.index)
+            refresh(work.handle, self.origin.index)
             return
         failures = found.get("response", {}).get("failures", [])
         causes = [found["error"]] if "error" in found else [_cause(each) for each in failures]
@@ -216,7 +217,7 @@ class InRanges(Operation[Elasticsearch]):
         return started
 
     def _cut(self, work: Work[Elasticsearch], progress: Progress) -> Range | None:
-        return cut(work.handle, self.walked.index, self.walked.query, progress)
+        return cut(work.handle, self.origin.index, self.origin.query, progress)
 
     def _send(self, work: Work[Elasticsearch], one: Range) -> Range:
         header = f"{work.undo['tag']}/{one.low}-{one.high}/{uuid4().hex[:8]}"

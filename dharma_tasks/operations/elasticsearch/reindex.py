@@ -105,7 +105,7 @@ class Reindex(InRanges):
     # --- each step ---
 
     @property
-    def walked(self) -> Source:
+    def origin(self) -> Source:
         """The source."""
         return self.source
 

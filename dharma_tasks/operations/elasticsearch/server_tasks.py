@@ -1,4 +1,4 @@
-"""The server's own reindex tasks: found by header, judged by their stored result.
+"""The server's own tasks: found by header, judged by their stored result.
 
 A task's number proves nothing: after a restart of its node numbers begin again, under the same
 node id, and a stored result may be another task's (FAULTS 5). What tells a task is the
@@ -17,8 +17,8 @@ from dharma_tasks.databases.elasticsearch.errors import Interrupted, explain
 from dharma_tasks.journal import Work
 from dharma_tasks.migration import JSON
 
-_REINDEX = "indices:data/write/reindex"
-# The searches of a reindex task end with it; its writes might still be on their way.
+_TASKS = ("indices:data/write/reindex", "indices:data/write/update/byquery")
+# The searches of a task end with it; its writes might still be on their way.
 _WRITES = "indices:data/write/*"
 _WAIT_SECONDS = 0.8
 _POLL_SECONDS = 0.1
@@ -26,7 +26,7 @@ _POLL_SECONDS = 0.1
 
 @dataclass
 class Running:
-    """What goes on under one X-Opaque-Id. `ids` are reindex tasks; writes have none."""
+    """What goes on under one X-Opaque-Id. `ids` are whole tasks; their single writes have none."""
 
     ids: list[str]
     done: int = 0
@@ -52,13 +52,13 @@ def running(client: Elasticsearch, tag: str) -> dict[str, Running]:
 
 
 def _add(to: Running, number: str, task: JSON) -> None:
-    if task["action"] == _REINDEX:
+    if task["action"] in _TASKS:
         to.ids.append(number)
         to.done += worked_through(task["status"])
 
 
 def cancel(client: Elasticsearch, found: Running) -> None:
-    """Ask the server to end reindex tasks; they are gone when `running` lists them no more."""
+    """Ask the server to end tasks; they are gone when `running` lists them no more."""
     for number in found.ids:
         client.tasks.cancel(task_id=number)
 

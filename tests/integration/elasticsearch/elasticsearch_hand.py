@@ -102,6 +102,14 @@ class Hand:
             taken, lambda _: self.look(operation, taken), transactional=False
         )
 
+    def until(self, operation: JSON, taken: Taken, wanted: Callable[[JSON], bool]) -> Taken:
+        """Step on until the cursor is as wanted."""
+        until = time.monotonic() + 30
+        while not (taken.cursor and wanted(taken.cursor)):
+            assert time.monotonic() < until, taken.cursor
+            taken = self.step(operation, taken)
+        return taken
+
     def finish(self, operation: JSON, taken: Taken) -> Taken:
         """Step on to the end."""
         until = time.monotonic() + 60

@@ -290,7 +290,7 @@ def test_the_catalogue_knows_its_operations_and_refuses_unknown_keys() -> None:
     assert catalogue_of("elasticsearch") is catalogue
     assert set(catalogue.operations) == {
         *("create_index", "delete_index", "update_mapping", "update_settings"),
-        *("create_alias", "delete_alias", "reindex"),
+        *("create_alias", "delete_alias", "reindex", "update_by_query"),
     }
     with pytest.raises(ValidationError):
         catalogue.parse({"type": "delete_index", "index": "a", "force": True})
