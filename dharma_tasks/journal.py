@@ -20,7 +20,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from dharma_tasks.migration import JSON, Key
 
@@ -101,7 +101,10 @@ class OperationRecord(BaseModel):
 
 
 class MigrationRecord(BaseModel):
-    """A migration in the journal. Times are UTC; `seconds` is from first start to end."""
+    """A migration in the journal. Times are UTC; `seconds` is from first start to end.
+
+    `checksum` and `values` are those of `Migration`, kept as one: its `stamp`.
+    """
 
     version: str
     name: str
@@ -114,6 +117,13 @@ class MigrationRecord(BaseModel):
     seconds: float | None = None
     error: str | None = None
     operations: list[OperationRecord] = []
+    values: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _two(cls, data: Any) -> Any:
+        checksum, plus, values = str(data.get("checksum", "")).partition("+")
+        return data | {"checksum": checksum, "values": values} if plus else data
 
 
 class HistoryRecord(BaseModel):

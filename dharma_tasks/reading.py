@@ -14,13 +14,28 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter
 from redis import Redis
+from redis.exceptions import RedisError
 
 from dharma_tasks.databases import NAMES, Database, connect
+from dharma_tasks.errors import Unreachable
 from dharma_tasks.journal import Survey
 from dharma_tasks.messages import Chain, Message, read_message
+from dharma_tasks.redis_client import answer_to, require_redis
 from dharma_tasks.settings import Settings
+from dharma_tasks.workers import Workers
 
-__all__ = ["COUNTS", "SURVEY", "Answers", "Question", "Relayed", "Send", "ask", "counting"]
+__all__ = [
+    "COUNTS",
+    "SURVEY",
+    "Answers",
+    "Question",
+    "Relayed",
+    "Send",
+    "ask",
+    "counting",
+    "surveys",
+    "workers",
+]
 
 ANSWER_SECONDS = 10
 """How long a worker may take to answer for a database that has no URL here."""
@@ -104,6 +119,33 @@ def ask(
     return answers
 
 
+def workers(settings: Settings, send: Send) -> Relayed:
+    """The way through the workers that are alive; without Redis nobody can be asked."""
+    try:
+        redis = require_redis(settings)
+        return Relayed(redis, Workers(redis, settings.namespace).served(), send)
+    except (Unreachable, RedisError):
+        return Relayed(None, (), send)
+
+
+def surveys(names: Iterable[str], settings: Settings, send: Send) -> dict[str, Survey]:
+    """What the journals of all `names` say.
+
+    Raises:
+        Unreachable: one of them cannot be read.
+    """
+    wanted = sorted(names)
+    answers = ask(SURVEY, wanted, settings, workers(settings, send))
+    unknown = [name for name in wanted if name not in answers.found | answers.errors]
+    why = [
+        *answers.errors.values(),
+        *(f"{name}: no URL is set, and no live worker serves it" for name in unknown),
+    ]
+    if why:
+        raise Unreachable("\n".join(why))
+    return answers.found
+
+
 def _read(question: Question[Found], name: str, settings: Settings) -> Found | _Unread:
     """What the database says, asked directly; or why it does not."""
     try:
@@ -141,13 +183,10 @@ def _ask(
 def _answer(
     question: Question[Found], redis: Redis, name: str, reply: str, until: float
 ) -> Found | _Unread:
-    while time.monotonic() < until:
-        found = redis.blpop([reply], timeout=1)
-        if found is None:
-            continue
-        text = str(found[1])
-        if text.startswith("error "):
-            return _Unread(text.removeprefix("error "))
+    text = answer_to(redis, reply, until)
+    if text is not None and text.startswith("error "):
+        return _Unread(text.removeprefix("error "))
+    if text is not None:
         return question.parse(text)
     return _Unread(
         f"no worker has answered for {name} within {ANSWER_SECONDS} s: all of them may be busy "

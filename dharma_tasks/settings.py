@@ -17,6 +17,8 @@ class Settings(BaseSettings):
         env_prefix="DHARMA_",
         env_file=".env",
         env_ignore_empty=True,
+        env_nested_delimiter="_",  # DHARMA_VALUE_NAME; no other setting has parts
+        env_nested_max_split=1,
         extra="ignore",
         frozen=True,
     )
@@ -42,6 +44,14 @@ class Settings(BaseSettings):
     """How long one batch should take; the number of documents follows from it."""
     lock_timeout_seconds: float = Field(default=5, gt=0)
     """PostgreSQL's `lock_timeout`: a DDL that waits longer lets the traffic behind it pass."""
+
+    value: dict[str, str] = {}
+    """What `{"$value": "NAME"}` in migrations stands for; see `values`."""
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The texts of `DHARMA_VALUE_NAME`, by NAME."""
+        return {name.upper(): text for name, text in self.value.items()}
 
     def url(self, database: str) -> SecretStr | None:
         """The URL for `database`, or None where this process does not serve it."""

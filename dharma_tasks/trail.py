@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
-from redis import Redis
-from redis.exceptions import RedisError
 
-from dharma_tasks.errors import Unreachable
 from dharma_tasks.journal import HistoryRecord, Journal, MigrationRecord, MigrationState
 from dharma_tasks.messages import read_message
-from dharma_tasks.reading import Question, Relayed, Send, ask
-from dharma_tasks.redis_client import require_redis
+from dharma_tasks.reading import Question, Relayed, Send, ask, workers
 from dharma_tasks.settings import Settings
-from dharma_tasks.workers import Workers
 
 __all__ = ["History", "Told", "Trail", "gather", "read"]
 
@@ -88,8 +83,9 @@ def gather(settings: Settings, names: Sequence[str], limit: int, send: Send) -> 
         message=partial(read_message, history=limit),
         parse=Trail.model_validate_json,
     )
-    redis, served = _workers(settings) if not all(map(settings.url, names)) else (None, ())
-    answers = ask(question, names, settings, Relayed(redis, served, send))
+    direct = all(map(settings.url, names))
+    relayed = Relayed(None, (), send) if direct else workers(settings, send)
+    answers = ask(question, names, settings, relayed)
     entries = [
         Told(**entry.model_dump(), database=name)
         for name, trail in answers.found.items()
@@ -104,12 +100,3 @@ def gather(settings: Settings, names: Sequence[str], limit: int, send: Send) -> 
 
 def _at(entry: HistoryRecord) -> datetime:
     return entry.at
-
-
-def _workers(settings: Settings) -> tuple[Redis | None, Collection[str]]:
-    """Redis and the databases that a live worker serves; without Redis nobody can be asked."""
-    try:
-        redis = require_redis(settings)
-        return redis, Workers(redis, settings.namespace).served()
-    except (Unreachable, RedisError):
-        return None, ()

@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from dharma_tasks.errors import Refused
 from dharma_tasks.planner import LATEST
+from dharma_tasks.strict_json import value_of
+from dharma_tasks.values import NAME
+
+
+def _values(
+    _ctx: click.Context, _option: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, Any]:
+    """By name, as they are read."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and NAME.fullmatch(name)):
+            msg = f"{text!r} is not NAME=VALUE, with a NAME like REPLICAS"
+            raise click.BadParameter(msg)
+        if name in found:
+            msg = f"{name} is given twice"
+            raise click.BadParameter(msg)
+        try:
+            found[name] = value_of(value)
+        except Refused as refused:
+            (problem, *_) = refused.problems
+            raise click.BadParameter(f"{name}: {problem.what}. {problem.todo}") from None
+    return found
+
 
 target = click.option(
     "--target",
@@ -42,6 +68,16 @@ as_json = click.option(
 )
 by = click.option(
     "--by", metavar="TEXT", help="Who asks, for the audit trail.  [default: USER@HOST]"
+)
+values = click.option(
+    "--set",
+    "given",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_values,
+    help='What {"$value": "NAME"} in the files stands for, as often as needed. VALUE is JSON '
+    "where it is valid JSON (2, true, {…}), and text where it is not (007, logs-eu); '\"2\"' is "
+    "text too.  [default: DHARMA_VALUE_NAME, or the default in the file]",
 )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
@@ -17,17 +17,17 @@ from dharma_tasks.cli import common, options
 from dharma_tasks.cli.check import advice
 from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import Indented, console
-from dharma_tasks.errors import DharmaError, Problem, Refused, Unreachable
+from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.estimate import Counts, Estimate, Time
-from dharma_tasks.journal import Direction, Survey
+from dharma_tasks.journal import Direction
 from dharma_tasks.loader import Loaded, load
+from dharma_tasks.migration import JSON
 from dharma_tasks.operations import catalogue
 from dharma_tasks.planner import Request, required_databases
 from dharma_tasks.preview import MigrationPreview, OperationPreview, Preview, make
-from dharma_tasks.reading import SURVEY, Relayed, ask, counting
-from dharma_tasks.redis_client import require_redis
+from dharma_tasks.reading import ask, counting, surveys, workers
 from dharma_tasks.settings import Settings
-from dharma_tasks.workers import Workers
+from dharma_tasks.values import Value, Values
 
 _LINES = 12
 """Of a file's SQL so many are shown; `--json` has all of it."""
@@ -39,6 +39,7 @@ _LINES = 12
 @options.more
 @options.migrations
 @click.option("--rollback-to", metavar="X.Y.Z", help="Show the way back to this version instead.")
+@options.values
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def plan(  # noqa: PLR0913 - one for each option
     *,
@@ -47,6 +48,7 @@ def plan(  # noqa: PLR0913 - one for each option
     more: tuple[str, ...],
     migrations: Path | None,
     rollback_to: str | None,
+    given: JSON,
     as_json: bool,
 ) -> None:
     """Show what a submit would do: the order, what waits for what, what cannot be undone, the SQL.
@@ -64,16 +66,17 @@ def plan(  # noqa: PLR0913 - one for each option
         databases=names(databases, more),
         direction=Direction.BACK if rollback_to else Direction.FORWARD,
     )
-    sys.exit(show(Asked(request, migrations, as_json)))
+    sys.exit(show(Asked(request, migrations, as_json, given)))
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be shown, and how."""
+    """What is to be shown, and how; `given` are values by name."""
 
     request: Request
     migrations: Path | None
     json: bool
+    given: JSON
 
 
 def show(asked: Asked) -> int:
@@ -83,11 +86,12 @@ def show(asked: Asked) -> int:
     try:
         settings = common.settings()
         folder = asked.migrations or settings.migrations_dir
-        loaded = load(folder)
-        live = _Live(settings)
-        surveys = live.surveys(required_databases(loaded.migrations, asked.request))
-        found = make(loaded.migrations, surveys, asked.request, live.counts)
-        found.warnings += live.warnings
+        loaded = load(folder, Values(asked.given, settings.values))
+        needed = required_databases(loaded.migrations, asked.request)
+        journals = surveys(needed, settings, common.send)
+        counter = _Counter(settings)
+        found = make(loaded.migrations, journals, asked.request, counter.counts)
+        found.warnings += counter.warnings
     except Refused as refused:
         err.print(Text("A submit would be refused; nothing was changed:", "bold red"))
         for problem in refused.problems:
@@ -96,48 +100,36 @@ def show(asked: Asked) -> int:
     except Exception as error:  # noqa: BLE001 - told in one place
         err.print(Text(common.message_of(error, settings) or str(error), "bold red"))
         return common.status_of(error)
+    values = list(_values(loaded, found))
     if asked.json:
-        click.echo(found.model_dump_json(indent=2))
+        used = {"values": [asdict(value) for value in values]}
+        click.echo(json.dumps(found.model_dump(mode="json") | used, indent=2))
     else:
-        _Report(found, _advice(loaded, found, folder)).show(console(sys.stdout))
+        _Report(found, _advice(loaded, found, folder), values).show(console(sys.stdout))
     return 0
 
 
-class _Live:
-    """The databases as they are, asked directly or through workers."""
+def _values(loaded: Loaded, found: Preview) -> Iterator[Value]:
+    """The values in the files that would run."""
+    planned = [migration.file for order in found.databases.values() for migration in order]
+    if found.direction is Direction.BACK:
+        planned += [f"{file.removesuffix('.json')}_rollback.json" for file in planned]
+    for value in loaded.values:
+        if files := tuple(file for file in value.files if file in planned):
+            yield replace(value, files=files)
+
+
+class _Counter:
+    """Asks the databases how much there is, directly or through workers."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.warnings: list[str] = []
 
-    @cached_property
-    def _relayed(self) -> Relayed:
-        try:
-            redis = require_redis(self._settings)
-            served = Workers(redis, self._settings.namespace).served()
-            return Relayed(redis, served, common.send)
-        except DharmaError:
-            return Relayed(None, (), common.send)
-
-    def surveys(self, needed: set[str]) -> dict[str, Survey]:
-        """The journals.
-
-        Raises:
-            Unreachable: one of them cannot be read.
-        """
-        answers = ask(SURVEY, sorted(needed), self._settings, self._relayed)
-        unknown = needed - set(answers.found) - set(answers.errors)
-        why = [
-            *answers.errors.values(),
-            *(f"{name}: no URL is set, and no live worker serves it" for name in sorted(unknown)),
-        ]
-        if why:
-            raise Unreachable("\n".join(why))
-        return answers.found
-
     def counts(self, names: Mapping[str, Sequence[str]]) -> Mapping[str, Counts]:
         """How much there is in what is named; a database that cannot say it is warned of."""
-        answers = ask(counting(names), sorted(names), self._settings, self._relayed)
+        relayed = workers(self._settings, common.send)
+        answers = ask(counting(names), sorted(names), self._settings, relayed)
         self.warnings += [
             f"there are no estimates for {name}: {why}" for name, why in answers.errors.items()
         ]
@@ -155,9 +147,10 @@ def _advice(loaded: Loaded, found: Preview, folder: Path) -> list[Problem]:
 class _Report:
     """A preview for a person."""
 
-    def __init__(self, found: Preview, advice: Sequence[Problem]) -> None:
+    def __init__(self, found: Preview, advice: Sequence[Problem], values: Sequence[Value]) -> None:
         self._found = found
         self._advice = advice
+        self._values = values
 
     def show(self, out: Console) -> None:
         """Print it."""
@@ -168,6 +161,8 @@ class _Report:
             out.print(Text(f"{name}: {count} {what}{_time(self._found.times.get(name))}", "bold"))
             for migration in order:
                 self._migration(out, migration)
+        for value in self._values:
+            out.print(Indented(f"value: {value}", 2))
         for problem in self._advice:
             out.print(Indented(f"advice: {problem}", 2, "yellow"))
         for warning in self._found.warnings:

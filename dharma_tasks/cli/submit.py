@@ -11,6 +11,7 @@ from dharma_tasks.cli import options
 from dharma_tasks.cli.plan import Asked, show
 from dharma_tasks.cli.running import Options, Running, names
 from dharma_tasks.journal import Direction
+from dharma_tasks.migration import JSON
 from dharma_tasks.planner import Request
 from dharma_tasks.submit import default_by
 
@@ -45,6 +46,7 @@ from dharma_tasks.submit import default_by
     is_flag=True,
     help="With --rollback-to: pass over what cannot be undone, and leave it as it is.",
 )
+@options.values
 @options.by
 def submit(  # noqa: PLR0913 - one for each option
     *,
@@ -61,6 +63,7 @@ def submit(  # noqa: PLR0913 - one for each option
     allow_major: bool,
     rollback_to: str | None,
     accept_data_loss: bool,
+    given: JSON,
     by: str | None,
 ) -> None:
     """Bring the databases to a version, and show how it goes.
@@ -92,8 +95,10 @@ def submit(  # noqa: PLR0913 - one for each option
         accept_data_loss=accept_data_loss,
     )
     if dry_run:
-        sys.exit(show(Asked(request, migrations, as_json)))
+        sys.exit(show(Asked(request, migrations, as_json, given)))
     who = by or default_by()
     sys.exit(
-        Running(Options(request, migrations, who, not no_wait, timeout, as_json, inline)).run()
+        Running(
+            Options(request, migrations, given, who, not no_wait, timeout, as_json, inline)
+        ).run()
     )

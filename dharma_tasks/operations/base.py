@@ -141,7 +141,8 @@ class Catalogue:
     """The operations of one database, and how its migration files are read.
 
     `read` turns the parsed JSON and the file's path into the list of operations: for most
-    databases the `operations` of the JSON itself, for PostgreSQL the .sql file beside it.
+    databases the `operations` of the JSON itself, for PostgreSQL the .sql file beside it. Where
+    it also returns problems, they are as far as they could be read.
     `keys` are the top-level keys that this database's JSON may have besides the common ones.
     `companion` is the suffix of the file that belongs beside the JSON, if any. `backup` is the
     command with which people usually back this database up. `advisor` looks at companions. `unit`

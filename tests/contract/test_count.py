@@ -55,6 +55,7 @@ def test_postgresql(settings: Settings) -> None:
             CREATE TABLE users (id int);
             CREATE TABLE untouched (id int);
             CREATE TABLE emptied (id int);
+            CREATE VIEW seen AS SELECT * FROM users;
             CREATE SCHEMA s;
             CREATE TABLE s."Old Users" (id int) PARTITION BY RANGE (id);
             CREATE TABLE s.low PARTITION OF s."Old Users" FOR VALUES FROM (0) TO (50);
@@ -64,7 +65,8 @@ def test_postgresql(settings: Settings) -> None:
         """)
         connection.execute("VACUUM emptied")
         connection.execute("ANALYZE s.low; SELECT pg_stat_force_next_flush()")
-    names = ("users", "public.users", "untouched", "emptied", 's."Old Users"', "missing", "a.b.c.d")
+    names = ("users", "public.users", "untouched", "emptied", "seen", 's."Old Users"')
+    names += ("missing", "a.b.c.d", '"')
     until = time.monotonic() + DEADLINE
     while (found := count(settings, "postgresql", *names)).get("users") != 300:
         assert time.monotonic() < until, found
@@ -74,6 +76,7 @@ def test_postgresql(settings: Settings) -> None:
         "public.users": 300,
         "untouched": None,
         "emptied": 0,
+        "seen": None,
         's."Old Users"': 70,
     }
 

@@ -71,6 +71,8 @@ def test_who_waits(text: str, says: str) -> None:
         "INSERT INTO b SELECT * FROM a",
         "CREATE TABLE b AS SELECT * FROM a",
         "SELECT * INTO b FROM a",
+        "WITH c AS (SELECT * FROM a) INSERT INTO b SELECT * FROM c",
+        "INSERT INTO b WITH c AS (SELECT * FROM a) SELECT * FROM c",
     ],
 )
 def test_heavy_and_nobody_waits(text: str) -> None:
@@ -140,6 +142,15 @@ def test_what_the_file_makes_itself_is_nobodys_yet() -> None:
 def test_what_is_over_at_once(text: str) -> None:
     """Or cannot be told from the text."""
     assert sql(text) == Burden()
+
+
+def test_what_one_statement_moves_elsewhere() -> None:
+    """A change within a WITH is one too; a join goes through both of its tables."""
+    found = sql("WITH gone AS (DELETE FROM a RETURNING *) INSERT INTO b SELECT * FROM gone")
+    assert found.targets == ("a",)
+    assert "the rows of a that it changes" in found.blocking[0]
+    joined = sql("INSERT INTO c SELECT a.x FROM a JOIN b USING (x) UNION SELECT x FROM s.d")
+    assert joined == Burden(heavy=True, targets=("a", "b", "s.d"), partly=True)
 
 
 def test_a_file_in_batches() -> None:

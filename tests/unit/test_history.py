@@ -13,7 +13,7 @@ from fake_run import NAMESPACE, without_settings
 from fakeredis import FakeRedis
 from pydantic import SecretStr
 
-from dharma_tasks import reading, trail
+from dharma_tasks import reading
 from dharma_tasks.cli import common, main
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Unreachable
@@ -83,7 +83,7 @@ class Stage:
         monkeypatch.setattr(common, "read", self._settings)
         monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
         monkeypatch.setattr(common, "send", self._send)
-        monkeypatch.setattr(trail, "require_redis", self._redis)
+        monkeypatch.setattr(reading, "require_redis", self._redis)
         monkeypatch.setattr(reading, "connect", lambda name, _settings: self.databases[name])
         monkeypatch.setattr(reading, "ANSWER_SECONDS", 0.2)
 

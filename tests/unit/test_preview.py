@@ -17,7 +17,6 @@ from test_reversal import record, survey
 
 from dharma_tasks import reading
 from dharma_tasks.cli import common, main
-from dharma_tasks.cli import plan as command
 from dharma_tasks.errors import Unreachable
 from dharma_tasks.journal import MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.loader import load
@@ -87,7 +86,7 @@ def plan(
     settings = Settings(_env_file=None, migrations_dir=folder.path, **urls)  # type: ignore[call-arg, arg-type]
     monkeypatch.setattr(common, "read", lambda: settings)
     monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
-    monkeypatch.setattr(command, "require_redis", _no_redis)
+    monkeypatch.setattr(reading, "require_redis", _no_redis)
     monkeypatch.setattr(reading, "connect", lambda name, _settings: databases[name])
     return lambda *arguments: CliRunner().invoke(main, list(arguments))
 
@@ -321,7 +320,7 @@ def test_counting_through_a_worker(
     settings = Settings(_env_file=None, migrations_dir=folder.path)  # type: ignore[call-arg]
     monkeypatch.setattr(common, "read", lambda: settings)
     monkeypatch.setattr(common, "send", send)
-    monkeypatch.setattr(command, "require_redis", lambda _settings: redis)
+    monkeypatch.setattr(reading, "require_redis", lambda _settings: redis)
     result = plan("plan", "--databases", "mongodb")
     assert "    1 remove_field users.old  heavy, at most 7 documents\n" in result.stdout
     assert [each.keys() for each in asked] == [

@@ -40,7 +40,9 @@ WITH RECURSIVE tables AS (
     FROM pg_catalog.pg_class c JOIN tables USING (oid)
     WHERE c.relkind IN ('r', 'm', 'f')
 )
-SELECT count(*), CASE WHEN count(rows) = count(*) THEN sum(rows)::bigint END FROM counted
+SELECT pg_catalog.to_regclass(%(name)s) IS NOT NULL,
+    CASE WHEN count(rows) = count(*) THEN sum(rows)::bigint END
+FROM counted
 """
 """As VACUUM or ANALYZE has found it (-1 for never), else as the statistics have seen it grow."""
 
@@ -83,15 +85,18 @@ class PostgresqlDatabase(Database[Session]):
             raise faults.StillThere(msg)
 
     def count(self, names: Sequence[str]) -> dict[str, int | None]:
-        """From the server's catalogue, partitions included. None where it has not looked yet."""
+        """From the server's catalogue, partitions included.
+
+        None for a view, and for a table at which the server has not looked yet.
+        """
         self._session.clean()
         found = {}
         for name in names:
             try:
-                ((tables, rows),) = self._session.query(_COUNT, name=name)
+                ((is_there, rows),) = self._session.query(_COUNT, name=name)
             except (psycopg.ProgrammingError, psycopg.NotSupportedError):
                 continue  # it cannot be a name, or is not for us to look at
-            if tables:
+            if is_there:
                 found[name] = rows
         return found
 

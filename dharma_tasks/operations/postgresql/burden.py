@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import postgast
 from postgast import pg_query_pb2 as tree
 
 from dharma_tasks.operations.base import Burden
@@ -60,8 +61,16 @@ def burden(statements: Iterable[Statement]) -> Burden:
 
 def effects(statement: Statement) -> list[Effect]:
     """What the statement does to each relation that it names; nothing for most kinds."""
-    rule = _RULES.get(statement.kind)
-    return list(rule(statement.node)) if rule else []
+    return list(_effects(statement.kind, statement.node))
+
+
+def _effects(kind: str, node: Any) -> Iterator[Effect]:
+    for each in getattr(node, "with_clause", tree.WithClause()).ctes:
+        query = each.common_table_expr.ctequery
+        inner = query.WhichOneof("node")
+        yield from _effects(inner, getattr(query, inner))
+    if rule := _RULES.get(kind):
+        yield from rule(node)
 
 
 def _waiting(statement: Statement, effect: Effect) -> str:
@@ -193,25 +202,28 @@ def _merge(node: Any) -> Iterator[Effect]:
 
 
 def _insert(node: Any) -> Iterator[Effect]:
-    yield from _read(node.select_stmt.select_stmt)
+    yield from _read(node.with_clause, node.select_stmt)
 
 
 def _create_as(node: Any) -> Iterator[Effect]:
     if not node.into.skip_data:
-        yield from _read(node.query.select_stmt)
+        yield from _read(node.query)
 
 
 def _select(node: Any) -> Iterator[Effect]:
     if node.HasField("into_clause"):
-        yield from _read(node)
+        made = named(node.into_clause.rel)
+        yield from (each for each in _read(node) if each.relation != made)
 
 
-def _read(select: Any) -> Iterator[Effect]:
-    """What is copied from elsewhere, where a table stands in FROM by itself."""
-    tables = [each.range_var for each in select.from_clause if each.HasField("range_var")]
-    if select.from_clause:
-        names: list[str | None] = [named(each) for each in tables]
-        yield from (Effect(each, long=True, partly=True) for each in names or [None])
+def _read(*parts: Any) -> Iterator[Effect]:
+    """What is copied from elsewhere: all tables in it, but those that it names itself."""
+    find = postgast.find_nodes
+    queries = {each.ctename for part in parts for each in find(part, tree.CommonTableExpr)}
+    for part in parts:
+        for table in find(part, tree.RangeVar):
+            if table.relname not in queries:
+                yield Effect(named(table), long=True, partly=True)
 
 
 _RULES: dict[str, Callable[[Any], Iterator[Effect]]] = {
