@@ -31,8 +31,8 @@ up: setup ## The same, and it goes on running for you to look at
 down: setup ## End what `make up` started; the data stays in .local
 	@$(BIN)/python -m dharma_tasks.local.demo down
 
-test: setup ## All tests, on four real engines; ARGS="-k name" for some
-	@$(BIN)/python -m pytest $(ARGS)
+test: setup ## All tests, in two processes with four real engines each; ARGS="-k name" for some
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 lint: setup ## Format, rules and types
 	@$(BIN)/ruff format --check .

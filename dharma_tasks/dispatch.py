@@ -23,7 +23,7 @@ def send(chains: Iterable[Chain]) -> None:
         for messages in chains:
             chain(*(_signature(message) for message in messages)).apply_async()
     except OperationalError as error:
-        msg = f"messages cannot be sent through Redis: {error}. Submit again when it is back"
+        msg = f"messages cannot be sent through Redis: {error}. Try again when it is back"
         raise Unreachable(msg) from error
 
 

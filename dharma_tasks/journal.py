@@ -20,7 +20,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.migration import JSON, Key
@@ -114,7 +114,8 @@ class MigrationRecord(BaseModel):
     `seconds` is from there to `finished`, or where it was rolled back (or failed at that) from
     when that began; None where it was only declared to be as it is. `error` is the first one:
     what then fails on the way back is the operation's. Of a migration that had been applied, it
-    is that of the way back, and begins with `WAY_BACK`.
+    is that of the way back, and begins with `WAY_BACK`. `checksum` and `values` are those of
+    `Migration`, kept as one: its `stamp`.
     """
 
     version: str
@@ -128,6 +129,13 @@ class MigrationRecord(BaseModel):
     seconds: float | None = None
     error: str | None = None
     operations: list[OperationRecord] = []
+    values: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _two(cls, data: Any) -> Any:
+        checksum, _, values = str(data.get("checksum", "")).partition("+")
+        return data | {"checksum": checksum, "values": values or data.get("values") or ""}
 
 
 class HistoryRecord(BaseModel):

@@ -6,7 +6,7 @@ must hold between them. Nothing is read after this: workers get what is loaded h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,7 +21,9 @@ from dharma_tasks.folder import MigrationFile, find
 from dharma_tasks.migration import JSON, Migration, Reference, Version, reference
 from dharma_tasks.operations import catalogue
 from dharma_tasks.operations.base import Catalogue
+from dharma_tasks.strict_json import Path as JSONPath
 from dharma_tasks.strict_json import line_of, parse, path_of, text_of
+from dharma_tasks.values import Resolved, Value, Values, gathered, resolve
 
 __all__ = ["Loaded", "load"]
 
@@ -29,20 +31,26 @@ _OPERATIONS = "operations"
 """The key under which most databases keep their operations; see `Catalogue.keys`."""
 
 
+_NO_VALUES = Values()
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A folder that holds nothing wrong.
 
     `migrations` are sorted by database and version, each with the operations of its
-    `NNN_name_rollback.json`. `warnings` do not keep it from running.
+    `NNN_name_rollback.json`. `warnings` do not keep it from running. `values` were put in;
+    `missing` names those that nobody has given, where they need not be known.
     """
 
     migrations: tuple[Migration, ...]
     warnings: tuple[Problem, ...]
+    values: tuple[Value, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
-def load(folder: Path) -> Loaded:
-    """Read and check every migration below `folder`.
+def load(folder: Path, values: Values = _NO_VALUES) -> Loaded:
+    """Read and check every migration below `folder`, with its values put in.
 
     Raises:
         Refused: with everything that is wrong, not only the first, sorted by file.
@@ -53,10 +61,11 @@ def load(folder: Path) -> Loaded:
         what = f"the migrations folder {str(folder)!r} cannot be read: {error.strerror}"
         todo = "Name the right one with --migrations DIR or in DHARMA_MIGRATIONS_DIR."
         raise Refused([Problem("", "", what, todo)]) from error
-    readings = [_read(file) for file in files]
+    readings = [_read(file, values) for file in files]
     unread = {problem.file.partition("/")[0] for problem in problems}
     problems += [problem for reading in readings for problem in reading.problems]
     problems += _between(readings, unread)
+    problems += _unused(readings, values)
     texts = {reading.file.file: reading.text for reading in readings}
     if problems:
         located = [_with_line(problem, texts) for problem in problems]
@@ -66,7 +75,12 @@ def load(folder: Path) -> Loaded:
         warnings.append(Problem("", "", f"there are no migrations in {str(folder)!r}", ""))
     rollbacks = {r.file.undoes: r.operations for r in readings if r.file.undoes}
     made = [r.migration(rollbacks.get(r.file.file, ())) for r in readings if not r.file.undoes]
-    return Loaded(tuple(sorted(made, key=_order)), tuple(warnings))
+    return Loaded(
+        tuple(sorted(made, key=_order)),
+        tuple(warnings),
+        gathered(value for reading in readings for value in reading.json.used.values()),
+        tuple(sorted({name for reading in readings for name in reading.json.missing})),
+    )
 
 
 def _order(migration: Migration) -> tuple[int, Version]:
@@ -129,10 +143,13 @@ class _Reading:
 
     file: MigrationFile
     text: str = ""
+    json: Resolved = field(default_factory=Resolved)
     keys: _RollbackKeys | None = None
     version: str | None = None
     dependencies: dict[int, Reference] = field(default_factory=dict)
     operations: list[JSON] = field(default_factory=list)
+    written: list[JSON] = field(default_factory=list)
+    """The operations as they are in the file, without their values."""
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
 
@@ -150,7 +167,7 @@ class _Reading:
         """The migration, with its rollback's operations; only where there are no problems."""
         if not self.keys:
             raise Refused(self.problems)
-        return Migration(
+        made = Migration(
             database=self.file.database,
             version=self.keys.version,
             name=self.keys.name,
@@ -158,25 +175,52 @@ class _Reading:
             breaking=getattr(self.keys, "breaking", ""),
             migration_type=self.keys.migration_type,
             dependencies=tuple(dict.fromkeys(self.dependencies.values())),
-            operations=tuple(self.operations),
+            operations=tuple(self.written),
             rollback=tuple(rollback),
             file=self.file.file,
         ).with_checksum()
+        return made if self.written == self.operations else made.resolved(self.operations)
 
 
-def _read(file: MigrationFile) -> _Reading:
+def _read(file: MigrationFile, values: Values) -> _Reading:
     reading = _Reading(file)
     try:
-        content, reading.text = parse(file.path.read_bytes())
+        written, reading.text = parse(file.path.read_bytes())
     except Refused as error:
         reading.problems += [replace(problem, file=file.file) for problem in error.problems]
     except OSError as error:
         reading.refuse("", f"cannot be read: {error.strerror}", "Give yourself access to it.")
     else:
         operations = catalogue(file.database)
-        _read_keys(reading, content, operations)
-        _read_operations(reading, content, operations)
+        reading.json = resolve(written, file.file, values, _places(operations))
+        _read_keys(reading, reading.json.content, operations)
+        _read_operations(reading, written, operations)
+        _settle(reading)
     return reading
+
+
+def _places(operations: Catalogue) -> Callable[[JSONPath], bool]:
+    """Where a value may stand: in the parameters of an operation, which is of one type."""
+    listed = _OPERATIONS in operations.keys
+    depth = 2 if listed else 1
+
+    def allowed(path: JSONPath) -> bool:
+        inside = path[0] in operations.keys and len(path) > depth
+        return inside and not (listed and path[depth:] == ("type",))
+
+    return allowed
+
+
+def _settle(reading: _Reading) -> None:
+    """Say which values the problems are about; leave out what only a missing one would tell."""
+    json, file = reading.json, reading.file.file
+    reading.problems = [
+        replace(problem, what=problem.what + json.origin(problem.place))
+        for problem in reading.problems
+        if problem.file != file or not json.open(problem.place)
+    ]
+    reading.warnings = [each for each in reading.warnings if not json.open(each.place)]
+    reading.problems += [replace(problem, file=file) for problem in json.problems]
 
 
 def _read_keys(reading: _Reading, content: JSON, operations: Catalogue) -> None:
@@ -225,19 +269,25 @@ def _read_dependencies(reading: _Reading, texts: list[str]) -> None:
 # -- its operations ------------------------------------------------------------------------
 
 
-def _read_operations(reading: _Reading, content: JSON, operations: Catalogue) -> None:
+def _read_operations(reading: _Reading, written: JSON, operations: Catalogue) -> None:
+    content, path = reading.json.content, reading.file.path
     listed = _OPERATIONS in operations.keys
     if operations.companion and not reading.file.companion:
         return  # `folder` has said so
     if listed and not _list_fits(reading, content):
         return
-    reading.operations, problems = operations.read(content, reading.file.path)
-    reading.problems += [_placed(problem, reading.file, "") for problem in problems]
+    reading.operations, problems = operations.read(content, path)
+    reading.written = reading.operations
+    if content != written:
+        reading.written, _ = operations.read(written, path)
+    if problems:
+        reading.problems += [_placed(problem, reading.file, "") for problem in problems]
+        return
     for index, operation in enumerate(reading.operations):
         _check_operation(
             reading, operation, operations, f"{_OPERATIONS}[{index}]" if listed else ""
         )
-    if not reading.operations and not problems:
+    if not reading.operations:
         reading.refuse("", "there are no operations in it", "Write one, or remove the file.")
 
 
@@ -296,6 +346,23 @@ def _placed(problem: Problem, file: MigrationFile, below: str) -> Problem:
 
 
 # -- between files -------------------------------------------------------------------------
+
+
+def _unused(readings: list[_Reading], values: Values) -> list[Problem]:
+    """What --set names and no file does; where a file cannot be read, it may be in that."""
+    if not all(reading.text for reading in readings):
+        return []
+    known = {name for reading in readings for name in reading.json.names}
+    return [
+        Problem(
+            "",
+            "",
+            f"--set {name}: no file has a value of that name",
+            suggestion(name, known, "values"),
+        )
+        for name in values.given
+        if name not in known
+    ]
 
 
 def _between(readings: list[_Reading], unread: set[str]) -> list[Problem]:

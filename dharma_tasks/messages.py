@@ -5,7 +5,7 @@ A chain is a list of messages of which each is sent when the one before it has d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -58,13 +58,17 @@ def survey_message(run: str, database: str) -> Message:
     return Message("survey", database, {"database": database, "run": run})
 
 
-def read_message(database: str, reply: str, history: int | None = None) -> Message:
+def read_message(
+    database: str, reply: str, *, history: int | None = None, count: Sequence[str] | None = None
+) -> Message:
     """Ask `database` for what its journal says, to be put into the list `reply`.
 
-    `history` asks for that many entries of the audit trail instead. It is left out otherwise,
-    for a worker that is older than it.
+    `history` asks for that many entries of the audit trail instead, `count` how much there is in
+    what it names. What is not asked for is left out, for a worker that is older than it.
     """
-    asked = {} if history is None else {"history": history}
+    asked: JSON = {} if history is None else {"history": history}
+    if count is not None:
+        asked["count"] = list(count)
     return Message("read", database, {"database": database, "reply": reply, **asked})
 
 

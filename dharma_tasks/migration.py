@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NewType
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -73,6 +74,8 @@ class Migration(BaseModel):
     rollback: tuple[JSON, ...] = ()
     file: str
     checksum: str = ""
+    values: str = ""
+    """Of what its values (`{"$value": …}`) stand for in this run; empty where it has none."""
 
     @property
     def reference(self) -> Reference:
@@ -83,6 +86,11 @@ class Migration(BaseModel):
     def order(self) -> Version:
         """What migrations of one database are sorted by."""
         return Version.parse(self.version)
+
+    @property
+    def stamp(self) -> str:
+        """What a journal keeps to know it again: `checksum`, or `checksum+values`."""
+        return "+".join(filter(None, (self.checksum, self.values)))
 
     def operation(self, number: int) -> JSON:
         """The operation `number`; those of the rollback file are numbered on from the last one."""
@@ -110,3 +118,8 @@ class Migration(BaseModel):
         )
         digest = hashlib.sha256(meaning.encode()).hexdigest()
         return self.model_copy(update={"checksum": digest})
+
+    def resolved(self, operations: Sequence[JSON]) -> Migration:
+        """Return a copy with these operations, in which values are put in, and its checksum."""
+        digest = hashlib.sha256(json.dumps(operations).encode()).hexdigest()
+        return self.model_copy(update={"operations": tuple(operations), "values": digest[:16]})

@@ -14,6 +14,7 @@ from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict
 
+from dharma_tasks.advice import rollback
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.explain import suggestion
@@ -26,6 +27,8 @@ from dharma_tasks.journal import (
 )
 from dharma_tasks.majors import Leap, major_problems
 from dharma_tasks.migration import Migration, Reference, Version, reference
+from dharma_tasks.versions import BEGUN, Versions, order
+from dharma_tasks.words import several
 
 __all__ = [
     "LATEST",
@@ -35,14 +38,13 @@ __all__ = [
     "checksum",
     "chosen",
     "half_undone",
+    "other_values",
     "plan",
     "required_databases",
     "wanted_version",
 ]
 
 LATEST = "latest"
-
-_BEGUN = (MigrationState.RUNNING, MigrationState.FAILED)
 
 
 class Request(BaseModel):
@@ -128,7 +130,8 @@ def plan(migrations: Sequence[Migration], surveys: Mapping[str, Survey], request
     planned = {m.reference: m for side in sides for m in side.pending()}
     problems += _unmet(planned, surveys, asked)
     if not request.allow_major:
-        problems += major_problems([leap for side in sides if (leap := side.leap())], migrations)
+        leaps = [leap for side in sides if not _goes_on(side, sides) and (leap := side.leap())]
+        problems += major_problems(leaps, migrations)
     if problems:
         raise Refused(problems)
     orders = {
@@ -149,12 +152,23 @@ def plan(migrations: Sequence[Migration], surveys: Mapping[str, Survey], request
     )
 
 
+def _goes_on(side: _Side, sides: Sequence[_Side]) -> bool:
+    """Whether its last run was to do the very same, and was cut off: that is decided already."""
+    head = side.survey.head
+    if head is None or head.direction is not Direction.FORWARD:
+        return False
+    planned = {each.database: each.of(head.run) for each in sides}
+    orders = {name: [m.version for m in found] for name, found in planned.items() if found}
+    files = {m.reference: m for found in planned.values() for m in found}
+    return checksum(orders, files) == head.plan
+
+
 # -- what was asked for --------------------------------------------------------------------
 
 
 def wanted_version(request: Request) -> Version | None:
     """The highest version to apply; None for the latest."""
-    if request.target == LATEST:
+    if request.target == LATEST and request.direction is Direction.FORWARD:
         return None
     try:
         version = Version.parse(request.target)
@@ -162,7 +176,11 @@ def wanted_version(request: Request) -> Version | None:
         version = None
     if version is None or version.prerelease or version.build:
         what = f"the target {request.target!r} is neither {LATEST!r} nor MAJOR.MINOR.PATCH"
-        raise Refused([Problem("", "", what, "Write for instance --target 1.2.0.")])
+        todo = "Write for instance --target 1.2.0."
+        if request.direction is Direction.BACK:
+            what = f"the version {request.target!r} that is to stay is not MAJOR.MINOR.PATCH"
+            todo = "Write for instance 1.2.0; 0.0.0 undoes everything."
+        raise Refused([Problem("", "", what, todo)])
     return version
 
 
@@ -174,9 +192,14 @@ def chosen(migrations: Sequence[Migration], request: Request) -> list[str]:
         for name in asked
         if name not in NAMES
     ]
+    present = {migration.database for migration in migrations}
+    if request.direction is Direction.BACK:
+        what = "has no migrations in the folder: its way back is not known"
+        todo = "Put its files back as they were applied, or leave it out of --databases."
+        known = (name for name in request.databases or () if name in NAMES)
+        problems += [Problem(name, "", what, todo) for name in known if name not in present]
     if problems:
         raise Refused(problems)
-    present = {migration.database for migration in migrations}
     return [name for name in NAMES if name in asked and name in present]
 
 
@@ -226,43 +249,88 @@ class _Side:
             if _within(migration, self.target) and self.state(migration) != MigrationState.APPLIED
         ]
 
+    def of(self, run: str | None) -> list[Migration]:
+        """What `run` has applied, and what is pending."""
+        applied = {r.version for r in self._with_state(MigrationState.APPLIED) if r.run == run}
+        pending = {migration.version for migration in self.pending()}
+        return [m for m in self.migrations if m.version in applied | pending]
+
     def leap(self) -> Leap | None:
         """Where this run would reach a higher MAJOR version than what is applied."""
-        highest = max(self._with_state(MigrationState.APPLIED, *_BEGUN), key=_order, default=None)
+        highest = max(self._with_state(MigrationState.APPLIED, *BEGUN), key=order, default=None)
         if highest is None:
             return None  # a new database goes straight through
-        above = (m for m in self.pending() if m.order.major > _order(highest).major)
+        above = (m for m in self.pending() if m.order.major > order(highest).major)
         first = next(above, None)
-        return Leap(_order(highest), first) if first else None
+        return Leap(order(highest), first) if first else None
+
+    @cached_property
+    def versions(self) -> Versions:
+        return Versions(self.migrations, self.survey.migrations)
 
     def problems(self, request: Request) -> Iterator[Problem]:
         for migration in self.migrations:
             record = self.records.get(migration.version)
-            if record and record.checksum != migration.checksum:
+            if record and record.checksum != migration.checksum and not self.versions.moved(record):
                 yield from changed(migration, record)
             if record and half_undone(record, migration):
                 yield from self._rolling_back(record)
-        for record in self._without_file(*_BEGUN, MigrationState.ROLLING_BACK):
-            what = f"{record.version} ({record.name}) is {record.state}, but has no file"
-            todo = "Put its files back as they were submitted, so that it can be gone on with."
-            yield Problem(self.database, "", what, todo)
+            elif record and record.state in BEGUN and other_values(migration, record):
+                yield self._other_values(migration, record)
+        yield from self._moved()
+        yield from self._missing()
         if not request.allow_out_of_order:
             yield from self._late()
 
+    def _moved(self) -> Iterator[Problem]:
+        for record in self.survey.migrations:
+            if file := self.versions.moved(record):
+                what = f"says the version {file.version}, and is {record.state} as {record.version}"
+                todo = (
+                    f"Put the version {record.version} back. If it is to run once more, give it "
+                    "another name."
+                )
+                yield Problem(file.file, "version", what, todo)
+
+    def _missing(self) -> Iterator[Problem]:
+        for record in self.versions.without_file:
+            if not self.versions.missing(record) or self.versions.moved(record):
+                continue
+            what = f"{record.version} ({record.name}) is {record.state}, but has no file"
+            todo = "Put its files back as they were submitted, so that it can be gone on with."
+            if record.state is MigrationState.APPLIED:
+                what += ", while older and newer ones have theirs"
+                todo = (
+                    "Put its files back as they were applied. Old files may go, but then all up to "
+                    "a version."
+                )
+            yield Problem(self.database, "", what, todo)
+
     def _rolling_back(self, record: MigrationRecord) -> Iterator[Problem]:
-        below = [r for r in self._with_state(MigrationState.APPLIED) if _order(r) < _order(record)]
         what = f"{record.version} ({record.name}) is being rolled back, and is half undone"
-        todo = (
-            f"Finish that first: dharma rollback {below[-1].version if below else '0.0.0'} "
-            f"--databases {self.database}"
-        )
+        todo = f"Finish that first: {rollback(self.database, self._below(record))}"
         yield Problem(self.database, "", what, todo)
 
+    def _other_values(self, migration: Migration, record: MigrationRecord) -> Problem:
+        what = f"{record.version} is {record.state}, and was begun with other values"
+        todo = (
+            f"Submit with those of run {record.run}, or begin anew: "
+            f"{rollback(self.database, self._below(record))}"
+        )
+        return Problem(migration.file, "", what, todo)
+
+    def _below(self, record: MigrationRecord) -> str | None:
+        """The version to go back to, so that `record` is undone and nothing below it."""
+        below = [r for r in self._with_state(MigrationState.APPLIED) if order(r) < order(record)]
+        return below[-1].version if below else None
+
     def _late(self) -> Iterator[Problem]:
-        """What was begun and not finished counts as applied here: half of it is there."""
-        latest = max(self._with_state(MigrationState.APPLIED, *_BEGUN), key=_order, default=None)
+        latest, moved = (
+            self.versions.latest,
+            [self.versions.moved(r) for r in self.records.values()],
+        )
         for migration in self.pending() if latest else ():
-            if latest and migration.order < _order(latest) and self.state(migration) not in _BEGUN:
+            if latest and self.versions.late(migration) and migration not in moved:
                 what = f"{migration.version} comes late: {latest.version} is {latest.state} already"
                 todo = (
                     f"Give it a version (and a number) above {latest.version}, or submit with "
@@ -271,35 +339,44 @@ class _Side:
                 yield Problem(migration.file, "version", what, todo)
 
     def warnings(self) -> Iterator[str]:
-        for record in self._without_file(MigrationState.APPLIED):
-            name = f"{self.database}:{record.version} ({record.name})"
-            yield f"{name} is applied, but has no file in the folder"
+        for record in self.versions.without_file:
+            if self.versions.newer(record):
+                name = f"{self.database}:{record.version} ({record.name})"
+                yield f"{name} is applied, and newer than every file in the folder: it stays so"
+        older = [r.version for r in self.versions.without_file if self.versions.older(r)]
+        if older:
+            count = several(len(older), "applied migration")
+            yield f"{self.database}: {count} up to {older[-1]} have no files any more"
         if not self.target:
             return
-        for record in self._with_state(MigrationState.APPLIED, *_BEGUN):
-            if _order(record) > self.target:
+        for record in self._with_state(MigrationState.APPLIED, *BEGUN):
+            if order(record) > self.target:
                 name = f"{self.database}:{record.version} ({record.name})"
                 yield f"{name} is {record.state} and above the target {self.target}: it stays so"
 
     def _with_state(self, *states: MigrationState) -> list[MigrationRecord]:
         found = (record for record in self.survey.migrations if record.state in states)
-        return sorted(found, key=_order)
-
-    def _without_file(self, *states: MigrationState) -> list[MigrationRecord]:
-        there = {migration.version for migration in self.migrations}
-        return [record for record in self._with_state(*states) if record.version not in there]
+        return sorted(found, key=order)
 
 
-def half_undone(record: MigrationRecord, migration: Migration) -> bool:
-    """Whether the only way from here is further back: its rollback file counts, once begun."""
+def half_undone(record: MigrationRecord, migration: Migration | None) -> bool:
+    """Whether the only way from here is further back: its rollback file counts, once begun.
+
+    Without the `migration` nobody knows which operations are those of a rollback file.
+    """
     if record.state is MigrationState.ROLLED_BACK:
         return False
-    last = len(migration.operations)
+    last = len(migration.operations) if migration else len(record.operations)
     return record.state is MigrationState.ROLLING_BACK or any(
         operation.state is OperationState.UNDOING
         or (operation.number > last and operation.state is not OperationState.PENDING)
         for operation in record.operations
     )
+
+
+def other_values(migration: Migration, record: MigrationRecord) -> bool:
+    """Whether its values stand for something else than when it was begun, as far as is known."""
+    return bool(migration.values and record.values) and migration.values != record.values
 
 
 def changed(migration: Migration, record: MigrationRecord) -> Iterator[Problem]:
@@ -310,17 +387,13 @@ def changed(migration: Migration, record: MigrationRecord) -> Iterator[Problem]:
         what = f"{migration.version} is applied, and its file was changed since: {checksums}"
         todo = "Put the file back as it was, and write the change as a new migration."
         yield Problem(migration.file, "", what, todo)
-    elif record.state in (*_BEGUN, MigrationState.ROLLING_BACK):
+    elif record.state in (*BEGUN, MigrationState.ROLLING_BACK):
         what = f"{migration.version} is {record.state}, and its file was changed since: {checksums}"
         todo = (
             "Operations of it are done. Put the file back as it was submitted, clear the cause in "
             "the database, and submit again: it goes on where it stopped."
         )
         yield Problem(migration.file, "", what, todo)
-
-
-def _order(record: MigrationRecord) -> Version:
-    return Version.parse(record.version)
 
 
 def _sorted(migrations: Sequence[Migration], database: str) -> list[Migration]:
@@ -361,7 +434,7 @@ def _unmet(
 def checksum(orders: Mapping[str, Sequence[str]], planned: Mapping[Reference, Migration]) -> str:
     """Of what a plan does: equal for two that do the same to the same migrations."""
     meaning = [
-        [database, [[version, planned[reference(database, version)].checksum] for version in order]]
+        [database, [[version, planned[reference(database, version)].stamp] for version in order]]
         for database, order in sorted(orders.items())
     ]
     return hashlib.sha256(json.dumps(meaning).encode()).hexdigest()

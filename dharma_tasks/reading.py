@@ -1,4 +1,4 @@
-"""What the journals say, read from all of them at once; nothing is changed.
+"""What the journals say, and how much there is, asked of all databases at once; nothing is changed.
 
 A database whose URL is set is read directly, another one through a worker that serves it.
 """
@@ -7,23 +7,35 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from pydantic import TypeAdapter
 from redis import Redis
 from redis.exceptions import RedisError
 
-from dharma_tasks.databases import NAMES, connect
+from dharma_tasks.databases import NAMES, Database, connect
 from dharma_tasks.errors import Unreachable
-from dharma_tasks.journal import Journal, Survey
+from dharma_tasks.journal import Survey
 from dharma_tasks.messages import Chain, Message, read_message
-from dharma_tasks.redis_client import require_redis
+from dharma_tasks.redis_client import answer_to, require_redis
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Workers
 
-__all__ = ["SURVEY", "Answers", "Question", "Relayed", "Send", "ask", "surveys", "workers"]
+__all__ = [
+    "COUNTS",
+    "SURVEY",
+    "Answers",
+    "Question",
+    "Relayed",
+    "Send",
+    "ask",
+    "counting",
+    "surveys",
+    "workers",
+]
 
 ANSWER_SECONDS = 10
 """How long a worker may take to answer for a database that has no URL here."""
@@ -35,23 +47,35 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Question(Generic[Found]):
-    """What a journal is asked, directly (`read`) or through a worker.
+    """What a database is asked, directly (`read`) or through a worker.
 
     `message` makes the message from the database's name and that of the list for the answer,
     which `parse` reads.
     """
 
-    read: Callable[[Journal[Any]], Found]
+    read: Callable[[Database[Any]], Found]
     message: Callable[[str, str], Message]
     parse: Callable[[str], Found]
 
 
 SURVEY = Question[Survey](
-    read=lambda journal: journal.survey(),
+    read=lambda database: database.journal.survey(),
     message=read_message,
     parse=Survey.model_validate_json,
 )
 """All that planning and `status` need."""
+
+COUNTS = TypeAdapter(dict[str, int | None])
+"""The answer to `counting`."""
+
+
+def counting(names: Mapping[str, Sequence[str]]) -> Question[dict[str, int | None]]:
+    """Ask how much there is in `names`, by database: see `Database.count`."""
+    return Question(
+        read=lambda database: database.count(names[database.name]),
+        message=lambda database, reply: read_message(database, reply, count=names[database]),
+        parse=COUNTS.validate_json,
+    )
 
 
 @dataclass(frozen=True)
@@ -123,13 +147,13 @@ def surveys(names: Iterable[str], settings: Settings, send: Send) -> dict[str, S
 
 
 def _read(question: Question[Found], name: str, settings: Settings) -> Found | _Unread:
-    """The journal, read directly; or why not."""
+    """What the database says, asked directly; or why it does not."""
     try:
         database = connect(name, settings)
     except Exception as error:  # noqa: BLE001 - a URL that a driver does not take
         return _Unread(f"DHARMA_{name.upper()}_URL cannot be used: {type(error).__name__}")
     try:
-        return question.read(database.journal)
+        return question.read(database)
     except Exception as error:  # noqa: BLE001 - the database says what it means
         return _Unread(f"{name} cannot be read: {database.describe(error).strip()}")
     finally:
@@ -139,7 +163,7 @@ def _read(question: Question[Found], name: str, settings: Settings) -> Found | _
 def _ask(
     question: Question[Found], names: Sequence[str], settings: Settings, relayed: Relayed
 ) -> dict[str, Found | _Unread]:
-    """The journals as workers read them; or why not."""
+    """What workers say of the databases; or why they do not."""
     redis = relayed.redis
     if redis is None or not names:
         return {}
@@ -159,13 +183,10 @@ def _ask(
 def _answer(
     question: Question[Found], redis: Redis, name: str, reply: str, until: float
 ) -> Found | _Unread:
-    while time.monotonic() < until:
-        found = redis.blpop([reply], timeout=1)
-        if found is None:
-            continue
-        text = str(found[1])
-        if text.startswith("error "):
-            return _Unread(text.removeprefix("error "))
+    text = answer_to(redis, reply, until)
+    if text is not None and text.startswith("error "):
+        return _Unread(text.removeprefix("error "))
+    if text is not None:
         return question.parse(text)
     return _Unread(
         f"no worker has answered for {name} within {ANSWER_SECONDS} s: all of them may be busy "

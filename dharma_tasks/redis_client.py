@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from redis import Redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -12,6 +14,7 @@ from dharma_tasks.settings import Settings
 
 ANSWER_SECONDS = 3
 """How long Redis may take to answer; a hung Redis must not hang a worker (Law 8)."""
+_LOOK_SECONDS = 0.05
 _PART_OF_LEASE = 0.3
 """And no longer than this: who cannot renew in time must find out before the lease is over."""
 
@@ -49,3 +52,14 @@ def require_redis(settings: Settings) -> Redis:
         )
         raise Unreachable(msg) from error
     return redis
+
+
+def answer_to(redis: Redis, reply: str, until: float) -> str | None:
+    """What somebody puts into the list `reply` until then (monotonic clock); None if nobody does.
+
+    It is asked again and again: a read that blocks would meet the client's own timeout, which is
+    short where leases are.
+    """
+    while (found := redis.lpop(reply)) is None and time.monotonic() < until:
+        time.sleep(_LOOK_SECONDS)
+    return None if found is None else str(found)

@@ -95,7 +95,9 @@ def _working(view: View, database: str, at: Next) -> Row:
     detail = _operation(view, database, at)
     waits = _paused(view) or _no_worker(view, database)
     if progress and moving:
-        detail = f"{_of(at.number, progress.count)}{progress.type} {progress.summary}"
+        undo = "undo " if at.until is not None else ""
+        place = _of(at.number, progress.count, view.migrations.get(reference(database, at.version)))
+        detail = f"{place}{undo}{progress.type} {progress.summary}"
         quiet = view.now - progress.heartbeat
         if quiet > _STILL_SECONDS:
             progress = _still(progress)
@@ -146,12 +148,17 @@ def _needs(view: View, database: str, version: str) -> Iterator[str]:
 
 
 def _unconfirmed(view: View, database: str, at: Next) -> str:
-    """Before its first operation a migration's dependencies are confirmed (Law 7)."""
+    """Before its first operation a migration's dependencies are confirmed (Law 7).
+
+    On the way back, which begins anywhere, before every chain.
+    """
+    if view.snapshot.run.direction is Direction.FORWARD and at.text != f"{at.version} 1":
+        return ""
     for needed in (view.plan.dependencies if view.plan else {}).get(
         reference(database, at.version), ()
     ):
         other = needed.partition(":")[0]
-        if other in view.unserved and at.number == 1:
+        if other in view.unserved:
             return f"cannot confirm {needed}: {_no_worker(view, other)}"
     return ""
 
@@ -184,11 +191,15 @@ def _operation(view: View, database: str, at: Next) -> str:
     if found is None or at.number > len(found.operations) + len(found.rollback):
         return f"operation {at.number}"
     what = str(found.operation(at.number)["type"])
-    return _of(at.number, len(found.operations)) + (f"undo {what}" if at.until else what)
+    by_file = at.number > len(found.operations)
+    count = len(found.operations) + (len(found.rollback) if by_file else 0)
+    return _of(at.number, count, found) + (f"undo {what}" if at.until else what)
 
 
-def _of(number: int, count: int) -> str:
-    return f"{number}/{count} " if count > 1 else ""
+def _of(number: int, count: int, found: Migration | None) -> str:
+    """Which operation of how many; those of a rollback file, numbered on, are counted by itself."""
+    before = len(found.operations) if found and number > len(found.operations) else 0
+    return f"{number - before}/{count - before} " if count - before > 1 else ""
 
 
 def numbers(progress: Progress) -> list[str]:

@@ -21,6 +21,7 @@ from dharma_tasks.planner import (
     checksum,
     chosen,
     half_undone,
+    other_values,
     wanted_version,
 )
 from dharma_tasks.run import Next
@@ -67,10 +68,7 @@ def plan_back(
         Refused: with every reason.
         KeyError: the survey of a chosen database is absent.
     """
-    target = wanted_version(request)
-    if target is None:
-        what = "a rollback needs the version that is to stay"
-        raise Refused([Problem("", "", what, "Name it; 0.0.0 undoes everything.")])
+    target = wanted_version(request) or _NONE
     files = {migration.reference: migration for migration in migrations}
     databases = chosen(migrations, request)
     ways = [
@@ -90,20 +88,13 @@ def plan_back(
         if any(way.database == name for way in ways)
     }
     heads = {name: surveys[name].head for name in orders}
-    unknown = sorted(set(request.databases or ()) - set(databases))
     return Plan(
         orders=orders,
         dependencies={way.reference: tuple(_dependents(way, known)) for way in ways},
         generations={name: head.generation if head else 0 for name, head in heads.items()},
         checksum=checksum(orders, known),
         first={way.reference: way.first.text for way in ways},
-        warnings=[
-            *(
-                f"{name} has no migrations in the folder: its way back is unknown"
-                for name in unknown
-            ),
-            *(warning for way in ways for warning in way.warnings()),
-        ],
+        warnings=[warning for way in ways for warning in way.warnings()],
     )
 
 
@@ -187,6 +178,13 @@ class _Way:
             what = f"the rollback file of {self.name} has begun, and was changed or removed since"
             todo = "Put its operations back, in their order; what failed of one may be corrected."
             yield Problem(self.file.file, "", what, todo)
+        elif not request.accept_data_loss and self._other_values(self.file):
+            what = f"{self.name} is {self.record.state} with other values than those given now"
+            todo = (
+                f"Give those of run {self.record.run} with --set, so that it is undone where it "
+                "was done; with --accept-data-loss these are taken."
+            )
+            yield Problem(self.file.file, "", what, todo)
         elif not request.accept_data_loss and self.until == 1:
             for number, problem in self._irreversible(self.file):
                 kind = self.file.operation(number)["type"]
@@ -195,6 +193,10 @@ class _Way:
                     f"{self._help(self.file, problem)} With --accept-data-loss it is passed over."
                 )
                 yield Problem(self.file.file, "", what + problem.what, todo)
+
+    def _other_values(self, file: Migration) -> bool:
+        """A rollback file needs none but its own."""
+        return not self.by_file and other_values(file, self.record)
 
     def _help(self, file: Migration, problem: Problem) -> str:
         if not file.rollback:
@@ -212,6 +214,8 @@ class _Way:
                 "that cannot be undone, and stays"
             )
             return
+        if self.file and self._other_values(self.file):
+            yield f"{self.reference} is undone with other values than it was begun with"
         for number, problem in self._irreversible(self.file) if self.file else ():
             yield f"{self.reference} operation {number} is left as it is: {problem.what}"
 

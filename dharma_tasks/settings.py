@@ -17,6 +17,8 @@ class Settings(BaseSettings):
         env_prefix="DHARMA_",
         env_file=".env",
         env_ignore_empty=True,
+        env_nested_delimiter="_",  # DHARMA_VALUE_NAME; no other setting has parts
+        env_nested_max_split=1,
         extra="ignore",
         frozen=True,
     )
@@ -44,6 +46,14 @@ class Settings(BaseSettings):
     """PostgreSQL's `lock_timeout`: a DDL that waits longer lets the traffic behind it pass."""
     keep_undo_days: int = Field(default=30, ge=0)
     """How old what is kept for the way back must be for `dharma prune` to remove it."""
+
+    value: dict[str, str] = {}
+    """What `{"$value": "NAME"}` in migrations stands for; see `values`."""
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The texts of `DHARMA_VALUE_NAME`, by NAME."""
+        return {name.upper(): text for name, text in self.value.items()}
 
     def url(self, database: str) -> SecretStr | None:
         """The URL for `database`, or None where this process does not serve it."""

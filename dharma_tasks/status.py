@@ -20,11 +20,13 @@ from dharma_tasks.errors import Unreachable
 from dharma_tasks.journal import MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.lease import Leases
 from dharma_tasks.migration import Key, Migration, Version
+from dharma_tasks.planner import half_undone
 from dharma_tasks.reading import SURVEY, Answers, Relayed, Send, ask
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import RunState, Snapshot
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
+from dharma_tasks.versions import Versions
 from dharma_tasks.workers import Workers
 
 __all__ = ["Alive", "DatabaseStatus", "MigrationStatus", "OperationStatus", "Status", "gather"]
@@ -43,7 +45,12 @@ class OperationStatus(BaseModel):
 
 
 class MigrationStatus(BaseModel):
-    """One migration; `changed` says that its file is not what was applied any more."""
+    """One migration, and how its file fits.
+
+    `changed`: it is not what was applied any more; `missing`: it is not in the folder and should
+    be (`newer`: it is above every file that is); `late`: it is below one that is applied already.
+    `half_undone`: the only way from here is further back.
+    """
 
     version: str
     name: str
@@ -55,16 +62,24 @@ class MigrationStatus(BaseModel):
     by: str | None = None
     error: str | None = None
     changed: bool = False
+    missing: bool = False
+    newer: bool = False
+    late: bool = False
+    half_undone: bool = False
 
 
 class Alive(BaseModel):
-    """What a database does now. `age` is that of the last heartbeat, in seconds."""
+    """What a database does now. `age` is that of the last heartbeat, in seconds.
+
+    `undo` says that the operation is being undone.
+    """
 
     run: str
     version: str
     name: str
     operation: int
     operations: int
+    undo: bool = False
     type: str
     summary: str
     done: int
@@ -126,11 +141,11 @@ class _Pulse:
         return next((found for found in self.snapshots if database in found.run.databases), None)
 
 
-def gather(settings: Settings, migrations: Sequence[Migration], send: Send) -> Status:
+def gather(settings: Settings, migrations: Sequence[Migration] | None, send: Send) -> Status:
     """Read everything there is, at once; change nothing.
 
-    `migrations` are the folder's (none where there is no folder), `send` asks workers. What
-    cannot be read is said in the result; nothing is raised.
+    `migrations` are the folder's (None where it is not known), `send` asks workers. What cannot
+    be read is said in the result; nothing is raised.
     """
     pulse = _pulse(settings)
     answers = ask(SURVEY, NAMES, settings, Relayed(pulse.redis, pulse.served, send))
@@ -161,7 +176,7 @@ def _pulse(settings: Settings) -> _Pulse:
 
 
 def _database(
-    name: str, answers: Answers[Survey], migrations: Sequence[Migration], pulse: _Pulse
+    name: str, answers: Answers[Survey], migrations: Sequence[Migration] | None, pulse: _Pulse
 ) -> DatabaseStatus:
     survey = answers.found.get(name)
     error = answers.errors.get(name)
@@ -169,9 +184,11 @@ def _database(
     snapshot = pulse.snapshot(name)
     alive = _alive(name, snapshot, pulse.leases)
     records = survey.by_version() if survey else {}
-    files = {m.version: m for m in migrations if m.database == name} if survey else {}
+    files = {m.version: m for m in migrations or () if m.database == name} if survey else {}
     versions = sorted({*records, *files}, key=Version.parse)
     found = [_migration(records.get(version), files.get(version), alive) for version in versions]
+    if files:
+        _mark(found, Versions(list(files.values()), list(records.values())))
     applied = [m.version for m in found if m.state is MigrationState.APPLIED]
     if alive and alive.version in applied:  # the journal is ahead: the run is about to be told
         alive = None
@@ -200,6 +217,7 @@ def _alive(name: str, snapshot: Snapshot | None, leases: Leases | None) -> Alive
         name=progress.name,
         operation=progress.number,
         operations=progress.count,
+        undo=at.until is not None,
         type=progress.type,
         summary=progress.summary,
         done=progress.done,
@@ -240,8 +258,22 @@ def _migration(
         seconds=record.seconds,
         by=record.by,
         error=record.error,
-        changed=file is not None and file.checksum != record.checksum,
+        changed=file is not None
+        and file.checksum != record.checksum
+        and record.state is not MigrationState.ROLLED_BACK,
+        half_undone=half_undone(record, file),
     )
+
+
+def _mark(found: Sequence[MigrationStatus], versions: Versions) -> None:
+    """Say of each whether its file is missing, or late."""
+    gone = (r for r in versions.without_file if versions.missing(r) or versions.newer(r))
+    missing = {record.version: record for record in gone}
+    late = {file.version for file in versions.files if versions.late(file)}
+    for each in found:
+        each.late = each.version in late
+        each.missing = each.version in missing
+        each.newer = each.missing and versions.newer(missing[each.version])
 
 
 def _operations(

@@ -14,7 +14,7 @@ from typing import Any
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.migration import JSON
 
-__all__ = ["Path", "line_of", "parse", "path_of", "place_of", "text_of"]
+__all__ = ["Path", "line_of", "parse", "path_of", "place_of", "text_of", "unfit", "value_of"]
 
 Path = tuple[str | int, ...]
 
@@ -41,6 +41,25 @@ def parse(raw: bytes) -> tuple[JSON, str]:
         return _parsed(text), text
     except RecursionError:
         raise Refused([_too_deep("")]) from None
+
+
+def value_of(text: str) -> Any:
+    """Read any JSON value; what is no JSON stands for itself, as a string.
+
+    Raises:
+        Refused: it begins like JSON and is not, or is JSON that `parse` would refuse.
+    """
+    try:
+        value, flaws = _read(text)
+    except RecursionError:
+        value, flaws = None, [_too_deep("")]
+    except Refused:
+        if text.lstrip()[:1] in ("{", "[", '"'):
+            raise
+        value, flaws = text, _flaws(text, text)
+    if flaws:
+        raise Refused(flaws)
+    return value
 
 
 def text_of(path: Path) -> str:
@@ -81,6 +100,17 @@ def line_of(text: str, path: Path) -> int:
 
 
 def _parsed(text: str) -> JSON:
+    value, flaws = _read(text)
+    if not isinstance(value, dict):
+        flaws.append(_flaw("line 1", "the file must hold one JSON object", "Begin it with '{'."))
+    if flaws:
+        raise Refused(flaws)
+    content: JSON = value
+    return content
+
+
+def _read(text: str) -> tuple[Any, list[Problem]]:
+    """The value, and what Python has taken that it must not."""
     twice: list[bool] = []
 
     def noted(pairs: list[tuple[str, Any]]) -> JSON:
@@ -97,14 +127,11 @@ def _parsed(text: str) -> JSON:
         raise Refused([_flaw(place, f"not valid JSON: {error.msg}", todo)]) from None
     except ValueError as error:  # an integer of more digits than Python converts
         raise Refused([_flaw("", f"a number cannot be read: {error}", "Shorten it.")]) from None
-    flaws = list(_duplicates(text)) if twice else []
-    flaws += [_flaw(place_of(text, path), what, todo) for path, what, todo in _unfit(value)]
-    if not isinstance(value, dict):
-        flaws.append(_flaw("line 1", "the file must hold one JSON object", "Begin it with '{'."))
-    if flaws:
-        raise Refused(flaws)
-    content: JSON = value
-    return content
+    return value, [*(_duplicates(text) if twice else ()), *_flaws(text, value)]
+
+
+def _flaws(text: str, value: Any) -> list[Problem]:
+    return [_flaw(place_of(text, path), what, todo) for path, what, todo in unfit(value)]
 
 
 def _flaw(place: str, what: str, todo: str) -> Problem:
@@ -169,7 +196,7 @@ def _duplicates(text: str) -> Iterator[Problem]:
             todo.append(((*path, step), value))
 
 
-def _unfit(value: Any) -> Iterator[tuple[Path, str, str]]:
+def unfit(value: Any) -> Iterator[tuple[Path, str, str]]:
     """Find what is JSON to Python but must not go on: path, what is wrong, what to do."""
     todo: list[tuple[Path, Any]] = [((), value)]
     while todo:

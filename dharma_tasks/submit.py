@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import json
 import os
 import socket
 import time
@@ -147,8 +148,8 @@ class Submission:
             snapshot = self._runs.snapshot(run)
             if snapshot is None:
                 msg = (
-                    f"Redis does not know run {run} any more. Submit again: the journals in the "
-                    "databases say where to go on"
+                    f"Redis does not know run {run} any more. Give the same command again: the "
+                    "journals in the databases say where to go on"
                 )
                 raise Unreachable(msg)
             events = self._runs.events(run, seen)
@@ -175,7 +176,7 @@ def make_run(loaded: Loaded, request: Request, by: str) -> Run:
         request.direction,
         str(request.accept_data_loss),
         *selected,
-        *sorted(f"{m.reference} {m.checksum}" for m in loaded.migrations),
+        *sorted(f"{m.reference} {m.stamp} {json.dumps(m.rollback)}" for m in loaded.migrations),
     ]
     now = datetime.now(UTC)
     return Run(

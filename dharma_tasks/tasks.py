@@ -106,9 +106,15 @@ def confirm(self: FlowTask, run: str, database: str, version: str) -> None:
 
 
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.read")
-def read(self: FlowTask, database: str, reply: str, history: int | None = None) -> None:
-    """Read the journal of `database` for a `status` or a `history` that has no URL for it."""
-    self.on_flow(asked.read, database, reply, history)
+def read(
+    self: FlowTask,
+    database: str,
+    reply: str,
+    history: int | None = None,
+    count: list[str] | None = None,
+) -> None:
+    """Read the journal of `database` for a command that has no URL for it, or count there."""
+    self.on_flow(asked.read, database, reply, history, count)
 
 
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.unlock")

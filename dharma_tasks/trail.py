@@ -85,7 +85,7 @@ def gather(settings: Settings, names: Sequence[str], limit: int, send: Send) -> 
     `send` asks workers. What cannot be read is said in the result; nothing is raised.
     """
     question = Question[Trail](
-        read=partial(read, limit=limit),
+        read=lambda database: read(database.journal, limit),
         message=partial(read_message, history=limit),
         parse=Trail.model_validate_json,
     )

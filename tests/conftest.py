@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import uuid
 from collections.abc import Iterator
@@ -22,7 +23,10 @@ from dharma_tasks.settings import Settings
 
 @pytest.fixture(scope="session")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngines]:
-    """The four engines. `DHARMA_TEST_ENGINES=DIR` uses (and leaves running) those of DIR."""
+    """The four engines, of each process that runs tests.
+
+    `DHARMA_TEST_ENGINES=DIR` uses (and leaves running) those of DIR: for one process.
+    """
     kept = os.environ.get("DHARMA_TEST_ENGINES")
     local = LocalEngines(Path(kept) if kept else tmp_path_factory.mktemp("engines"))
     try:
@@ -31,6 +35,20 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngines]:
     finally:
         if not kept:
             local.delete()
+
+
+@pytest.fixture(autouse=True)
+def turn(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Nothing runs beside a test that is marked `alone`, in the other processes of `make test`."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    alone = request.node.get_closest_marker("alone") is not None
+    with (tmp_path_factory.getbasetemp().parent / "alone.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
 
 
 @pytest.fixture

@@ -1,41 +1,29 @@
-"""What commands share that let workers write: the question before it, and the answers."""
+"""What commands share that let workers write: who may be asked, and what they answer."""
 
 from __future__ import annotations
 
-import sys
 import time
+import uuid
 from collections.abc import Callable, Iterable
 
-import click
 from redis import Redis
 
-from dharma_tasks import replies
 from dharma_tasks.cli import common
 from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.flow.asked import busy, run_on
 from dharma_tasks.messages import Message
+from dharma_tasks.redis_client import answer_to
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Workers
 
 ANSWER_SECONDS = 10
 """How long workers may take; the first that is free does it in any case."""
-INTERRUPTED = 130
-"""128 + SIGINT, the shell's own: Ctrl-C."""
 GOES_ON = "Interrupted. What a worker was asked for it does all the same: see dharma history."
 
 REFUSED = "refused "
 ERROR = "error "
 """What an answer begins with that is none."""
-
-
-def confirmed(question: str, *, yes: bool) -> bool:
-    """Ask on a terminal, unless that was answered before. What a program reads is not asked on."""
-    return yes or not _on_terminal() or click.confirm(question, err=True)
-
-
-def _on_terminal() -> bool:
-    return sys.stdin.isatty()
 
 
 class Asking:
@@ -78,12 +66,11 @@ class Asking:
         self, databases: Iterable[str], message: Callable[[str, str], Message]
     ) -> dict[str, str]:
         """Send one message to each, and return what has come; `ERROR` where nothing has."""
-        asked = {name: replies.new_reply(self._prefix) for name in databases}
+        asked = {name: f"{self._prefix}:reply:{uuid.uuid4().hex}" for name in databases}
         common.send([message(name, reply)] for name, reply in asked.items())
         until = time.monotonic() + ANSWER_SECONDS
         return {
-            name: replies.fetch(self._redis, reply, max(until - time.monotonic(), 0))
-            or _silent(name)
+            name: answer_to(self._redis, reply, until) or _silent(name)
             for name, reply in asked.items()
         }
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
+from dharma_tasks.advice import again
 from dharma_tasks.cli import common
 from dharma_tasks.cli.steering import Steering, call, since_ended
 from dharma_tasks.journal import Direction
@@ -27,21 +26,18 @@ def cancel(*, run: str | None, keep: bool, yes: bool, by: str | None) -> None:
     stay half undone, and the same rollback goes on with them. Asks first on a terminal.
 
     Exit status: 0 done, or being cancelled already; 2 refused, or the answer was no; 4 a service
-    or a worker cannot be reached. The submit that watches the run exits with 5.
+    or a worker cannot be reached; 130 Ctrl-C at the question. The submit that watches the run exits
+    with 5.
     """
-    call(by, lambda steering: _cancel(steering, run, keep=keep, ask=not yes and _on_terminal()))
+    call(by, lambda steering: _cancel(steering, run, keep=keep, yes=yes))
 
 
-def _on_terminal() -> bool:
-    return sys.stdin.isatty()
-
-
-def _cancel(steering: Steering, name: str | None, *, keep: bool, ask: bool) -> int:
+def _cancel(steering: Steering, name: str | None, *, keep: bool, yes: bool) -> int:
     found = steering.chosen(name)
     run = found.run
     steering.say(steering.shown(found))
     what = _what(found, keep=keep)
-    if ask and not click.confirm(f"Cancel this run? {what}"):
+    if not (yes or common.agreed(f"Cancel this run? {what}")):
         steering.say("Nothing was changed.")
         return common.REFUSED
     event = steering.event("cancelled", f"by {steering.by}. {what}")
@@ -61,10 +57,12 @@ def _what(found: Snapshot, *, keep: bool) -> str:
     """What becomes of what is open."""
     if not found.working:
         return "Nothing of it is open."
-    if found.run.direction is Direction.BACK:
-        if keep:
-            return "What is open stays half undone: the same rollback goes on with it."
-        return "What is open is undone to its end, and nothing more."
+    back = found.run.direction is Direction.BACK
+    undoing = any(at.until is not None for at in found.working.values())
     if keep:
-        return "What is open stays where it is: a new submit goes on with it."
+        stays = "half undone" if back or undoing else "where it is"
+        command = again(found.run.direction, half_undone=undoing)
+        return f"What is open stays {stays}: {command} goes on with it."
+    if back:
+        return "What is open is undone to its end, and nothing more."
     return "What is open is rolled back."

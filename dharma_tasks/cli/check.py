@@ -23,6 +23,7 @@ from dharma_tasks.loader import Loaded, load
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations import catalogue
 from dharma_tasks.settings import Settings
+from dharma_tasks.values import Values
 
 _PLACE = re.compile(
     r"(?:line (?P<line>\d+)(?:, column (?P<column>\d+))?)?(?:, )?(?P<path>.*)", re.DOTALL
@@ -69,6 +70,7 @@ class _Finding:
     show_default=True,
     help="Lines for people, annotations for GitHub Actions, or one JSON array.",
 )
+@options.values
 @click.option(
     "--exclude",
     metavar="RULE",
@@ -76,13 +78,14 @@ class _Finding:
     help="A rule of squawk's to leave out, as often as needed.",
 )
 def check(
-    *, migrations: Path | None, strict: bool, as_format: str, exclude: tuple[str, ...]
+    *, migrations: Path | None, strict: bool, as_format: str, given: JSON, exclude: tuple[str, ...]
 ) -> None:
     """Check the migrations folder: everything that needs no database.
 
     What submit would refuse is an error. PostgreSQL's files are also read by squawk, where it is
     installed; what it finds are warnings. A comment `-- squawk-ignore RULE` before a statement,
-    a .squawk.toml or --exclude leave out what does not fit.
+    a .squawk.toml or --exclude leave out what does not fit. Values that nobody has given are left
+    out too, and all the rest is checked.
 
     Exit status: 0 fine, 2 problems, or warnings with --strict.
     """
@@ -92,7 +95,9 @@ def check(
     try:
         settings = common.settings()
         folder = migrations or settings.migrations_dir
-        loaded = load(folder)
+        loaded = load(folder, Values(given, settings.values, required=False))
+        if loaded.missing:
+            click.echo(f"note: not given with --set: {', '.join(loaded.missing)}", err=True)
         findings = [_Finding("warning", each) for each in loaded.warnings]
         findings += [_Finding("warning", each) for each in advice(loaded, folder, exclude)]
     except Refused as error:

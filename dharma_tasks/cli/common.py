@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Iterable
 
+import click
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
@@ -14,6 +16,8 @@ from dharma_tasks.messages import Chain
 from dharma_tasks.settings import Settings
 from dharma_tasks.settings import settings as read
 
+INTERRUPTED = 130
+"""128 + SIGINT, the shell's own: Ctrl-C before anything was done."""
 BROKEN = 1
 REFUSED = 2
 UNREACHABLE = 4
@@ -50,6 +54,24 @@ def send(chains: Iterable[Chain]) -> None:
     dispatch.send(chains)
 
 
+def agreed(question: str) -> bool:
+    """Ask, where there is a terminal. No answer is a no; Ctrl-C ends the command."""
+    if not on_terminal():
+        return True
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort as why:  # click says the same of both
+        click.echo(err=True)
+        if isinstance(why.__context__, EOFError):
+            return False
+        sys.exit(INTERRUPTED)
+
+
+def on_terminal() -> bool:
+    """Whether somebody is there to answer."""
+    return sys.stdin.isatty()
+
+
 def status_of(error: Exception) -> int:
     """The exit status for an error that ended a command."""
     if isinstance(error, Refused):
@@ -66,7 +88,7 @@ def message_of(error: Exception, settings: Settings | None) -> str:
     if isinstance(error, Unreachable):
         return str(error)
     if isinstance(error, RedisError):
-        return f"Redis cannot be used any more: {error}. Submit again when it is back."
+        return f"Redis cannot be used any more: {error}. Try again when it is back."
     if settings is not None and settings.log_level == "DEBUG":
         return "".join(traceback.format_exception(error)).rstrip()
     name = type(error).__name__

@@ -17,7 +17,7 @@ import click
 from rich.text import Text
 
 from dharma_tasks.cli import common
-from dharma_tasks.cli.asking import ERROR, GOES_ON, INTERRUPTED, REFUSED, Asking, confirmed
+from dharma_tasks.cli.asking import ERROR, GOES_ON, REFUSED, Asking
 from dharma_tasks.cli.screen import Indented, console, stdout
 from dharma_tasks.declaring.proposal import Change, Proposal, Wish
 from dharma_tasks.errors import Problem, Refused, Unreachable
@@ -28,12 +28,13 @@ from dharma_tasks.reading import surveys
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import new_run_id
 from dharma_tasks.settings import Settings
+from dharma_tasks.values import Values
 
 _STATES = {
     0: "done",
     common.REFUSED: "refused",
     common.UNREACHABLE: "unreachable",
-    INTERRUPTED: "interrupted",
+    common.INTERRUPTED: "interrupted",
 }
 
 
@@ -62,11 +63,8 @@ class Declaring:
         """Do it, report, and return the exit status."""
         try:
             status = self._declare()
-        except click.Abort:
-            status = INTERRUPTED
-            self._say("Nothing was changed.")
         except KeyboardInterrupt:
-            status = INTERRUPTED
+            status = common.INTERRUPTED
             self._say(GOES_ON)
         except Exception as error:  # noqa: BLE001 - told in one place
             status = common.status_of(error)
@@ -78,7 +76,9 @@ class Declaring:
 
     def _declare(self) -> int:
         settings = self._settings = common.settings()
-        migrations = load(self._options.migrations or settings.migrations_dir).migrations
+        values = Values(settings=settings.values, required=False)
+        folder = self._options.migrations or settings.migrations_dir
+        migrations = load(folder, values).migrations
         asking = Asking(settings, require_redis(settings))
         needed = self._wish.surveyed(migrations)
         asking.require_quiet(self._wish.databases(migrations))
@@ -88,7 +88,7 @@ class Declaring:
             self._say("Nothing to do: all of that is applied.")
             return 0
         asking.require_served(proposal.changes)
-        if not confirmed(self._wish.question, yes=self._options.yes):
+        if not (self._options.yes or common.agreed(self._wish.question)):
             self._say("Nothing was changed.")
             return common.REFUSED
         self._write(asking, proposal)

@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from dharma_tasks.errors import Refused
 from dharma_tasks.planner import LATEST
+from dharma_tasks.strict_json import value_of
+from dharma_tasks.values import NAME
+
+
+def _values(
+    _ctx: click.Context, _option: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, Any]:
+    """By name, as they are read."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and NAME.fullmatch(name)):
+            msg = f"{text!r} is not NAME=VALUE, with a NAME like REPLICAS"
+            raise click.BadParameter(msg)
+        if name in found:
+            msg = f"{name} is given twice"
+            raise click.BadParameter(msg)
+        try:
+            found[name] = value_of(value)
+        except Refused as refused:
+            (problem, *_) = refused.problems
+            raise click.BadParameter(f"{name}: {problem.what}. {problem.todo}") from None
+    return found
+
 
 target = click.option(
     "--target",
@@ -44,3 +70,26 @@ yes = click.option("--yes", is_flag=True, help="Do not ask first.")
 by = click.option(
     "--by", metavar="TEXT", help="Who asks, for the audit trail.  [default: USER@HOST]"
 )
+values = click.option(
+    "--set",
+    "given",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_values,
+    help='What {"$value": "NAME"} in the files stands for, as often as needed. VALUE is JSON '
+    "where it is valid JSON (2, true, {…}), and text where it is not (007, logs-eu); '\"2\"' is "
+    "text too.  [default: DHARMA_VALUE_NAME, or the default in the file]",
+)
+
+
+def one_way(rollback_to: str | None, *, target: str, **allowed: bool) -> None:
+    """Refuse to go forward and back at once.
+
+    Raises:
+        click.UsageError: options of the way forward stand beside --rollback-to.
+    """
+    given = ["--target"] if target != LATEST else []
+    given += [f"--{name.replace('_', '-')}" for name, is_set in allowed.items() if is_set]
+    if rollback_to and given:
+        msg = f"--rollback-to goes the other way: leave {' and '.join(given)} out"
+        raise click.UsageError(msg)

@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from dharma_tasks import words
+from dharma_tasks.advice import after_failure
 from dharma_tasks.cli.screen import Indented
 from dharma_tasks.errors import Problem
 from dharma_tasks.journal import Direction
@@ -20,11 +21,6 @@ _ENDS = {False: "applied", True: "rolled_back"}
 """The events that end a migration, by whether the run goes back."""
 _FEW = 4
 """So many versions are named one by one."""
-_AGAIN = (
-    "Correct the cause and submit again. What is applied stays. A failed migration goes on where "
-    "it stopped, with its file as it is; one that was rolled back may be changed first, and "
-    "begins anew. `dharma status` shows which it is."
-)
 
 
 @dataclass
@@ -124,7 +120,14 @@ class Outcome:
         return [Text.assemble((f"  {database:<14}", "bold"), f"{count}: {_versions(order[:done])}")]
 
     def _failed(self) -> RenderableType:
-        return Group(*self._what_failed(), self._so_far(), Text(f"\n{_AGAIN}"))
+        direction = self.run.direction if self.run else Direction.FORWARD
+        todo = after_failure(direction, half_undone=self._half_undone())
+        return Group(*self._what_failed(), self._so_far(), Text(f"\n{todo}"))
+
+    def _half_undone(self) -> bool:
+        """Whether one has failed on its way back too."""
+        failed = [(event.database, event.version) for event in self.failures()]
+        return len(set(failed)) < len(failed)
 
     def _what_failed(self) -> Iterator[RenderableType]:
         for event in self.failures():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
@@ -17,12 +18,16 @@ from dharma_tasks.cli.check import advice
 from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import Indented, console
 from dharma_tasks.errors import Problem, Refused
+from dharma_tasks.estimate import Counts, Estimate, Time
 from dharma_tasks.journal import Direction
 from dharma_tasks.loader import Loaded, load
+from dharma_tasks.migration import JSON
+from dharma_tasks.operations import catalogue
 from dharma_tasks.planner import Request, required_databases
 from dharma_tasks.preview import MigrationPreview, OperationPreview, Preview, make
-from dharma_tasks.reading import surveys
+from dharma_tasks.reading import ask, counting, surveys, workers
 from dharma_tasks.settings import Settings
+from dharma_tasks.values import Value, Values
 
 _LINES = 12
 """Of a file's SQL so many are shown; `--json` has all of it."""
@@ -34,6 +39,7 @@ _LINES = 12
 @options.more
 @options.migrations
 @click.option("--rollback-to", metavar="X.Y.Z", help="Show the way back to this version instead.")
+@options.values
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def plan(  # noqa: PLR0913 - one for each option
     *,
@@ -42,30 +48,35 @@ def plan(  # noqa: PLR0913 - one for each option
     more: tuple[str, ...],
     migrations: Path | None,
     rollback_to: str | None,
+    given: JSON,
     as_json: bool,
 ) -> None:
     """Show what a submit would do: the order, what waits for what, what cannot be undone, the SQL.
 
+    Of each operation also whether it is heavy (it goes through many documents or rows: about how
+    many, and how long that takes at the rates seen here before) or blocking (others wait for it).
     The journals are read as they are, and nothing is written anywhere. What a submit would be
     refused for is shown as it would show it.
 
     Exit status: 0, 2 when a submit would be refused, 4 when a database cannot be reached.
     """
+    options.one_way(rollback_to, target=target)
     request = Request(
         target=rollback_to or target,
         databases=names(databases, more),
         direction=Direction.BACK if rollback_to else Direction.FORWARD,
     )
-    sys.exit(show(Asked(request, migrations, as_json)))
+    sys.exit(show(Asked(request, migrations, as_json, given)))
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be shown, and how."""
+    """What is to be shown, and how; `given` are values by name."""
 
     request: Request
     migrations: Path | None
     json: bool
+    given: JSON
 
 
 def show(asked: Asked) -> int:
@@ -75,10 +86,12 @@ def show(asked: Asked) -> int:
     try:
         settings = common.settings()
         folder = asked.migrations or settings.migrations_dir
-        loaded = load(folder)
+        loaded = load(folder, Values(asked.given, settings.values))
         needed = required_databases(loaded.migrations, asked.request)
         journals = surveys(needed, settings, common.send)
-        found = make(loaded.migrations, journals, asked.request)
+        counter = _Counter(settings)
+        found = make(loaded.migrations, journals, asked.request, counter.counts)
+        found.warnings += counter.warnings
     except Refused as refused:
         err.print(Text("A submit would be refused; nothing was changed:", "bold red"))
         for problem in refused.problems:
@@ -87,11 +100,40 @@ def show(asked: Asked) -> int:
     except Exception as error:  # noqa: BLE001 - told in one place
         err.print(Text(common.message_of(error, settings) or str(error), "bold red"))
         return common.status_of(error)
+    values = list(_values(loaded, found))
     if asked.json:
-        click.echo(found.model_dump_json(indent=2))
+        used = {"values": [asdict(value) for value in values]}
+        click.echo(json.dumps(found.model_dump(mode="json") | used, indent=2))
     else:
-        _Report(found, _advice(loaded, found, folder)).show(console(sys.stdout))
+        _Report(found, _advice(loaded, found, folder), values).show(console(sys.stdout))
     return 0
+
+
+def _values(loaded: Loaded, found: Preview) -> Iterator[Value]:
+    """The values in the files that would run."""
+    planned = [migration.file for order in found.databases.values() for migration in order]
+    if found.direction is Direction.BACK:
+        planned += [f"{file.removesuffix('.json')}_rollback.json" for file in planned]
+    for value in loaded.values:
+        if files := tuple(file for file in value.files if file in planned):
+            yield replace(value, files=files)
+
+
+class _Counter:
+    """Asks the databases how much there is, directly or through workers."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.warnings: list[str] = []
+
+    def counts(self, names: Mapping[str, Sequence[str]]) -> Mapping[str, Counts]:
+        """How much there is in what is named; a database that cannot say it is warned of."""
+        relayed = workers(self._settings, common.send)
+        answers = ask(counting(names), sorted(names), self._settings, relayed)
+        self.warnings += [
+            f"there are no estimates for {name}: {why}" for name, why in answers.errors.items()
+        ]
+        return answers.found
 
 
 def _advice(loaded: Loaded, found: Preview, folder: Path) -> list[Problem]:
@@ -105,18 +147,22 @@ def _advice(loaded: Loaded, found: Preview, folder: Path) -> list[Problem]:
 class _Report:
     """A preview for a person."""
 
-    def __init__(self, found: Preview, advice: Sequence[Problem]) -> None:
+    def __init__(self, found: Preview, advice: Sequence[Problem], values: Sequence[Value]) -> None:
         self._found = found
         self._advice = advice
+        self._values = values
 
     def show(self, out: Console) -> None:
         """Print it."""
         back = self._found.direction is Direction.BACK
         for name, order in self._found.databases.items():
             what = "to undo" if back else "to apply"
-            out.print(Text(f"{name}: {words.several(len(order), 'migration')} {what}", "bold"))
+            count = words.several(len(order), "migration")
+            out.print(Text(f"{name}: {count} {what}{_time(self._found.times.get(name))}", "bold"))
             for migration in order:
                 self._migration(out, migration)
+        for value in self._values:
+            out.print(Indented(f"value: {value}", 2))
         for problem in self._advice:
             out.print(Indented(f"advice: {problem}", 2, "yellow"))
         for warning in self._found.warnings:
@@ -129,16 +175,43 @@ class _Report:
         if migration.waits:
             out.print(Indented(f"waits for {', '.join(migration.waits)}", 4, "dim"))
         for operation in migration.operations:
-            out.print(Indented(_line(operation), 4))
+            out.print(Indented(_line(migration.database, operation), 4))
+            for why in operation.blocking:
+                out.print(Indented(why, 6, "yellow"))
             if operation.irreversible:
                 out.print(Indented(operation.irreversible, 6, "yellow"))
             for line in _sql(operation):
                 out.print(Text(f"      {line}", "dim"))
 
 
-def _line(operation: OperationPreview) -> str:
+def _time(time: Time | None) -> str:
+    """How long what is heavy takes; what is not is over at once."""
+    if time is None:
+        return ""
+    if not time.seconds and not time.complete:
+        return ", time not known"
+    more = "" if time.complete else " and more"
+    return f", about {words.duration(time.seconds)}{more}"
+
+
+def _line(database: str, operation: OperationPreview) -> str:
     undo = "undo " if operation.undo else ""
-    return f"{operation.number} {undo}{operation.type} {operation.summary}"
+    burden = ["heavy"] if operation.heavy else []
+    burden += ["blocking"] if operation.blocking else []
+    if operation.estimate:
+        burden += _amount(operation.estimate, catalogue(database).unit)
+    line = f"{operation.number} {undo}{operation.type} {operation.summary}"
+    return f"{line}  {', '.join(burden)}" if burden else line
+
+
+def _amount(estimate: Estimate, unit: str) -> Iterator[str]:
+    if estimate.count is not None:
+        at_most = "at most " if estimate.at_most else ""
+        yield at_most + words.several(estimate.count, unit)
+    if estimate.missing:
+        yield f"{' and '.join(estimate.missing)} not there yet"
+    if estimate.seconds is not None:
+        yield f"about {words.duration(estimate.seconds)}"
 
 
 def _sql(operation: OperationPreview) -> Iterator[str]:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from dharma_tasks import words
 from dharma_tasks.cli import common, options
-from dharma_tasks.cli.asking import ERROR, GOES_ON, INTERRUPTED, REFUSED, Asking, confirmed
+from dharma_tasks.cli.asking import ERROR, GOES_ON, REFUSED, Asking
 from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import console, stdout
 from dharma_tasks.databases import NAMES
@@ -59,7 +59,7 @@ def prune(  # noqa: PLR0913 - one for each option
     is at work, or has failed, keeps its own. Asks first on a terminal.
 
     Exit status: 0 done, or nothing to do; 2 refused, or the answer was no; 4 a service or a
-    worker cannot be reached.
+    worker cannot be reached; 130 Ctrl-C at the question.
     """
     pruner = _Prune(as_json=as_json, by=by or default_by())
     sys.exit(pruner.run(older_than, names(databases, more), yes=yes))
@@ -80,11 +80,8 @@ class _Prune:
         """Do it, report, and return the exit status."""
         try:
             status = self._prune(days, chosen, yes=yes)
-        except click.Abort:
-            status = INTERRUPTED
-            self._say("Nothing was removed.")
         except KeyboardInterrupt:
-            status = INTERRUPTED
+            status = common.INTERRUPTED
             self._say(GOES_ON)
         except Exception as error:  # noqa: BLE001 - told in one place
             status = common.status_of(error)
@@ -105,7 +102,7 @@ class _Prune:
         asking.require_quiet(databases)
         old = f" that is older than {words.several(days, 'day')}" if days else ""
         question = f"Remove what {', '.join(databases)} keep for the way back{old}?"
-        if not confirmed(question, yes=yes):
+        if not (yes or common.agreed(question)):
             self._say("Nothing was removed.")
             return common.REFUSED
         now = datetime.now(UTC)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from dharma_tasks.cli import options
+from dharma_tasks.cli import common, options
 from dharma_tasks.cli.running import Options, Running, names
+from dharma_tasks.errors import Refused, Unreachable
 from dharma_tasks.journal import Direction
-from dharma_tasks.planner import Request
+from dharma_tasks.loader import load
+from dharma_tasks.migration import JSON
+from dharma_tasks.planner import Request, required_databases
+from dharma_tasks.reading import surveys
+from dharma_tasks.reversal import plan_back
 from dharma_tasks.submit import default_by
+from dharma_tasks.values import Values
+from dharma_tasks.words import several
 
 
 @click.command(options_metavar="[OPTIONS]")
@@ -24,6 +32,7 @@ from dharma_tasks.submit import default_by
 @options.no_wait
 @options.timeout
 @options.as_json
+@options.values
 @options.by
 def rollback(  # noqa: PLR0913 - one for each option
     *,
@@ -36,21 +45,18 @@ def rollback(  # noqa: PLR0913 - one for each option
     no_wait: bool,
     timeout: float | None,
     as_json: bool,
+    given: JSON,
     by: str | None,
 ) -> None:
     """Undo everything above VERSION, newest first; VERSION stays, 0.0.0 undoes all.
 
     It goes as the way forward does: checked and planned as a whole before anything changes,
     carried out by workers, and resumed by itself. What cannot be undone is refused, by name,
-    with what would help. Asks first on a terminal.
+    with what would help. On a terminal it shows what would be undone, and asks first.
 
-    Exit status: as of `dharma submit`; 2 also where the answer was no.
+    Exit status: as of `dharma submit`; 2 also where the answer was no, 130 Ctrl-C at the question.
     """
     chosen = names(databases, more)
-    if not yes and sys.stdin.isatty():
-        where = ", ".join(chosen) if chosen else "every database"
-        if not click.confirm(f"Undo everything above {version} in {where}?", err=True):
-            sys.exit(2)
     request = Request(
         target=version,
         databases=chosen,
@@ -58,5 +64,40 @@ def rollback(  # noqa: PLR0913 - one for each option
         accept_data_loss=accept_data_loss,
     )
     who = by or default_by()
-    wanted = Options(request, migrations, who, not no_wait, timeout, as_json, inline=False)
-    sys.exit(Running(wanted).run())
+    wanted = Options(request, migrations, given, who, not no_wait, timeout, as_json, inline=False)
+    running = Running(wanted)
+    if not yes and common.on_terminal():
+        try:
+            for line in _undone(wanted):
+                click.echo(line, err=True)
+        except Refused as refused:
+            sys.exit(running.refuse(refused))
+        where = ", ".join(chosen) if chosen else "every database"
+        if not common.agreed(f"Undo everything above {version} in {where}?"):
+            click.echo("Nothing was changed.", err=True)
+            sys.exit(common.REFUSED)
+    sys.exit(running.run())
+
+
+def _undone(wanted: Options) -> Iterator[str]:
+    """What would be undone, where the journals can be read from here.
+
+    Raises:
+        Refused: what the rollback would be refused for.
+    """
+    settings = common.settings()
+    folder = wanted.migrations or settings.migrations_dir
+    migrations = load(folder, Values(wanted.given, settings.values)).migrations
+    try:
+        needed = required_databases(migrations, wanted.request)
+        journals = surveys(needed, settings, common.send)
+    except Unreachable:
+        return
+    made = plan_back(migrations, journals, wanted.request)
+    for database, order in made.orders.items():
+        records = journals[database].by_version()
+        yield f"{database}: {several(len(order), 'migration')} to undo"
+        yield from (f"  {version} {records[version].name}" for version in order)
+    yield from (f"warning: {warning}" for warning in made.warnings)
+    if not made.orders:
+        yield f"Nothing is applied above {wanted.request.target}."

@@ -12,7 +12,9 @@ from pathlib import Path
 import click
 from redis import Redis
 from redis.exceptions import RedisError
+from rich.console import Console
 
+from dharma_tasks.advice import again
 from dharma_tasks.cli import common
 from dharma_tasks.cli.inline import InlineWorker
 from dharma_tasks.cli.outcome import Outcome
@@ -20,6 +22,7 @@ from dharma_tasks.cli.screen import Lines, console, screen, stdout
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.journal import Direction
 from dharma_tasks.loader import load
+from dharma_tasks.migration import JSON
 from dharma_tasks.planner import Request, required_databases
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.report import View
@@ -33,22 +36,22 @@ from dharma_tasks.submit import (
     Submitted,
     TimedOut,
 )
+from dharma_tasks.values import Values
 from dharma_tasks.workers import Workers
 
 _REDIS_SECONDS = 30
 """How long a watcher waits for a Redis that restarts: the run itself goes on (Law 2)."""
 _LOOK_SECONDS = 2
 """How often it is looked whether workers are still alive."""
-_INTERRUPTED = 130
-"""128 + SIGINT, the shell's own: Ctrl-C before anything was submitted."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for; `timeout` is in seconds."""
+    """What the command line asks for; `given` are values by name, `timeout` is in seconds."""
 
     request: Request
     migrations: Path | None
+    given: JSON
     by: str
     wait: bool
     timeout: float | None
@@ -94,6 +97,14 @@ class Running:
             finally:
                 self._stop_worker(lines)
         self.outcome.seconds = time.monotonic() - began
+        return self._report(out)
+
+    def refuse(self, refused: Refused) -> int:
+        """Report what was refused before this began, and return the exit status."""
+        self._broken(refused)
+        return self._report(stdout(json=self.options.json))
+
+    def _report(self, out: Console) -> int:
         self.outcome.show(out, console(sys.stderr))
         if self.options.json:
             click.echo(json.dumps(self.outcome.document(), indent=2))
@@ -103,7 +114,8 @@ class Running:
 
     def _submit(self, lines: Lines) -> None:
         settings = self.settings = common.settings()
-        loaded = load(self.options.migrations or settings.migrations_dir)
+        folder = self.options.migrations or settings.migrations_dir
+        loaded = load(folder, Values(self.options.given, settings.values))
         for warning in loaded.warnings:
             self._warn(lines, str(warning))
         needed = required_databases(loaded.migrations, self.options.request)
@@ -172,7 +184,7 @@ class Running:
 
     def _interrupted(self) -> None:
         if self.outcome.run is None:
-            self._end(_INTERRUPTED, "Interrupted; nothing was submitted.", "error")
+            self._end(common.INTERRUPTED, "Interrupted; nothing was submitted.", "error")
             return
         self._end(STOPPED_WAITING, f"Interrupted. {self._how_to_watch()}")
 
@@ -180,12 +192,10 @@ class Running:
         run = self.outcome.run
         if run is None:
             return "Watch the other run with `dharma status`."
+        same = again(run.direction)
         if self.options.inline:
-            return f"Run {run.id} stays where it is; the same submit again goes on with it."
-        return (
-            f"Run {run.id} goes on. Watch it with `dharma status`, or join it again with the "
-            "same submit."
-        )
+            return f"Run {run.id} stays where it is; {same} again goes on with it."
+        return f"Run {run.id} goes on. Watch it with `dharma status`, or join it again with {same}."
 
     def _broken(self, error: Exception) -> None:
         status = common.status_of(error)

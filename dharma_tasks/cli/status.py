@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dharma_tasks import words
+from dharma_tasks.advice import rollback
 from dharma_tasks.cli import common
 from dharma_tasks.cli.screen import Indented, console
 from dharma_tasks.errors import Problem, Refused
@@ -23,6 +24,7 @@ from dharma_tasks.migration import JSON, Migration
 from dharma_tasks.run import RunState
 from dharma_tasks.settings import Settings
 from dharma_tasks.status import Alive, DatabaseStatus, MigrationStatus, Status, gather
+from dharma_tasks.values import Values
 
 _NAME = 24
 """Longer names are cut, so that a line has 80 columns."""
@@ -41,7 +43,7 @@ _TODO = {
     MigrationState.ROLLED_BACK: "Nothing of it was kept. Correct the cause, or its file, and "
     "submit again.",
 }
-_AGAIN = {MigrationState.RUNNING: "submit", MigrationState.ROLLING_BACK: "dharma rollback"}
+_WORKED_ON = (MigrationState.RUNNING, MigrationState.ROLLING_BACK)
 _OPEN = (OperationState.RUNNING, OperationState.FAILED, OperationState.UNDOING)
 
 
@@ -79,15 +81,18 @@ def status(*, as_json: bool, migrations: Path | None) -> None:
     sys.exit(common.UNREACHABLE if result.unreachable else 0)
 
 
-def _folder(settings: Settings, named: Path | None) -> tuple[tuple[Migration, ...], list[Problem]]:
-    """The folder's migrations; a folder that submit would refuse only warns here."""
+def _folder(
+    settings: Settings, named: Path | None
+) -> tuple[tuple[Migration, ...] | None, list[Problem]]:
+    """The folder's migrations, if they are known; one that submit would refuse only warns here."""
     folder = named or settings.migrations_dir
     if not folder.is_dir():
-        return (), []
+        return None, []
     try:
-        return load(folder).migrations, []
+        values = Values(settings=settings.values, required=False)
+        return load(folder, values).migrations, []
     except Refused as refused:
-        return (), refused.problems
+        return None, refused.problems
 
 
 def _document(result: Status, problems: list[Problem]) -> JSON:
@@ -146,7 +151,7 @@ def _database(name: str, found: DatabaseStatus, width: int) -> Iterator[Renderab
     if found.progress:
         yield Indented(_alive(found.progress, found.run_state), 2, "cyan")
     for migration in found.migrations:
-        yield from _below(found, migration)
+        yield from _below(name, found, migration)
     yield Text()
 
 
@@ -178,12 +183,20 @@ def _table(migrations: list[MigrationStatus], width: int) -> Table:
         table.add_row(
             found.version,
             found.name,
-            Text(found.state + (" *" if found.changed else ""), style),
+            Text(found.state + _mark(found), style),
             f"{done}/{len(found.operations)}",
             f"{found.started:%Y-%m-%d %H:%M}" if found.started else "",
             "" if found.seconds is None else words.duration(found.seconds),
         )
     return table
+
+
+def _mark(found: MigrationStatus) -> str:
+    """What is said of it below the table."""
+    for sign, marked in (("*", found.changed), ("?", found.missing), ("!", found.late)):
+        if marked:
+            return f" {sign}"
+    return ""
 
 
 def _alive(alive: Alive, state: RunState | None) -> str:
@@ -194,7 +207,7 @@ def _alive(alive: Alive, state: RunState | None) -> str:
         nobody = f"paused (go on: dharma resume {alive.run})"
     holder = f"held by {alive.holder}" if alive.holder else nobody
     lines = [
-        f"{alive.version} {of}{alive.type} {alive.summary}",
+        f"{alive.version} {of}{'undo ' if alive.undo else ''}{alive.type} {alive.summary}",
         *([f"  {moved}"] if moved else []),
         f"  heartbeat {words.duration(alive.age)} ago, {holder}",
     ]
@@ -220,20 +233,45 @@ def _tried(
         yield Indented(f"last error: {error.strip()}", 4, "yellow")
 
 
-def _below(found: DatabaseStatus, migration: MigrationStatus) -> Iterator[RenderableType]:
-    """What needs a word: a failure with its message, a changed file, work that nobody does."""
+def _rollback(name: str, found: DatabaseStatus, migration: MigrationStatus) -> str:
+    """The command that finishes the way back of `migration`."""
+    before = found.migrations[: found.migrations.index(migration)]
+    applied = [each.version for each in before if each.state is MigrationState.APPLIED]
+    return rollback(name, applied[-1] if applied else None)
+
+
+def _missing(migration: MigrationStatus) -> str:
+    there = f"{migration.version} is {migration.state}, and"
+    if migration.newer and migration.state is MigrationState.APPLIED:
+        return f"{there} newer than every file in this folder: look whether it is the right one."
+    return f"{there} its file is not in the folder: put it back as it was submitted."
+
+
+def _below(
+    name: str, found: DatabaseStatus, migration: MigrationStatus
+) -> Iterator[RenderableType]:
+    """What needs a word: a failure with its message, a file that does not fit, idle work."""
     for number, operation in enumerate(migration.operations, start=1):
         if operation.state in _OPEN:
             yield from _tried(found, migration, number)
     if migration.error and migration.state in _TODO:
         yield Indented(f"{migration.version} {migration.state}:", 2, "bold red")
         yield Indented(migration.error.strip(), 4)
-        yield Indented(_TODO[migration.state], 2)
-    if migration.changed and migration.state is not MigrationState.ROLLED_BACK:
+        todo = f"Correct the cause and finish the way back: {_rollback(name, found, migration)}"
+        yield Indented(todo if migration.half_undone else _TODO[migration.state], 2)
+    if migration.changed:
         text = f"* the file of {migration.version} was changed after it had been {migration.state}"
         yield Indented(f"{text}: put it back as it was.", 2, "yellow")
-    if migration.state in _AGAIN and found.run is None:
+    if migration.missing:
+        yield Indented(f"? {_missing(migration)}", 2, "yellow")
+    if migration.late:
+        text = f"! {migration.version} is late: a higher version is there already"
+        todo = "give it a version above, or submit with --allow-out-of-order if it may run after it"
+        yield Indented(f"{text}: {todo}.", 2, "yellow")
+    if migration.state in _WORKED_ON and found.run is None:
         text = (
             f"{migration.version} is {migration.state}, and no run that Redis knows goes on with it"
         )
-        yield Indented(f"{text}: {_AGAIN[migration.state]} again.", 2, "yellow")
+        back = migration.half_undone
+        todo = _rollback(name, found, migration) if back else "submit again."
+        yield Indented(f"{text}: {todo}", 2, "yellow")

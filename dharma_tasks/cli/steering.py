@@ -11,7 +11,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
 
 import click
 from redis import Redis
@@ -23,16 +22,15 @@ from dharma_tasks.cli.screen import console
 from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.journal import Entry
 from dharma_tasks.lease import Leases
-from dharma_tasks.messages import WRITTEN, audit_message, orphans
+from dharma_tasks.messages import WRITTEN, audit_message, operation_chain, orphans
 from dharma_tasks.migration import Key
-from dharma_tasks.redis_client import require_redis
+from dharma_tasks.redis_client import answer_to, require_redis
 from dharma_tasks.run import Event, RunState, Snapshot
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 from dharma_tasks.submit import default_by
 from dharma_tasks.workers import Workers
 
-_LOOK_SECONDS = 0.05
 ANSWER_SECONDS = 10
 """How long workers may take to write it down; the first that is free does it in any case."""
 
@@ -42,8 +40,7 @@ class Steering:
 
     def __init__(self, settings: Settings, redis: Redis, by: str) -> None:
         """Nothing is asked yet."""
-        # redis-py's annotations say "bytes or str" whatever was asked for.
-        self._redis: Any = redis
+        self._redis = redis
         self._prefix = settings.namespace
         self._leases = Leases(redis, settings.namespace, settings.lease_seconds)
         self._workers = Workers(redis, settings.namespace)
@@ -88,13 +85,14 @@ class Steering:
         return "\n".join(lines)
 
     def send(self, name: str) -> None:
-        """Send what is open and has no worker: it need not wait for a rescuer."""
+        """Send what is open and has no worker, and what is ready: no need of a rescuer."""
         snapshot = self.runs.snapshot(name)
         if snapshot is None or snapshot.state.rests:
             return
-        self.runs.advance(snapshot.run)
-        found = orphans(self.runs, self._leases, snapshot, snapshot.run.surveyed)
-        common.send(chain for _, chain in found)
+        run = snapshot.run
+        found = [chain for _, chain in orphans(self.runs, self._leases, snapshot, run.surveyed)]
+        ready = self.runs.advance(run)
+        common.send([*found, *(operation_chain(self.runs, run, each) for each in ready)])
 
     def write(self, snapshot: Snapshot, event: str) -> None:
         """Have it written into the history of each database that the run has begun to work on.
@@ -118,7 +116,7 @@ class Steering:
         until = time.monotonic() + ANSWER_SECONDS
         served = self._workers.served()
         answers = {
-            name: self._answer(reply, until if name in served else 0)
+            name: answer_to(self._redis, reply, until if name in served else 0)
             for name, reply in replies.items()
         }
         written = [name for name, answer in answers.items() if answer == WRITTEN]
@@ -131,12 +129,6 @@ class Steering:
         if errors:
             msg = f"it is done, but not in every history: {'; '.join(errors)}"
             raise Unreachable(msg)
-
-    def _answer(self, reply: str, until: float) -> str | None:
-        """What a worker has said; asked for again and again, as a read must not block for long."""
-        while (found := self._redis.lpop(reply)) is None and time.monotonic() < until:
-            time.sleep(_LOOK_SECONDS)
-        return None if found is None else str(found)
 
 
 def call(by: str | None, command: Callable[[Steering], int]) -> None:

@@ -11,7 +11,8 @@ from dharma_tasks.cli import options
 from dharma_tasks.cli.plan import Asked, show
 from dharma_tasks.cli.running import Options, Running, names
 from dharma_tasks.journal import Direction
-from dharma_tasks.planner import LATEST, Request
+from dharma_tasks.migration import JSON
+from dharma_tasks.planner import Request
 from dharma_tasks.submit import default_by
 
 
@@ -45,6 +46,7 @@ from dharma_tasks.submit import default_by
     is_flag=True,
     help="With --rollback-to: pass over what cannot be undone, and leave it as it is.",
 )
+@options.values
 @options.by
 def submit(  # noqa: PLR0913 - one for each option
     *,
@@ -61,6 +63,7 @@ def submit(  # noqa: PLR0913 - one for each option
     allow_major: bool,
     rollback_to: str | None,
     accept_data_loss: bool,
+    given: JSON,
     by: str | None,
 ) -> None:
     """Bring the databases to a version, and show how it goes.
@@ -77,9 +80,12 @@ def submit(  # noqa: PLR0913 - one for each option
     if accept_data_loss and not rollback_to:
         msg = "--accept-data-loss is for --rollback-to"
         raise click.UsageError(msg)
-    if rollback_to and (target != LATEST or allow_out_of_order):
-        msg = "--rollback-to goes the other way: leave --target and --allow-out-of-order out"
-        raise click.UsageError(msg)
+    options.one_way(
+        rollback_to,
+        target=target,
+        allow_out_of_order=allow_out_of_order,
+        allow_major=allow_major,
+    )
     request = Request(
         target=rollback_to or target,
         databases=names(databases, more),
@@ -89,8 +95,10 @@ def submit(  # noqa: PLR0913 - one for each option
         accept_data_loss=accept_data_loss,
     )
     if dry_run:
-        sys.exit(show(Asked(request, migrations, as_json)))
+        sys.exit(show(Asked(request, migrations, as_json, given)))
     who = by or default_by()
     sys.exit(
-        Running(Options(request, migrations, who, not no_wait, timeout, as_json, inline)).run()
+        Running(
+            Options(request, migrations, given, who, not no_wait, timeout, as_json, inline)
+        ).run()
     )

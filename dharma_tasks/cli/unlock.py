@@ -23,7 +23,7 @@ from dharma_tasks.errors import Unreachable
 from dharma_tasks.flow.asked import leases_on
 from dharma_tasks.lease import Held, Leases
 from dharma_tasks.messages import UNLOCK_LATE, UNLOCKED, unlock_message
-from dharma_tasks.redis_client import require_redis
+from dharma_tasks.redis_client import answer_to, require_redis
 from dharma_tasks.run import Next, Run
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
@@ -45,22 +45,19 @@ def unlock(*, database: str, by: str | None, yes: bool) -> None:
     still gives signs of life and should not. What it had not committed is thrown away and done
     again; nothing is lost and nothing is done twice. It is written to DATABASE's history.
 
-    Exit status: 0 done or nothing held, 2 refused, 4 a service or a worker cannot be reached.
+    Exit status: 0 done or nothing held, 2 refused, or the answer was no, 4 a service or a worker
+    cannot be reached, 130 Ctrl-C at the question.
     """
     settings: Settings | None = None
     try:
         settings = common.settings()
         status = _Unlock(settings, require_redis(settings), database, by or default_by()).run(
-            ask=not yes and _on_terminal()
+            yes=yes
         )
     except Exception as error:  # noqa: BLE001 - told in one place
         console(sys.stderr).print(Text(common.message_of(error, settings) or str(error), "red"))
         status = common.status_of(error)
     sys.exit(status)
-
-
-def _on_terminal() -> bool:
-    return sys.stdin.isatty()
 
 
 class _Unlock:
@@ -76,14 +73,14 @@ class _Unlock:
         self._workers = Workers(redis, settings.namespace)
         self._say: Callable[[str], None] = click.echo
 
-    def run(self, *, ask: bool) -> int:
+    def run(self, *, yes: bool) -> int:
         """Show who holds what, ask, and let a worker break it. Returns the exit status."""
         found = self._held()
         if found is None:
             return 0
         run, upcoming, held = found
         self._say(self._shown(run, upcoming, held))
-        if ask and not click.confirm("Break this lease?"):
+        if not (yes or common.agreed("Break this lease?")):
             self._say("Nothing was changed.")
             return common.REFUSED
         answer = self._break(held)
@@ -135,10 +132,9 @@ class _Unlock:
         reply = f"{self._prefix}:reply:{uuid.uuid4().hex}"
         common.send([[unlock_message(name, self._by, held.token, reply)]])
         until = time.monotonic() + ANSWER_SECONDS
-        while time.monotonic() < until:
-            found = self._redis.blpop([reply], timeout=1)
-            if found is not None:
-                return str(found[1])
+        answer = answer_to(self._redis, reply, until)
+        if answer is not None:
+            return answer
         msg = (
             f"no worker has answered for {name} within {ANSWER_SECONDS} s: all of them may be "
             "busy. The first that is free breaks this lease, if it is still the same; start "

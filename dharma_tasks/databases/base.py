@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
 from typing import Any, ClassVar, Generic, TypeVar
@@ -57,6 +57,14 @@ class Database(ABC, Generic[HandleT]):
     @abstractmethod
     def free(self, owner: Owner) -> None:
         """End what a former owner left open on the server, and wait until it is gone."""
+
+    @abstractmethod
+    def count(self, names: Sequence[str]) -> dict[str, int | None]:
+        """About how many documents or rows there are in each of `names`; changes nothing.
+
+        Quickly, from what the server knows. None where it knows nothing; absent where there is
+        nothing of that name.
+        """
 
     @abstractmethod
     def classify(self, error: BaseException) -> Fault:

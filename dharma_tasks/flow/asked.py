@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
-from dharma_tasks import replies, trail
+from dharma_tasks import trail
 from dharma_tasks.errors import FenceLost
 from dharma_tasks.flow.context import Context
 from dharma_tasks.journal import Entry
@@ -22,28 +22,44 @@ from dharma_tasks.messages import (
     Chain,
 )
 from dharma_tasks.migration import JSON
+from dharma_tasks.reading import COUNTS
 from dharma_tasks.run import Next, Run, Snapshot
 from dharma_tasks.runs import Runs
 
 log = structlog.get_logger()
 
+REPLY_SECONDS = 60
+"""How long an answer waits to be fetched."""
 
-def read(context: Context, database: str, reply: str, history: int | None = None) -> list[Chain]:
+
+def read(
+    context: Context,
+    database: str,
+    reply: str,
+    history: int | None = None,
+    count: list[str] | None = None,
+) -> list[Chain]:
     """Put what the journal says, or why it cannot be read, into the list `reply`.
 
-    With `history` that is so many entries of the audit trail.
+    With `history` that is so many entries of the audit trail, with `count` how much there is in
+    what it names.
     """
     try:
-        if history is None:
-            answer = context.look(database).model_dump_json()
-        else:
-            found = context.database(database)
-            told = context.trying(found, lambda: trail.read(found.journal, history))
-            answer = told.model_dump_json()
+        answer = _told(context, database, history, count)
     except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told
         answer = "error " + context.unreachable(database, error).what
-    replies.answer(context.redis, reply, answer)
+    _reply(context, reply, answer)
     return []
+
+
+def _told(context: Context, database: str, history: int | None, count: list[str] | None) -> str:
+    found = context.database(database)
+    if count is not None:
+        return COUNTS.dump_json(context.trying(found, lambda: found.count(count))).decode()
+    if history is not None:
+        told = context.trying(found, lambda: trail.read(found.journal, history))
+        return told.model_dump_json()
+    return context.look(database).model_dump_json()
 
 
 def unlock(context: Context, database: str, by: str, token: str, reply: str) -> list[Chain]:
@@ -54,7 +70,7 @@ def unlock(context: Context, database: str, by: str, token: str, reply: str) -> 
     """
     found = _with_lease(context, database, token)
     if found is None:
-        replies.answer(context.redis, reply, UNLOCK_LATE)
+        _reply(context, reply, UNLOCK_LATE)
         return []
     run, upcoming, held = found
     who = f"{held.holder.worker} (pid {held.holder.pid} on {held.holder.node})"
@@ -64,14 +80,14 @@ def unlock(context: Context, database: str, by: str, token: str, reply: str) -> 
     context.leases.break_(upcoming.key, token)
     log.warning("unlocked", run=run.id, operation=str(upcoming.key), by=by, holder=who)
     context.tell(run, "warning", f"{upcoming.key}: {by} broke the lease of {who}")
-    replies.answer(context.redis, reply, UNLOCKED)
+    _reply(context, reply, UNLOCKED)
     return context.chains(run, [upcoming])
 
 
 def audit(context: Context, entry: Entry, reply: str) -> list[Chain]:
     """Write what a person did to a run, and say so in `reply`."""
     if _written(context, entry, reply):
-        replies.answer(context.redis, reply, WRITTEN)
+        _reply(context, reply, WRITTEN)
     return []
 
 
@@ -128,7 +144,7 @@ def _by_itself(context: Context, database: str, reply: str, call: Callable[[], s
     """
     open_run = run_on(database, context.runs)
     if open_run is not None:
-        replies.answer(context.redis, reply, f"refused {busy(database, open_run)}")
+        _reply(context, reply, f"refused {busy(database, open_run)}")
         return
     try:
         said = call()
@@ -137,7 +153,7 @@ def _by_itself(context: Context, database: str, reply: str, call: Callable[[], s
     except Exception as error:
         log.exception("not_written", database=database)
         said = f"error {context.unreachable(database, error).what}"
-    replies.answer(context.redis, reply, said)
+    _reply(context, reply, said)
 
 
 def leases_on(database: str, runs: Runs, leases: Leases) -> Iterator[tuple[Run, Next, Held | None]]:
@@ -163,6 +179,13 @@ def _written(context: Context, entry: Entry, reply: str) -> bool:
         context.trying(found, lambda: found.journal.audit(entry))
     except Exception as error:
         log.exception("not_written", run=entry.run, database=database, entry=entry.event)
-        replies.answer(context.redis, reply, "error " + context.unreachable(database, error).what)
+        _reply(context, reply, "error " + context.unreachable(database, error).what)
         return False
     return True
+
+
+def _reply(context: Context, reply: str, answer: str) -> None:
+    with context.redis.pipeline() as pipe:
+        pipe.rpush(reply, answer)
+        pipe.expire(reply, REPLY_SECONDS)
+        pipe.execute()

@@ -247,7 +247,7 @@ def _assignment(job: Job) -> Assignment:
         by=job.run.by,
         key=at.key,
         name=migration.name,
-        checksum=migration.checksum,
+        checksum=migration.stamp,
         type=migration.operation(at.number)["type"],
         count=count,
         direction=direction,

@@ -9,6 +9,7 @@ An operation is one small file with the same few verbs:
   that was committed, so what it did after that must be accepted, not done twice;
 - `halt`: ends what it has going on the server without us, where it has any;
 - `irreversible`: why it cannot be undone, known before anything runs;
+- `burden`: what it means for others, and for how long, known before anything runs;
 - `undo`: undoes one batch, from a cursor of its own, with the same promise as `step`.
 """
 
@@ -23,10 +24,28 @@ from typing import Any, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from dharma_tasks.errors import Problem
-from dharma_tasks.journal import Prepared, Step, Work
+from dharma_tasks.journal import Direction, Prepared, Step, Work
 from dharma_tasks.migration import JSON
 
 HandleT = TypeVar("HandleT")
+
+
+@dataclass(frozen=True)
+class Burden:
+    """What an operation means for those who use the database, as far as its parameters tell.
+
+    `heavy` is what works through every document or row of something, or builds over it: the more
+    there are, the longer it lasts. `targets` are the collections, indices or tables that it goes
+    through, empty where nobody can tell, or where the journal knows what is to be undone. With
+    `partly` it may have less to do than they hold. With `counted` the journal counts the same
+    documents or rows while it runs. `blocking` says, a sentence each, who waits.
+    """
+
+    heavy: bool = False
+    targets: tuple[str, ...] = ()
+    partly: bool = False
+    counted: bool = False
+    blocking: tuple[str, ...] = ()
 
 
 class Operation(BaseModel, ABC, Generic[HandleT]):
@@ -84,6 +103,10 @@ class Operation(BaseModel, ABC, Generic[HandleT]):
         what = f"{self.kind} cannot be undone"
         return Problem("", "", what, "Write a NNN_name_rollback file for it.")
 
+    def burden(self, direction: Direction) -> Burden:  # noqa: ARG002
+        """What carrying it out, or undoing it, means for others. Most are over at once."""
+        return Burden()
+
     def undoes_in_transaction(self, cursor: Any) -> bool:  # noqa: ARG002
         """Whether the `undo` at `cursor` runs inside a transaction with its checkpoint."""
         return True
@@ -118,10 +141,12 @@ class Catalogue:
     """The operations of one database, and how its migration files are read.
 
     `read` turns the parsed JSON and the file's path into the list of operations: for most
-    databases the `operations` of the JSON itself, for PostgreSQL the .sql file beside it.
+    databases the `operations` of the JSON itself, for PostgreSQL the .sql file beside it. Where
+    it also returns problems, they are as far as they could be read.
     `keys` are the top-level keys that this database's JSON may have besides the common ones.
     `companion` is the suffix of the file that belongs beside the JSON, if any. `backup` is the
-    command with which people usually back this database up. `advisor` looks at companions.
+    command with which people usually back this database up. `advisor` looks at companions. `unit`
+    is what this database's operations go through, one by one.
     """
 
     database: str
@@ -131,6 +156,7 @@ class Catalogue:
     backup: str
     companion: str | None = None
     advisor: Advisor | None = None
+    unit: str = "document"
 
     def parse(self, operation: JSON) -> Operation[Any]:
         """Make the operation from its JSON (with `type`).

@@ -48,7 +48,7 @@ def test_redis_flushed_in_the_middle(place: Place) -> None:
     connect_redis(place.settings).flushall()
     out, err = submitted.communicate(timeout=30)
     assert submitted.returncode == 4, f"{out}\n{err}"
-    assert "Submit again" in out + err
+    assert "Give the same command again" in out + err
     wait_for(lambda: "not known to Redis any more" in place.log(), "the worker's reason")
     before = work.done()
     assert 0 < before < work.rows

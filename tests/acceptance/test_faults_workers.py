@@ -439,6 +439,7 @@ def kill_worker(worker: subprocess.Popen[bytes]) -> None:
     worker.wait()
 
 
+@pytest.mark.alone
 def test_only_worker_started_again_and_again(place: Place, killing: Killing, slow: Batched) -> None:
     """Kill -9 of the whole group, twice: progress soon after each start."""
     killing.start_worker()
@@ -455,6 +456,7 @@ def test_only_worker_started_again_and_again(place: Place, killing: Killing, slo
     assert_tidy(place)
 
 
+@pytest.mark.alone
 def test_worker_killed_with_another_on_another_node(
     place: Place, killing: Killing, slow: Batched
 ) -> None:

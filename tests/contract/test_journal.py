@@ -341,6 +341,7 @@ def test_survey_tells_everything(worker: Worker) -> None:
     worker.step(worker.take(worker.assignment(generation, 2, 2)), 5)
     (record,) = worker.journal.survey().migrations
     assert (record.version, record.name, record.checksum) == ("1.0.0", "first", "sum-1")
+    assert record.values == ""
     assert (record.run, record.by) == ("run-1", "somebody")
     one, two = record.operations
     assert (one.number, one.type, one.state) == (1, "kind", OperationState.DONE)
@@ -382,15 +383,18 @@ def test_a_rolled_back_migration_begins_anew(worker: Worker) -> None:
     assert record.state is MigrationState.ROLLED_BACK
     generation = worker.begin("run-2", generation)
     with pytest.raises(FenceLost):
-        worker.take(replace(second, run="run-2", generation=generation, checksum="sum-2"))
-    again = worker.take(replace(first, run="run-2", generation=generation, checksum="sum-2"))
+        worker.take(replace(second, run="run-2", generation=generation, checksum="sum-2+val"))
+    again = worker.take(replace(first, run="run-2", generation=generation, checksum="sum-2+val"))
     assert (again.state, again.cursor, again.undo) == (OperationState.RUNNING, None, None)
     assert (again.done, again.attempts) == (0, 1)
     assert again.fence > one.fence
     (record,) = worker.journal.survey().migrations
     assert (record.state, record.checksum) == (MigrationState.RUNNING, "sum-2")
+    assert record.values == "val"
     assert (record.error, record.finished, record.seconds) == (None, None, None)
     worker.step(again, "end", finished=True)
-    two_again = worker.take(replace(second, run="run-2", generation=generation, checksum="sum-2"))
+    two_again = worker.take(
+        replace(second, run="run-2", generation=generation, checksum="sum-2+val")
+    )
     assert (two_again.cursor, two_again.done) == (None, 0)
     assert two_again.fence > two.fence

@@ -7,7 +7,9 @@ import time
 from datetime import UTC, datetime
 
 import pytest
+from fakeredis import FakeRedis
 from redis import Redis
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from dharma_tasks.journal import Survey
 from dharma_tasks.loader import Loaded
@@ -24,6 +26,15 @@ def without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget the DHARMA_ variables of whoever runs the tests."""
     for name in [name for name in os.environ if name.startswith("DHARMA_")]:
         monkeypatch.delenv(name)
+
+
+def with_short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a read that blocks meet the client's own timeout, as it does where leases are short."""
+
+    def blocks(*_arguments: object, **_options: object) -> None:
+        raise RedisTimeoutError
+
+    monkeypatch.setattr(FakeRedis, "blpop", blocks)
 
 
 def migration(

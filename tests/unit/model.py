@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -199,6 +199,9 @@ class ModelDatabase(Database[dict[int, int]]):
         return {}
 
     def free(self, owner: Owner) -> None:
+        raise NotImplementedError
+
+    def count(self, names: Sequence[str]) -> dict[str, int | None]:
         raise NotImplementedError
 
     def classify(self, error: BaseException) -> Fault:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from fake_run import NAMESPACE, Driver, migration, without_settings
+from fake_run import NAMESPACE, Driver, failed, migration, without_settings
 from fakeredis import FakeRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -21,7 +21,7 @@ from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.loader import Loaded
 from dharma_tasks.messages import Chain
 from dharma_tasks.migration import Migration
-from dharma_tasks.run import Run, RunState
+from dharma_tasks.run import Next, Run, RunState
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Worker, Workers
@@ -51,7 +51,7 @@ class Stage:
         monkeypatch.setattr(common, "read", lambda: found)
         monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
         monkeypatch.setattr(running, "require_redis", lambda _settings: self.redis)
-        monkeypatch.setattr(running, "load", lambda _folder: self._load())
+        monkeypatch.setattr(running, "load", lambda _folder, _values: self._load())
         monkeypatch.setattr(common, "send", self._send)
         monkeypatch.setattr(submitting, "POLL_SECONDS", 0.01)
         monkeypatch.setattr(submitting, "WORKER_SECONDS", 0.02)
@@ -244,6 +244,38 @@ def test_1_a_migration_failed(stage: Stage) -> None:
     assert "submit again" in said
 
 
+def test_1_a_way_back_failed_too(stage: Stage) -> None:
+    """A submit would be refused: what is half undone is finished first."""
+
+    def work(run: Run) -> None:
+        second_fails(stage.driver)(run)
+        second = Next("mongodb", "1.1.0", 1)
+        stage.driver.runs.add_event(run.id, failed(second, "no disk"))
+
+    stage.does = work
+    said = stage.submit().stderr
+    assert "finish the way back first, with the file as it is: `dharma status` names" in said
+    assert "submit again" not in said
+
+
+def test_1_a_rollback_failed(stage: Stage) -> None:
+    """It goes on where it stopped, by the same command."""
+
+    def work(run: Run) -> None:
+        made = stage.driver.plan(run).model_copy(
+            update={"orders": {"mongodb": ("1.1.0",)}, "first": {"mongodb:1.1.0": "1.1.0 1 1"}}
+        )
+        stage.driver.runs.start(run, made)
+        (undo,) = stage.driver.runs.begun(run, "mongodb", 1)
+        stage.driver.fail(run, undo, ERROR)
+
+    stage.does = work
+    result = CliRunner().invoke(main, ["rollback", "1.0.0"])
+    assert result.exit_code == 1
+    assert "give the same rollback again: it goes on where it stopped" in result.stderr
+    assert "submit" not in result.stderr
+
+
 def test_2_the_folder_is_refused(stage: Stage) -> None:
     """Every problem with its file and place, and what to do; nothing is sent."""
     stage.fails_to_load(
@@ -334,6 +366,14 @@ def test_3_ctrl_c(stage: Stage) -> None:
     assert "`dharma status`" in result.stderr
 
 
+def test_3_ctrl_c_of_a_rollback(stage: Stage) -> None:
+    """A submit would not join it."""
+    stage.watching_raises(KeyboardInterrupt())
+    result = CliRunner().invoke(main, ["rollback", "1.0.0"])
+    assert result.exit_code == 3
+    assert "join it again with the same rollback." in result.stderr
+
+
 def test_130_ctrl_c_before_anything_was_submitted(stage: Stage) -> None:
     """Then there is no run that goes on."""
     stage.fails_to_load(KeyboardInterrupt())  # type: ignore[arg-type]
@@ -378,7 +418,7 @@ def test_4_redis_has_lost_the_run(stage: Stage) -> None:
     stage.does = lambda _run: stage.redis.flushall() and None
     result = stage.submit()
     assert result.exit_code == 4
-    assert "Submit again" in result.stderr
+    assert "Give the same command again: the journals" in result.stderr
 
 
 def test_5_cancelled(stage: Stage) -> None:

@@ -121,7 +121,7 @@ class Stage:
 
     def dharma(self, *arguments: str, answer: str | None = None) -> Result:
         """Run `dharma ARGUMENTS`; with an `answer` on a terminal."""
-        self.patch.setattr(asking, "_on_terminal", lambda: answer is not None)
+        self.patch.setattr(common, "on_terminal", lambda: answer is not None)
         return CliRunner().invoke(main, list(arguments), input=answer)
 
     @property
@@ -262,15 +262,15 @@ def test_2_one_of_the_four(stage: Stage, given: tuple[str, ...]) -> None:
 
 
 def test_it_asks_on_a_terminal(stage: Stage) -> None:
-    """A no changes nothing, Ctrl-C (here: the end of the input) neither; a yes goes on."""
+    """A no changes nothing, nor does the end of the input; a yes goes on."""
     refused = stage.dharma(*REPAIR, answer="n\n")
     assert refused.exit_code == 2
     assert "Write this to the journal of mongodb? Nothing is carried out. [y/N]" in refused.stderr
     assert "Nothing was changed." in refused.stdout
     assert "pending → applied" in refused.stdout
-    interrupted = stage.dharma(*REPAIR, answer="")
-    assert interrupted.exit_code == 130
-    assert "Nothing was changed." in interrupted.stdout
+    ended = stage.dharma(*REPAIR, answer="")
+    assert ended.exit_code == 2
+    assert "Nothing was changed." in ended.stdout
     assert stage.untouched
     assert stage.dharma(*REPAIR, answer="y\n").exit_code == 0
     sure = stage.dharma(*REPAIR, "--yes", answer="")
@@ -379,7 +379,7 @@ def test_pruning_asks_on_a_terminal(stage: Stage) -> None:
     refused = stage.dharma("prune", answer="n\n")
     assert refused.exit_code == 2
     assert "keep for the way back that is older than 30 days?" in refused.stderr
-    assert stage.dharma("prune", answer="").exit_code == 130
+    assert stage.dharma("prune", answer="").exit_code == 2
     assert stage.untouched
     assert stage.dharma("prune", answer="y\n").exit_code == 0
 

@@ -67,7 +67,7 @@ class Stage:
         monkeypatch.setattr(common, "read", lambda: settings)
         monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
         monkeypatch.setattr(running, "require_redis", lambda _settings: self.redis)
-        monkeypatch.setattr(running, "load", lambda _folder: folder)
+        monkeypatch.setattr(running, "load", lambda _folder, _values: folder)
         monkeypatch.setattr(submitting, "POLL_SECONDS", 0.01)
         monkeypatch.setattr(context, "connect", lambda *_: self.database())
         for module in (operation, reversal):

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dharma_tasks.errors import Refused
-from dharma_tasks.journal import Head, MigrationRecord, MigrationState, Survey
+from dharma_tasks.journal import Direction, Head, MigrationRecord, MigrationState, Survey
 from dharma_tasks.migration import Migration, Reference
-from dharma_tasks.planner import Plan, Request, plan, required_databases
+from dharma_tasks.planner import Plan, Request, checksum, plan, required_databases
 
 OTHER = "0123456789abcdef"
 
@@ -37,14 +37,14 @@ def survey(
     """What a journal says: each record is a migration (or a version), its state, its checksum."""
     head = None if generation is None else Head(identity="x", generation=generation)
     made = []
-    for migrated, state, *checksum in records:
+    for migrated, state, *other in records:
         whole = migrated if isinstance(migrated, Migration) else migration(database, migrated)
         made.append(
             MigrationRecord(
                 version=whole.version,
                 name=whole.name,
                 state=state,
-                checksum=checksum[0] if checksum else whole.checksum,
+                checksum=other[0] if other else whole.checksum,
                 run="r",
                 by="someone",
                 started=datetime(2026, 1, 1, tzinfo=UTC),
@@ -166,13 +166,73 @@ def test_rolled_back_is_pending() -> None:
     assert planned([A, B], state).orders == {"mongodb": ("1.10.0",)}
 
 
+def named(version: str, name: str) -> Migration:
+    """One with a name of its own."""
+    return migration("mongodb", version).model_copy(update={"name": name}).with_checksum()
+
+
 def test_without_a_file() -> None:
-    """Applied: a warning. Begun: refused, since nobody can go on with it. Rolled back: gone."""
-    found = planned([C], survey("mongodb", (A, APPLIED), (B, ROLLED_BACK)))
-    assert found.orders == {"mongodb": ("1.11.0",)}
-    assert found.warnings == ["mongodb:1.9.0 (a name) is applied, but has no file in the folder"]
-    (problem,) = refused([C], survey("mongodb", (B, FAILED)))
+    """Begun: refused, since nobody can go on with it. Rolled back: gone."""
+    last = named("1.11.0", "last")
+    found = planned([last], survey("mongodb", (B, ROLLED_BACK)))
+    assert (found.orders, found.warnings) == ({"mongodb": ("1.11.0",)}, [])
+    (problem,) = refused([last], survey("mongodb", (B, FAILED)))
     assert problem.startswith("mongodb: 1.10.0 (a name) is failed, but has no file. Put its files")
+
+
+def test_missing_between_others() -> None:
+    """A file that is gone from the middle was lost, or is a merge that went wrong."""
+    state = survey("mongodb", (A, APPLIED), (B, APPLIED), (C, APPLIED))
+    assert refused([A, C], state) == [
+        (
+            "mongodb: 1.10.0 (a name) is applied, but has no file, while older and newer ones have "
+            "theirs. Put its files back as they were applied. Old files may go, but then all up to "
+            "a version."
+        )
+    ]
+
+
+def test_missing_at_the_ends() -> None:
+    """Old history may be removed, and an older release may be deployed again."""
+    last = named("1.12.0", "last")
+    state = survey("mongodb", (A, APPLIED), (B, APPLIED), (C, APPLIED))
+    found = planned([C, last], state)
+    assert found.orders == {"mongodb": ("1.12.0",)}
+    assert found.warnings == ["mongodb: 2 applied migrations up to 1.10.0 have no files any more"]
+    found = planned([A, B], state)
+    assert not found.orders
+    assert found.warnings == [
+        "mongodb:1.11.0 (a name) is applied, and newer than every file in the folder: it stays so"
+    ]
+
+
+def test_reordered() -> None:
+    """A version is changed, or two change places, after they were applied: it is said as that."""
+    one, two = named("1.1.0", "one"), named("1.2.0", "two")
+    state = survey("mongodb", (one, APPLIED), (two, APPLIED))
+    assert refused([one, named("1.3.0", "two")], state) == [
+        (
+            "mongodb/1.3.0.json, version: says the version 1.3.0, and is applied as 1.2.0. Put the "
+            "version 1.2.0 back. If it is to run once more, give it another name."
+        )
+    ]
+    assert refused([named("1.1.5", "one"), two], state) == [
+        (
+            "mongodb/1.1.5.json, version: says the version 1.1.5, and is applied as 1.1.0. Put the "
+            "version 1.1.0 back. If it is to run once more, give it another name."
+        )
+    ]
+    found = refused([named("1.2.0", "one"), named("1.1.0", "two")], state)
+    assert [problem.partition(". ")[0] for problem in found] == [
+        "mongodb/1.2.0.json, version: says the version 1.2.0, and is applied as 1.1.0",
+        "mongodb/1.1.0.json, version: says the version 1.1.0, and is applied as 1.2.0",
+    ]
+
+
+def test_one_like_another_is_not_reordered() -> None:
+    """The same done twice, under one name, is each in its place; what is rolled back is gone."""
+    assert planned([B, C], survey("mongodb", (A, APPLIED), (B, APPLIED), (C, APPLIED))).warnings
+    assert planned([B], survey("mongodb", (A, ROLLED_BACK))).orders == {"mongodb": ("1.10.0",)}
 
 
 def test_target() -> None:
@@ -389,3 +449,35 @@ def test_a_new_database_goes_straight_through() -> None:
     assert planned(files, FRESH).orders == {"mongodb": ("1.9.0", "2.0.0", "3.0.0")}
     half = survey("mongodb", (A, ROLLED_BACK))
     assert planned(files, half).orders == {"mongodb": ("1.9.0", "2.0.0", "3.0.0")}
+
+
+def test_a_first_submit_that_was_cut_off_goes_on() -> None:
+    """The same submit again: what was decided for its plan stands, and for no other."""
+    two, other = migration("mongodb", "2.0.0"), migration("postgresql", "1.0.0")
+    files = [A, B, two, other]
+    fresh = FRESH, survey("postgresql", generation=None)
+
+    def cut_off(made: Plan, *records: tuple[Migration, MigrationState]) -> list[Survey]:
+        head = Head(identity="x", generation=1, run="r", plan=made.checksum)
+        done = survey("postgresql", (other, APPLIED))
+        return [
+            found.model_copy(update={"head": head}) for found in (survey("mongodb", *records), done)
+        ]
+
+    begun = cut_off(planned(files, *fresh), (A, APPLIED), (B, RUNNING))
+    assert planned(files, *begun).orders == {"mongodb": ("1.10.0", "2.0.0")}
+    more = [*files, migration("mongodb", "2.1.0")]
+    assert "--allow-major" in refused(more, *begun)[0]
+    short = cut_off(planned(files, *fresh, target="1.10.0"), (A, APPLIED), (B, APPLIED))
+    assert "--allow-major" in refused(files, *short)[0]
+
+
+def test_a_rollback_has_decided_nothing() -> None:
+    """Its plan may have the very same versions, and went the other way."""
+    two = migration("mongodb", "2.0.0")
+    state = survey("mongodb", (A, APPLIED))
+    alone = checksum({"mongodb": ["2.0.0"]}, {two.reference: two})
+    head = Head(identity="x", run="back", plan=alone, direction=Direction.BACK)
+    assert refused([A, two], state.model_copy(update={"head": head}))
+    forward = head.model_copy(update={"direction": Direction.FORWARD})
+    assert planned([A, two], state.model_copy(update={"head": forward})).orders

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from fake_folder import Migrations
 from fake_run import without_settings
+from fakeredis import FakeRedis
+from pydantic import SecretStr
 from test_reversal import record, survey
 
+from dharma_tasks import reading
 from dharma_tasks.cli import common, main
-from dharma_tasks.cli import plan as command
-from dharma_tasks.journal import Survey
+from dharma_tasks.errors import Unreachable
+from dharma_tasks.journal import MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.loader import load
+from dharma_tasks.messages import Chain
+from dharma_tasks.migration import JSON
 from dharma_tasks.settings import Settings
+from dharma_tasks.workers import Worker, Workers
 
 Plan = Callable[..., Result]
 
@@ -34,30 +41,66 @@ def folder(tmp_path: Path) -> Migrations:
     return made
 
 
+class FakeDatabase:
+    """A database that says what the test wants, and counts how often it is asked."""
+
+    def __init__(self, name: str, survey: Survey) -> None:
+        self.name = name
+        self.journal = self
+        self.found = survey
+        self.there: dict[str, int | None] = {}
+        self.asked: list[list[str]] = []
+        self.error: Exception | None = None
+
+    def survey(self) -> Survey:
+        return self.found
+
+    def count(self, names: Sequence[str]) -> dict[str, int | None]:
+        if self.error:
+            raise self.error
+        self.asked.append(list(names))
+        return {name: self.there[name] for name in names if name in self.there}
+
+    def describe(self, error: BaseException) -> str:
+        return f"described: {error}"
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
 @pytest.fixture
-def surveys(folder: Migrations) -> dict[str, Survey]:
-    """What the journals say: nothing is applied."""
+def databases(folder: Migrations) -> dict[str, FakeDatabase]:
+    """Nothing is applied."""
     del folder
-    return {name: Survey(database=name) for name in ("mongodb", "postgresql")}
+    names = ("mongodb", "postgresql", "elasticsearch")
+    return {name: FakeDatabase(name, Survey(database=name)) for name in names}
 
 
 @pytest.fixture
-def plan(monkeypatch: pytest.MonkeyPatch, folder: Migrations, surveys: dict[str, Survey]) -> Plan:
-    """Run a command; the journals are read without a database."""
+def plan(
+    monkeypatch: pytest.MonkeyPatch, folder: Migrations, databases: dict[str, FakeDatabase]
+) -> Plan:
+    """Run a command; the databases are made up."""
     without_settings(monkeypatch)
-    settings = Settings(_env_file=None, migrations_dir=folder.path)  # type: ignore[call-arg]
+    urls = {f"{name}_url": SecretStr("url://host") for name in databases}
+    settings = Settings(_env_file=None, migrations_dir=folder.path, **urls)  # type: ignore[call-arg, arg-type]
     monkeypatch.setattr(common, "read", lambda: settings)
     monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
-    monkeypatch.setattr(command, "surveys", lambda _names, _settings, _send: surveys)
+    monkeypatch.setattr(reading, "require_redis", _no_redis)
+    monkeypatch.setattr(reading, "connect", lambda name, _settings: databases[name])
     return lambda *arguments: CliRunner().invoke(main, list(arguments))
 
 
-def apply(folder: Migrations, surveys: dict[str, Survey]) -> None:
+def _no_redis(_settings: Settings) -> None:
+    raise Unreachable("Redis cannot be used")
+
+
+def apply(folder: Migrations, databases: dict[str, FakeDatabase]) -> None:
     """Let the journals say that everything is applied."""
     loaded = load(folder.path)
-    for name in surveys:
+    for name, database in databases.items():
         mine = [record(m) for m in loaded.migrations if m.database == name]
-        surveys[name] = survey(name, *mine)
+        database.found = survey(name, *mine)
 
 
 def test_what_would_be_applied(plan: Plan) -> None:
@@ -82,15 +125,15 @@ def test_as_json(plan: Plan) -> None:
     assert "cannot be undone" in second["operations"][0]["irreversible"]
 
 
-def test_nothing_to_do(plan: Plan, folder: Migrations, surveys: dict[str, Survey]) -> None:
+def test_nothing_to_do(plan: Plan, folder: Migrations, databases: dict[str, FakeDatabase]) -> None:
     """Everything is applied."""
-    apply(folder, surveys)
+    apply(folder, databases)
     assert plan("plan").stdout == "Nothing to do.\n"
 
 
-def test_the_way_back(plan: Plan, folder: Migrations, surveys: dict[str, Survey]) -> None:
+def test_the_way_back(plan: Plan, folder: Migrations, databases: dict[str, FakeDatabase]) -> None:
     """Newest first; refused, by name, where something cannot be undone."""
-    apply(folder, surveys)
+    apply(folder, databases)
     refused = plan("plan", "--rollback-to", "1.0.0")
     assert refused.exit_code == 2
     assert "1.1.0 cannot be undone: operation 1, remove_field" in refused.stderr
@@ -99,16 +142,189 @@ def test_the_way_back(plan: Plan, folder: Migrations, surveys: dict[str, Survey]
     ])  # fmt: skip
     result = plan("plan", "--rollback-to", "1.0.0")
     assert result.exit_code == 0, result.output
-    assert "mongodb: 1 migration to undo\n  1.1.0 a name\n    2 create_index" in result.stdout
+    assert "mongodb: 1 migration to undo" in result.stdout
+    assert "\n  1.1.0 a name\n    2 create_index users(old)  heavy" in result.stdout
 
 
 def test_a_database_that_cannot_be_read(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then nobody knows what would be done."""
-    monkeypatch.undo()
-    without_settings(monkeypatch)
-    settings = Settings(_env_file=None, redis_url="redis://127.0.0.1:1")  # type: ignore[call-arg]
+    settings = Settings(_env_file=None)  # type: ignore[call-arg]
     monkeypatch.setattr(common, "read", lambda: settings)
-    monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
     result = plan("plan", "--migrations", "migrations")
     assert result.exit_code == 4
     assert "mongodb: no URL is set, and no live worker serves it" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command_line", "named"),
+    [
+        ("plan --target 1.0.0", "--target"),
+        ("submit --dry-run --target 1.0.0", "--target"),
+        ("submit --allow-major", "--allow-major"),
+        (
+            "submit --allow-major --allow-out-of-order",
+            "--allow-out-of-order and --allow-major",
+        ),
+    ],
+)
+def test_both_ways_at_once(plan: Plan, command_line: str, named: str) -> None:
+    """What is for the way forward is not passed over in silence on the way back."""
+    refused = plan(*command_line.split(), "--rollback-to", "1.0.0")
+    assert refused.exit_code == 2
+    assert f"--rollback-to goes the other way: leave {named} out" in refused.stderr
+
+
+# -- how heavy it is -----------------------------------------------------------------------
+
+
+def test_how_much_there_is(
+    plan: Plan, folder: Migrations, databases: dict[str, FakeDatabase]
+) -> None:
+    """Asked once for all; no time is made up where none of its kind has run."""
+    index = {"type": "create_index", "collection": "users", "index": [["old", 1]]}
+    folder.write("mongodb/003_index.json", "1.2.0", operations=[index])
+    folder.text("postgresql/001_users.sql", "SELECT 1;\nALTER TABLE users ALTER id SET NOT NULL;\n")
+    databases["mongodb"].there = {"users": 1_200_000}
+    databases["postgresql"].there = {"users": 1}
+    lines = plan("plan").stdout.splitlines()
+    assert "mongodb: 3 migrations to apply, time not known" in lines
+    assert "    1 create_collection users" in lines
+    assert "    1 remove_field users.old  heavy, at most 1,200,000 documents" in lines
+    assert "    1 create_index users(old)  heavy, 1,200,000 documents" in lines
+    assert "    1 sql SELECT … and 1 more  heavy, blocking, 1 row" in lines
+    assert (
+        "      line 2: ALTER TABLE locks users (ACCESS EXCLUSIVE), and goes through its rows: "
+        "reads and writes of it wait"
+    ) in lines
+    assert databases["mongodb"].asked == [["users"]]
+    assert databases["elasticsearch"].asked == []
+
+
+def test_how_long_it_takes(
+    plan: Plan, folder: Migrations, databases: dict[str, FakeDatabase]
+) -> None:
+    """At the rate that the journal has seen, for those of the same kind; the sum is by database."""
+    one = {"type": "add_field", "collection": "users", "field": "a", "value": 1}
+    folder.write("mongodb/001_users.json", "1.0.0", operations=[one])
+    folder.write("mongodb/002_old.json", "1.1.0", operations=[one | {"field": "b"}])
+    unknown = {"type": "remove_field", "collection": "users", "field": "b"}
+    folder.write("mongodb/003_more.json", "1.2.0", operations=[one | {"field": "c"}, unknown])
+    (first, *_) = load(folder.path).migrations
+    databases["mongodb"].found = survey("mongodb", timed(record(first), done=10_000, seconds=20))
+    databases["mongodb"].there = {"users": 30_000}
+    lines = plan("plan", "--databases", "mongodb").stdout.splitlines()
+    assert lines[0] == "mongodb: 2 migrations to apply, about 2 min 00 s and more"
+    assert lines[2] == "    1 add_field users.b  heavy, at most 30,000 documents, about 1 min 00 s"
+    assert lines[-2] == "    2 remove_field users.b  heavy, at most 30,000 documents"
+    found = json.loads(plan("plan", "--json", "--databases", "mongodb").stdout)
+    assert found["times"] == {"mongodb": {"seconds": 120.0, "complete": False}}
+    operation = found["databases"]["mongodb"][0]["operations"][0]
+    estimate = {"count": 30_000, "at_most": True, "missing": [], "seconds": 60.0}
+    assert (operation["heavy"], operation["blocking"]) == (True, [])
+    assert operation["estimate"] == estimate
+
+
+def timed(applied: MigrationRecord, *, done: int, seconds: float) -> MigrationRecord:
+    """The same, of one operation that has gone through so many documents in that time."""
+    ended = applied.started + timedelta(seconds=seconds)
+    operation = applied.operations[0].model_copy(
+        update={"type": "add_field", "done": done, "updated": ended}
+    )
+    return applied.model_copy(update={"operations": [operation]})
+
+
+@pytest.mark.parametrize(
+    ("state", "count"),
+    [
+        (MigrationState.RUNNING, 200),
+        (MigrationState.FAILED, 200),
+        (MigrationState.ROLLED_BACK, 7000),
+    ],
+)
+def test_what_has_begun(
+    plan: Plan,
+    folder: Migrations,
+    databases: dict[str, FakeDatabase],
+    state: MigrationState,
+    count: int,
+) -> None:
+    """What is left of it; one that was rolled back as a whole begins again."""
+    first, second = (m for m in load(folder.path).migrations if m.database == "mongodb")
+    half = record(second, state)
+    begun = {"state": OperationState.RUNNING, "done": 800, "total": 1000}
+    half.operations[0] = half.operations[0].model_copy(update=begun)
+    databases["mongodb"].found = survey("mongodb", record(first), half)
+    databases["mongodb"].there = {"users": 7000}
+    out = plan("plan", "--databases", "mongodb").stdout
+    assert f"remove_field users.old  heavy, at most {count:,} documents\n" in out
+
+
+def test_what_is_undone(plan: Plan, folder: Migrations, databases: dict[str, FakeDatabase]) -> None:
+    """As much as was done; an index that was dropped is built again over all there is now."""
+    operations = [
+        {"type": "add_field", "collection": "users", "field": "a", "value": 1},
+        {"type": "drop_index", "collection": "users", "index": "by_name"},
+        {"type": "create_index", "collection": "users", "index": [["a", 1]]},
+    ]
+    folder.write("mongodb/002_old.json", "1.1.0", operations=operations)
+    apply(folder, databases)
+    done = databases["mongodb"].found.migrations[1].operations
+    done[0] = done[0].model_copy(update={"done": 800})
+    databases["mongodb"].there = {"users": 7000}
+    lines = plan("plan", "--rollback-to", "1.0.0").stdout.splitlines()
+    assert lines[0] == "mongodb: 1 migration to undo, time not known"
+    assert lines[2:] == [
+        "    3 undo create_index users(a)",
+        "    2 undo drop_index users(by_name)  heavy, 7,000 documents",
+        "    1 undo add_field users.a  heavy, at most 800 documents",
+    ]
+
+
+def test_what_is_passed_over_is_not_heavy(
+    plan: Plan, folder: Migrations, databases: dict[str, FakeDatabase]
+) -> None:
+    """It cannot be undone, and nothing is done about it."""
+    apply(folder, databases)
+    result = plan("submit", "--dry-run", "--rollback-to", "1.0.0", "--accept-data-loss")
+    assert "    1 undo remove_field users.old\n      remove_field cannot be" in result.stdout
+
+
+def test_a_database_that_cannot_count(plan: Plan, databases: dict[str, FakeDatabase]) -> None:
+    """The plan is shown all the same, with a word about it."""
+    databases["mongodb"].error = OSError("no permission")
+    result = plan("plan")
+    assert result.exit_code == 0
+    assert "    1 remove_field users.old  heavy\n" in result.stdout
+    assert (
+        "warning: there are no estimates for mongodb: mongodb cannot be read: "
+        "described: no permission\n"
+    ) in result.stdout
+    assert "no permission" in json.loads(plan("plan", "--json").stdout)["warnings"][0]
+
+
+def test_counting_through_a_worker(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, folder: Migrations
+) -> None:
+    """It is asked by names, and by nothing that could be carried out."""
+    redis = FakeRedis(decode_responses=True)
+    Workers(redis, "dharma").announce(Worker(name="w@h", databases=("mongodb",)), 100)
+    asked: list[JSON] = []
+
+    def send(chains: Iterable[Chain]) -> None:
+        for (message,) in chains:
+            asked.append(message.arguments)
+            survey = Survey(database="mongodb").model_dump_json()
+            answer = '{"users": 7}' if "count" in message.arguments else survey
+            redis.rpush(message.arguments["reply"], answer)
+
+    settings = Settings(_env_file=None, migrations_dir=folder.path)  # type: ignore[call-arg]
+    monkeypatch.setattr(common, "read", lambda: settings)
+    monkeypatch.setattr(common, "send", send)
+    monkeypatch.setattr(reading, "require_redis", lambda _settings: redis)
+    result = plan("plan", "--databases", "mongodb")
+    assert "    1 remove_field users.old  heavy, at most 7 documents\n" in result.stdout
+    assert [each.keys() for each in asked] == [
+        {"database", "reply"},
+        {"database", "reply", "count"},
+    ]
+    assert asked[1]["count"] == ["users"]

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from dharma_tasks import words
 from dharma_tasks.cli.screen import Lines, console, draw
+from dharma_tasks.journal import Direction
 from dharma_tasks.report import Row, View, event_line, numbers, plain_line, rows
 from dharma_tasks.run import Event, Next, Run
 
@@ -148,6 +149,50 @@ def test_rows_name_the_worker_that_must_confirm(driver: Driver) -> None:
     found = by_database(view(driver, run, unserved=frozenset({"mongodb"})))
     assert found["postgresql"].waits.startswith("cannot confirm mongodb:1.1.0: no worker alive")
     assert found["mongodb"].title == "2 migrations applied"
+
+
+BACK = migration("mongodb", "1.1.0", operations=2, name="add_email").model_copy(
+    update={"rollback": ({"type": "kind_3"}, {"type": "kind_4"})}
+)
+
+
+def going_back(first: str) -> tuple[Driver, Run]:
+    """A rollback of mongodb 1.1.0, which waits for postgresql and begins with `first`."""
+    driver = Driver(FakeRedis(decode_responses=True), BACK, migration("postgresql", "1.0.0"))
+    run = driver.submit(direction=Direction.BACK, target="0.0.0")
+    order = {
+        "orders": {"mongodb": ("1.1.0",)},
+        "dependencies": {"mongodb:1.1.0": ("postgresql:1.0.0",)},
+        "first": {"mongodb:1.1.0": first},
+    }
+    driver.runs.start(run, driver.plan(run).model_copy(update=order))
+    assert driver.runs.begun(run, "mongodb", 1)
+    return driver, run
+
+
+def test_rows_of_what_is_undone() -> None:
+    """It is called that with its numbers too."""
+    driver, run = going_back("1.1.0 2 1")
+    assert by_database(view(driver, run))["mongodb"].detail == "2/2 undo kind_2"
+    at = Next("mongodb", "1.1.0", 2)
+    driver.runs.report(run.id, "mongodb", progress(at, type="kind_2", count=2))
+    assert by_database(view(driver, run))["mongodb"].detail == "2/2 undo kind_2 users"
+
+
+def test_rows_of_a_rollback_file() -> None:
+    """Its operations are counted by themselves, though they are numbered on."""
+    driver, run = going_back("1.1.0 3")
+    assert by_database(view(driver, run))["mongodb"].detail == "1/2 kind_3"
+    at = Next("mongodb", "1.1.0", 3)
+    driver.runs.report(run.id, "mongodb", progress(at, type="kind_3", count=4))
+    assert by_database(view(driver, run))["mongodb"].detail == "1/2 kind_3 users"
+
+
+def test_rows_on_the_way_back_name_the_worker_that_must_confirm() -> None:
+    """It begins with any operation, and asks with every chain."""
+    driver, run = going_back("1.1.0 2 1")
+    found = by_database(view(driver, run, unserved=frozenset({"postgresql"})))
+    assert found["mongodb"].waits.startswith("cannot confirm postgresql:1.0.0: no worker alive")
 
 
 def test_rows_after_a_failure(driver: Driver) -> None:

@@ -187,8 +187,23 @@ def test_files_must_be_what_was_applied() -> None:
 
 @pytest.mark.parametrize("target", ["latest", "1.0", "1.0.0-rc1"])
 def test_a_target_that_is_none(target: str) -> None:
-    """Only a whole version says what is to stay."""
-    assert refused([M1], target, survey("mongodb", record(M1)))
+    """Only a whole version says what is to stay; it has no --target."""
+    assert refused([M1], target, survey("mongodb", record(M1))) == [
+        (
+            f"the version {target!r} that is to stay is not MAJOR.MINOR.PATCH. Write for instance "
+            "1.2.0; 0.0.0 undoes everything."
+        )
+    ]
+
+
+def test_a_database_without_files_is_refused() -> None:
+    """Nobody knows its way back; to say nothing of it would be to do half."""
+    journal = survey("mongodb", record(M1)), survey("postgresql")
+    (problem,) = refused([M1], "0.0.0", *journal, databases=("mongodb", "postgresql"))
+    assert problem.startswith("postgresql: has no migrations in the folder")
+    request = Request(target="0.0.0", direction=Direction.BACK, databases=("postgresql",))
+    with pytest.raises(Refused, match="leave it out of --databases"):
+        required_databases([M1], request)
 
 
 def test_forward_refuses_what_is_half_undone() -> None:
@@ -253,8 +268,9 @@ def test_a_file_may_not_change_on_the_way_back(way: str) -> None:
 def test_an_older_folder_does_not_go_forward_over_it() -> None:
     """It knows nothing of the migration that is half undone."""
     half = record(M2, MigrationState.ROLLING_BACK, OperationState.UNDOING)
+    older = migration("mongodb:1.0.0", operations=(INDEX,))
     with pytest.raises(Refused, match="but has no file"):
-        plan([M1], {"mongodb": survey("mongodb", half)}, Request())
+        plan([older], {"mongodb": survey("mongodb", half)}, Request())
 
 
 def test_what_was_carried_out_as_something_else() -> None:

@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from fake_run import NAMESPACE, Driver, migration, progress, without_settings
+from fake_run import (
+    NAMESPACE,
+    Driver,
+    failed,
+    migration,
+    progress,
+    with_short_leases,
+    without_settings,
+)
 from fakeredis import FakeRedis
 from pydantic import SecretStr
 
@@ -33,6 +41,7 @@ from dharma_tasks.messages import Chain
 from dharma_tasks.migration import Key, Migration
 from dharma_tasks.run import Next
 from dharma_tasks.settings import Settings
+from dharma_tasks.values import Values
 from dharma_tasks.workers import Worker, Workers
 
 FIRST = migration("mongodb", "1.0.0", name="create_users")
@@ -124,7 +133,7 @@ class Stage:
             **urls,  # type: ignore[arg-type]
         )
 
-    def _load(self, folder: Path) -> Loaded:
+    def _load(self, folder: Path, _values: Values) -> Loaded:
         assert folder == self.directory
         if self.refused:
             raise Refused(self.refused)
@@ -231,6 +240,49 @@ def test_a_file_that_was_changed(stage: Stage) -> None:
     assert "the file of 1.0.0 was changed after it had been applied" in shown
 
 
+def test_files_that_are_missing_or_late(stage: Stage) -> None:
+    """Each is marked, and below the table it is said what to do about it."""
+    newer = migration("mongodb", "1.11.0", name="add_phone")
+    files = stage.migrations = (FIRST, THIRD, migration("mongodb", "1.10.1", name="add_name"))
+    stage.journal(
+        "mongodb", *(record(each, MigrationState.APPLIED) for each in (FIRST, SECOND, THIRD, newer))
+    )
+    marks = ("missing", "newer", "late")
+    found = {
+        m["version"]: [mark for mark in marks if m[mark]]
+        for m in stage.document()["mongodb"]["migrations"]
+    }
+    assert found == {
+        "1.0.0": [],
+        "1.1.0": ["missing"],
+        "1.10.0": [],
+        "1.10.1": ["late"],
+        "1.11.0": ["missing", "newer"],
+    }
+    shown = " ".join(stage.status().stdout.split())
+    assert "lower_case_emails applied ? " in shown
+    assert "add_name pending ! " in shown
+    assert "? 1.1.0 is applied, and its file is not in the folder: put it back as it was" in shown
+    assert "? 1.11.0 is applied, and newer than every file in this folder" in shown
+    assert "! 1.10.1 is late: a higher version is there already: give it a version above" in shown
+    stage.migrations = files[1:]
+    stage.journal("mongodb", *(record(each, MigrationState.APPLIED) for each in (FIRST, THIRD)))
+    assert "?" not in stage.status().stdout, "what is older than all files may go"
+
+
+def test_nothing_is_missing_where_the_folder_is_not_known(stage: Stage) -> None:
+    """Without one, or with one that cannot be read."""
+    stage.journal("mongodb", record(SECOND, MigrationState.APPLIED))
+    stage.refused = [Problem("mongodb/1.json", "line 1", "not JSON", "Mend it.")]
+    assert not stage.document()["mongodb"]["migrations"][0]["missing"]
+
+
+def test_what_is_rolled_back_may_be_changed(stage: Stage) -> None:
+    """It begins anew."""
+    stage.journal("mongodb", record(FIRST, MigrationState.ROLLED_BACK, checksum="another"))
+    assert "*" not in stage.status().stdout
+
+
 def test_what_runs_is_live(stage: Stage, begun: Callable[[], Key]) -> None:
     """Redis has newer numbers than the journal, the heartbeat and who holds the lease."""
     begun()
@@ -300,6 +352,42 @@ def test_running_without_a_run(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(
+    ("state", "operations"),
+    [
+        (MigrationState.FAILED, [OperationState.DONE, OperationState.UNDOING]),
+        (MigrationState.FAILED, [OperationState.DONE, OperationState.DONE, OperationState.FAILED]),
+        (MigrationState.ROLLING_BACK, [OperationState.DONE, OperationState.UNDOING]),
+    ],
+)
+def test_the_way_back_is_gone_on_with_by_a_rollback(
+    stage: Stage, state: MigrationState, operations: list[OperationState]
+) -> None:
+    """By its command: a submit would be refused. A rollback file that has begun counts."""
+    found = [
+        OperationRecord(number=n, type="any", state=each)
+        for n, each in enumerate(operations, start=1)
+    ]
+    half = record(SECOND, state, error="no disk", operations=found)
+    stage.journal("mongodb", record(FIRST, MigrationState.APPLIED), half)
+    shown = stage.status().stdout
+    assert "dharma rollback 1.0.0 --databases mongodb\n" in shown
+    assert "submit again" not in shown
+    assert stage.document()["mongodb"]["migrations"][1]["half_undone"]
+
+
+def test_what_is_undone_is_shown_as_that(stage: Stage) -> None:
+    """The operation's name alone would say that it goes forward."""
+    run = stage.driver.submit()
+    stage.driver.start(run)
+    upcoming = Next("mongodb", "1.0.0", 1)
+    stage.driver.runs.failed(run, upcoming, failed(upcoming, "no"), upcoming._replace(until=1))
+    stage.driver.runs.report(run.id, "mongodb", progress(upcoming))
+    stage.journal("mongodb", running(FIRST))
+    assert stage.document()["mongodb"]["progress"]["undo"]
+    assert "  1.0.0 undo update_documents users\n" in stage.status().stdout
+
+
+@pytest.mark.parametrize(
     ("state", "todo"),
     [
         (MigrationState.FAILED, "it goes on where it stopped"),
@@ -320,8 +408,11 @@ def test_a_failure_is_explained(stage: Stage, state: MigrationState, todo: str) 
 # -- who is asked --------------------------------------------------------------------------
 
 
-def test_a_worker_is_asked_where_there_is_no_url(stage: Stage) -> None:
+def test_a_worker_is_asked_where_there_is_no_url(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker that serves it reads the journal; the reply's key does not stay."""
+    with_short_leases(monkeypatch)
     stage.workers.announce(Worker(name="w@h", databases=("mongodb",)), 100)
     survey = Survey(database="mongodb", migrations=[record(FIRST, MigrationState.APPLIED)])
     stage.answers["mongodb"] = survey.model_dump_json()

@@ -11,7 +11,6 @@ from click.testing import CliRunner, Result
 from fake_run import NAMESPACE, Driver, failed, key, migration, progress, without_settings
 from fakeredis import FakeRedis
 
-from dharma_tasks.cli import cancel as cancel_command
 from dharma_tasks.cli import common, main, steering
 from dharma_tasks.control import OperationControl
 from dharma_tasks.databases.base import Fault
@@ -205,7 +204,7 @@ def test_cancelled_and_kept(driver: Driver, run: Run) -> None:
 
 def test_a_rollback_that_is_cancelled(driver: Driver) -> None:
     """What is open is undone to its end, for half of it would be of no use; nothing new begins."""
-    run = driver.submit(direction=Direction.BACK)
+    run = driver.submit(direction=Direction.BACK, target="0.0.0")
     order = {"orders": {"mongodb": ("1.1.0", "1.0.0")}, "dependencies": {}}
     first = {"mongodb:1.1.0": "1.1.0 1 1", "mongodb:1.0.0": "1.0.0 2 1"}
     made = driver.plan(run).model_copy(update={**order, "first": first})
@@ -479,7 +478,7 @@ class Stage:
 
     def call(self, *arguments: str, answer: str | None = None) -> Result:
         """Run `dharma ARGUMENTS`; with an `answer` on a terminal."""
-        self.patch.setattr(cancel_command, "_on_terminal", lambda: answer is not None)
+        self.patch.setattr(common, "on_terminal", lambda: answer is not None)
         return CliRunner().invoke(main, arguments, input=answer)
 
 
@@ -510,6 +509,19 @@ def test_0_paused_and_resumed(stage: Stage, run: Run) -> None:
         ("resumed", "you@there", "mongodb:1.0.0#1"),
     ]
     assert "is not paused: it is running" in stage.call("resume").stdout
+
+
+def test_what_became_ready_meanwhile_is_sent(stage: Stage, run: Run) -> None:
+    """An operation may end just after its run was paused: what follows needs no rescuer."""
+    stage.call("pause")
+    stage.driver.move(run, M1, last=False)
+    stage.driver.move(run, M1.after)
+    stage.sent.clear()
+    assert stage.call("resume").exit_code == 0
+    assert [chain for chain in stage.sent if chain != ["audit"]] == [
+        ["mongodb.kind_1"],
+        ["confirm", "postgresql.kind_1"],
+    ]
 
 
 def test_twice_the_same_is_two_entries(stage: Stage, run: Run) -> None:
@@ -543,7 +555,9 @@ def test_cancel_asks_on_a_terminal(stage: Stage, run: Run) -> None:
     """It says what becomes of what is open; a no changes nothing."""
     refused = stage.call("cancel", answer="n\n")
     assert refused.exit_code == 2
-    assert "What is open is rolled back." in refused.stdout
+    assert "What is open is rolled back. [y/N]" in refused.stderr
+    assert "Nothing was changed." in refused.stdout
+    assert stage.call("cancel", answer="").exit_code == 2
     assert state(stage.driver, run) is RunState.RUNNING
     assert stage.call("cancel", answer="y\n").exit_code == 0
     assert state(stage.driver, run) is RunState.CANCELLING
@@ -553,6 +567,20 @@ def test_cancel_asks_on_a_terminal(stage: Stage, run: Run) -> None:
     kept = stage.call("cancel", "--keep", "--yes", answer="")
     assert "stays where it is" in kept.stdout
     assert state(stage.driver, run) is RunState.CANCELLED
+
+
+def test_keep_what_is_half_undone(stage: Stage, run: Run) -> None:
+    """A submit cannot go on over it, whichever way the run went."""
+    driver = stage.driver
+    driver.runs.failed(run, M1, failed(M1, "no"), M1._replace(until=1))
+    kept = stage.call("cancel", "--keep", "--yes")
+    assert "stays half undone: `dharma rollback` goes on with it." in kept.stdout
+    back = driver.submit(direction=Direction.BACK, target="0.0.0")
+    order = {"orders": {"mongodb": ("1.0.0",)}, "first": {"mongodb:1.0.0": "1.0.0 2 1"}}
+    driver.runs.start(back, driver.plan(back).model_copy(update=order))
+    driver.runs.begun(back, "mongodb", 1)
+    kept = stage.call("cancel", "--keep", "--yes")
+    assert "stays half undone: the same rollback goes on with it." in kept.stdout
 
 
 def test_workers_that_are_busy_or_gone(

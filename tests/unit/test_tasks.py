@@ -47,9 +47,7 @@ class FakeFlow:
             raise self.error
         return []
 
-    def read(
-        self, context: Context, database: str, reply: str, history: int | None = None
-    ) -> list[Chain]:
+    def read(self, context: Context, *arguments: object) -> list[Chain]:
         """Count."""
         self.next += 1
         return []

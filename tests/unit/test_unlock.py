@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from fake_run import NAMESPACE, Driver, migration, progress, without_settings
+from fake_run import NAMESPACE, Driver, migration, progress, with_short_leases, without_settings
 from fakeredis import FakeRedis
 
 from dharma_tasks.cli import common, main
@@ -106,7 +106,7 @@ class Stage:
 
     def unlock(self, *arguments: str, answer: str | None = None) -> Result:
         """Run `dharma unlock mongodb`; with an `answer` on a terminal."""
-        self.patch.setattr(command, "_on_terminal", lambda: answer is not None)
+        self.patch.setattr(common, "on_terminal", lambda: answer is not None)
         return CliRunner().invoke(main, ["unlock", "mongodb", *arguments], input=answer)
 
 
@@ -236,19 +236,27 @@ def test_by_is_user_at_host(stage: Stage) -> None:
     assert "@" in stage.database.entries[0].by
 
 
+def test_0_with_short_leases(stage: Stage) -> None:
+    """The answer is waited for without a read that blocks."""
+    with_short_leases(stage.patch)
+    stage.hold()
+    assert stage.unlock().exit_code == 0
+
+
 def test_it_asks_on_a_terminal(stage: Stage) -> None:
     """A no changes nothing; a yes, or --yes, goes on."""
     lease = stage.hold()
     refused = stage.unlock(answer="n\n")
     assert refused.exit_code == 2
-    assert "Break this lease? [y/N]" in refused.stdout
+    assert "Break this lease? [y/N]" in refused.stderr
     assert "Nothing was changed." in refused.stdout
+    assert stage.unlock(answer="").exit_code == 2
     lease.confirm()
     assert stage.unlock(answer="y\n").exit_code == 0
     stage.hold()
     sure = stage.unlock("--yes", answer="")
     assert sure.exit_code == 0
-    assert "?" not in sure.stdout
+    assert "?" not in sure.output
 
 
 def test_0_nothing_held(stage: Stage) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, ClassVar
 
-from elasticsearch import Elasticsearch
+from elasticsearch import BadRequestError, Elasticsearch, NotFoundError
 
 from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.databases.elasticsearch import errors
@@ -65,6 +65,21 @@ class ElasticsearchDatabase(Database[Elasticsearch]):
         A reindex task of the former owner is good work that goes on; the next step adopts it,
         or cancels it and waits until it is gone.
         """
+
+    def count(self, names: Sequence[str]) -> dict[str, int | None]:
+        """As searches see them. None for an index that is closed, or of which a part is away."""
+        found: dict[str, int | None] = {}
+        for name in names:
+            with suppress(NotFoundError):
+                found[name] = self._count(name)
+        return found
+
+    def _count(self, name: str) -> int | None:
+        try:
+            answer = self._client.count(index=name)
+        except BadRequestError:
+            return None
+        return None if answer["_shards"]["failed"] else answer["count"]
 
     def classify(self, error: BaseException) -> Fault:
         """Say what an exception of the driver means. Unknown ones are lasting."""

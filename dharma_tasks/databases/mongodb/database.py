@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -67,6 +67,16 @@ class MongodbDatabase(Database[Handle]):
         if not ended(lambda: self._open(theirs)):
             msg = f"the session {theirs.as_uuid()} of {owner.worker} has not ended"
             raise faults.StillOpen(msg)
+
+    def count(self, names: Sequence[str]) -> dict[str, int | None]:
+        """From the collections' metadata. A view has none."""
+        database = self._connection.database
+        listed = database.list_collections(filter={"name": {"$in": list(names)}})
+        types = {each["name"]: each["type"] for each in listed}
+        return {
+            name: database[name].estimated_document_count() if kind == "collection" else None
+            for name, kind in types.items()
+        }
 
     def classify(self, error: BaseException) -> Fault:
         """By the server's code and the driver's labels; a lost connection is passing."""

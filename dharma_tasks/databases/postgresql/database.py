@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
+
+import psycopg
 
 from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.databases.freeing import FREE_SECONDS, ended
@@ -23,6 +25,26 @@ WHERE pid = %(pid)s AND extract(epoch FROM backend_start)::text = %(start)s
     AND pid <> pg_catalog.pg_backend_pid()
 """
 """Pids are used again: only the start tells that it is the same process."""
+
+_COUNT = """
+WITH RECURSIVE tables AS (
+    SELECT pg_catalog.to_regclass(%(name)s)::oid AS oid
+    UNION
+    SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tables ON i.inhparent = tables.oid
+), counted AS (
+    SELECT coalesce(
+        CASE WHEN c.reltuples > 0 THEN c.reltuples::bigint END,
+        nullif(pg_catalog.pg_stat_get_live_tuples(oid), 0),
+        CASE WHEN c.reltuples = 0 THEN 0 END
+    ) AS rows
+    FROM pg_catalog.pg_class c JOIN tables USING (oid)
+    WHERE c.relkind IN ('r', 'm', 'f')
+)
+SELECT pg_catalog.to_regclass(%(name)s) IS NOT NULL,
+    CASE WHEN count(rows) = count(*) THEN sum(rows)::bigint END
+FROM counted
+"""
+"""As VACUUM or ANALYZE has found it (-1 for never), else as the statistics have seen it grow."""
 
 
 class PostgresqlDatabase(Database[Session]):
@@ -61,6 +83,22 @@ class PostgresqlDatabase(Database[Session]):
             whose = f"the server process {process['pid']} of {owner.worker}"
             msg = f"{whose} has not ended in {FREE_SECONDS} s"
             raise faults.StillThere(msg)
+
+    def count(self, names: Sequence[str]) -> dict[str, int | None]:
+        """From the server's catalogue, partitions included.
+
+        None for a view, and for a table at which the server has not looked yet.
+        """
+        self._session.clean()
+        found = {}
+        for name in names:
+            try:
+                ((is_there, rows),) = self._session.query(_COUNT, name=name)
+            except (psycopg.ProgrammingError, psycopg.NotSupportedError):
+                continue  # it cannot be a name, or is not for us to look at
+            if is_there:
+                found[name] = rows
+        return found
 
     def classify(self, error: BaseException) -> Fault:
         """By SQLSTATE; a lost connection is passing."""

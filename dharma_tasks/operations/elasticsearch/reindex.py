@@ -24,9 +24,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.databases.elasticsearch.errors import Interrupted, classify, explain, passes
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.journal import Prepared, Step, Work
+from dharma_tasks.journal import Direction, Prepared, Step, Work
 from dharma_tasks.migration import JSON
-from dharma_tasks.operations.base import Operation
+from dharma_tasks.operations.base import Burden, Operation
 from dharma_tasks.operations.elasticsearch import server_tasks
 from dharma_tasks.operations.elasticsearch.destination import (
     original,
@@ -384,6 +384,13 @@ class Reindex(Operation[Elasticsearch]):
 
     def irreversible(self) -> None:
         """It depends on what the destination is: see `prepare`."""
+
+    def burden(self, direction: Direction) -> Burden:
+        """It copies every document that matches; back, it goes through all of the destination."""
+        if direction is Direction.BACK:
+            return Burden(heavy=True, targets=(self.dest.index,))
+        partly = self.source.query is not None
+        return Burden(heavy=True, targets=(self.source.index,), partly=partly, counted=True)
 
     def undoes_in_transaction(self, cursor: Any) -> bool:  # noqa: ARG002
         """Elasticsearch has no transactions."""

@@ -9,8 +9,8 @@ from pymongo.errors import OperationFailure
 
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.journal import Prepared, Step, Work
-from dharma_tasks.operations.base import Operation
+from dharma_tasks.journal import Direction, Prepared, Step, Work
+from dharma_tasks.operations.base import Burden, Operation
 from dharma_tasks.operations.mongodb import indexes
 from dharma_tasks.operations.mongodb.collections import (
     Found,
@@ -100,6 +100,15 @@ class CreateIndex(Operation[Handle]):
 
     def irreversible(self) -> None:
         """Dropped, where this built it."""
+
+    def burden(self, direction: Direction) -> Burden:
+        """It reads the whole collection. Others wait at the begin and the end only, since 4.2.
+
+        See https://www.mongodb.com/docs/manual/core/index-creation/.
+        """
+        if direction is Direction.BACK:
+            return Burden()
+        return Burden(heavy=True, targets=(self.collection,))
 
     def undoes_in_transaction(self, cursor: Any) -> bool:  # noqa: ARG002
         """MongoDB drops no index and no collection inside a transaction."""

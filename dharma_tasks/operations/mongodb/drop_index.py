@@ -9,8 +9,8 @@ from pydantic import BeforeValidator
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import OperationFailed, Problem
 from dharma_tasks.explain import nearest
-from dharma_tasks.journal import Prepared, Step, Work
-from dharma_tasks.operations.base import Operation
+from dharma_tasks.journal import Direction, Prepared, Step, Work
+from dharma_tasks.operations.base import Burden, Operation
 from dharma_tasks.operations.mongodb import indexes
 from dharma_tasks.operations.mongodb.collections import aimed, existing, find
 from dharma_tasks.operations.mongodb.values import CollectionName, dumps, index_keys, loads
@@ -86,6 +86,12 @@ class DropIndex(Operation[Handle]):
 
     def irreversible(self) -> None:
         """Built again."""
+
+    def burden(self, direction: Direction) -> Burden:
+        """Built again, it is as heavy as any index."""
+        if direction is Direction.BACK:
+            return Burden(heavy=True, targets=(self.collection,))
+        return Burden()
 
     def undoes_in_transaction(self, cursor: Any) -> bool:  # noqa: ARG002
         """MongoDB builds no index on a collection that exists inside a transaction."""

@@ -19,8 +19,8 @@ from pydantic import Field as Default
 from dharma_tasks.databases.mongodb import kept
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.journal import Prepared, Step, Work
-from dharma_tasks.operations.base import Operation
+from dharma_tasks.journal import Direction, Prepared, Step, Work
+from dharma_tasks.operations.base import Burden, Operation
 from dharma_tasks.operations.mongodb.collections import Found, existing
 from dharma_tasks.operations.mongodb.images import Images
 from dharma_tasks.operations.mongodb.keeping import BY_ID, Documents, Keeping, undo
@@ -120,6 +120,14 @@ class Walk(Operation[Handle]):
         what = f"{self.kind} cannot be undone: it keeps nothing of what it overwrites"
         todo = 'Write "keep_before_image": true, or a NNN_name_rollback file for it.'
         return Problem("", "", what, todo)
+
+    def burden(self, direction: Direction) -> Burden:
+        """It goes through the collection in short batches; back, through what it has touched."""
+        if direction is Direction.BACK:
+            return Burden(heavy=True, partly=True)
+        where, _ = self.change()
+        partly = bool(where or self.filter)
+        return Burden(heavy=True, targets=(self.collection,), partly=partly, counted=True)
 
     def undo(self, work: Work[Handle]) -> Step:
         """Undo what was kept, from the newest to the oldest.

@@ -19,4 +19,5 @@ catalogue = Catalogue(
     backup='pg_dump --format=custom --file=before.dump "$DHARMA_POSTGRESQL_URL"',
     companion=".sql",
     advisor=Advisor(squawk.missing, squawk.findings),
+    unit="row",
 )

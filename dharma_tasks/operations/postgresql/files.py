@@ -19,7 +19,7 @@ _BATCH_KEYS = ("table", "key", "size")
 
 
 def read(content: JSON, path: Path) -> tuple[list[JSON], list[Problem]]:
-    """Read the .sql file beside the JSON at `path`: one operation, or what is wrong."""
+    """Read the .sql file beside the JSON at `path`: one operation, and what is wrong."""
     text, problems = _text(path.with_suffix(".sql"))
     transactional = content.get("transactional", True)
     batch = content.get("batch")
@@ -30,12 +30,10 @@ def read(content: JSON, path: Path) -> tuple[list[JSON], list[Problem]]:
         if transactional is False:
             what = 'each range runs in a transaction, so "transactional": false does not fit'
             problems.append(Problem("", "transactional", what, "Remove one of the two."))
-    if problems:
-        return [], problems
-    if batch is not None:
-        return [{"type": SqlBatch.kind, "sql": text, **batch}], []
+    if isinstance(batch, dict):
+        return [{"type": SqlBatch.kind, "sql": text, **batch}], problems
     kind = Sql.kind if transactional else SqlStatements.kind
-    return [{"type": kind, "sql": text}], []
+    return [{"type": kind, "sql": text}], problems
 
 
 def _text(file: Path) -> tuple[str, list[Problem]]:

@@ -50,7 +50,7 @@ def ends(statement: Statement) -> str | None:
 # --- statements that refuse to run in a transaction ---
 
 
-def _option(options: Any, name: str, *, default: bool) -> bool:
+def option(options: Any, name: str, *, default: bool = False) -> bool:
     """A Boolean option, in the ways in which PostgreSQL lets it be written."""
     for option in options:
         element = option.def_elem
@@ -79,7 +79,7 @@ def _drop(node: Any) -> str | None:
 
 
 def _reindex(node: Any) -> str | None:
-    if _option(node.params, "concurrently", default=False):
+    if option(node.params, "concurrently"):
         return REINDEX
     whole = {
         tree.REINDEX_OBJECT_SCHEMA: "REINDEX SCHEMA",
@@ -115,8 +115,8 @@ def _alter_database(node: Any) -> str | None:
 
 
 def _create_subscription(node: Any) -> str | None:
-    connects = _option(node.options, "connect", default=True)
-    slot = _option(node.options, "create_slot", default=True)
+    connects = option(node.options, "connect", default=True)
+    slot = option(node.options, "create_slot", default=True)
     return "CREATE SUBSCRIPTION that makes a slot" if connects and slot else None
 
 
@@ -126,7 +126,7 @@ def _alter_subscription(node: Any) -> str | None:
         tree.ALTER_SUBSCRIPTION_ADD_PUBLICATION,
         tree.ALTER_SUBSCRIPTION_DROP_PUBLICATION,
     )
-    refreshes = node.kind in publications and _option(node.options, "refresh", default=True)
+    refreshes = node.kind in publications and option(node.options, "refresh", default=True)
     if refreshes or node.kind == tree.ALTER_SUBSCRIPTION_REFRESH:
         return "ALTER SUBSCRIPTION that refreshes"
     return None

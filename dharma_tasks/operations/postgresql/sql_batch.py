@@ -10,8 +10,9 @@ from pydantic import Field
 
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.journal import Prepared, Step, Work
+from dharma_tasks.journal import Direction, Prepared, Step, Work
 from dharma_tasks.migration import JSON
+from dharma_tasks.operations.base import Burden
 from dharma_tasks.operations.postgresql import rules, running
 from dharma_tasks.operations.postgresql.parsing import END, START, NotSql, batched, parse
 from dharma_tasks.operations.postgresql.sql_file import SqlFile
@@ -120,6 +121,12 @@ class SqlBatch(SqlFile):
             what = f"it changes {self.key}, by which it walks: rows would be met twice, or never"
             return [rules.problem(statement, what, "Walk by another column.")]
         return []
+
+    def burden(self, direction: Direction) -> Burden:
+        """It goes through its table; what a range locks is free again with its checkpoint."""
+        if direction is Direction.BACK:
+            return super().burden(direction)
+        return Burden(heavy=True, targets=(self.table,), counted=True)
 
     def _moves(self, node: Any) -> bool:
         walked = self.table.rpartition(".")[2] == node.relation.relname

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import Problem
-from dharma_tasks.journal import Step, Work
-from dharma_tasks.operations.base import Operation
+from dharma_tasks.journal import Direction, Step, Work
+from dharma_tasks.operations.base import Burden, Operation
 from dharma_tasks.operations.postgresql import running
+from dharma_tasks.operations.postgresql.burden import burden
 
 
 class SqlFile(Operation[Session]):
@@ -26,6 +27,12 @@ class SqlFile(Operation[Session]):
         what = "an SQL file cannot be undone without its rollback file"
         todo = "Write NNN_name_rollback.json and NNN_name_rollback.sql beside it."
         return Problem("", "", what, todo)
+
+    def burden(self, direction: Direction) -> Burden:
+        """The locks that its statements take, and the tables that they go through."""
+        if direction is Direction.BACK:
+            return Burden()  # where it can be undone, there is nothing in it
+        return burden(running.checked(self.sql)[0])
 
     def undo(self, work: Work[Session]) -> Step:
         """Do nothing, for a file that has done nothing."""
