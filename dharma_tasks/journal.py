@@ -359,6 +359,14 @@ class Walked:
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """What is known of an operation that is done: what it found, and its last cursor."""
+
+    undo: JSON
+    cursor: Any = None
+
+
+@dataclass(frozen=True)
 class Taken:
     """An operation that is this worker's, as of its last journal write.
 
@@ -410,7 +418,8 @@ class Work(Generic[HandleT]):
     helps a successor. `key` names the operation; `walked` is, on the way back, how far the
     way forward had come. `confirm` raises `LeaseLost` unless the lease is ours now: called
     immediately before a command that no transaction protects. `warn` logs what a user should
-    know, with the operation's context.
+    know, with the operation's context. `earlier` reads the operations of its migration that
+    are done before it.
     """
 
     handle: HandleT
@@ -422,6 +431,7 @@ class Work(Generic[HandleT]):
     confirm: Callable[[], None]
     warn: Callable[[str], None] = field(default=lambda _message: None)
     walked: Walked | None = None
+    earlier: Callable[[], list[Earlier]] = field(default=list)
 
 
 def confirm_schema(database: str, found: int) -> None:
@@ -486,6 +496,10 @@ class Journal(ABC, Generic[HandleT]):
     @abstractmethod
     def owner(self, key: Key) -> Owner | None:
         """Who has the operation now, for `Database.free` and for nothing else."""
+
+    @abstractmethod
+    def earlier(self, key: Key) -> list[Earlier]:
+        """The operations of its migration that are done before this one, which is taken."""
 
     @abstractmethod
     def take(

@@ -6,7 +6,6 @@ A database whose URL is set is read directly, another one through a worker that 
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,11 +15,12 @@ from pydantic import TypeAdapter
 from redis import Redis
 from redis.exceptions import RedisError
 
+from dharma_tasks import replies
 from dharma_tasks.databases import NAMES, Database, connect
 from dharma_tasks.errors import Unreachable
 from dharma_tasks.journal import Survey
 from dharma_tasks.messages import Chain, Message, read_message
-from dharma_tasks.redis_client import answer_to, require_redis
+from dharma_tasks.redis_client import require_redis
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Workers
 
@@ -167,12 +167,12 @@ def _ask(
     redis = relayed.redis
     if redis is None or not names:
         return {}
-    replies = {name: f"{settings.namespace}:reply:{uuid.uuid4().hex}" for name in names}
+    asked = {name: replies.new_reply(settings.namespace) for name in names}
     try:
-        relayed.send([question.message(name, reply)] for name, reply in replies.items())
+        relayed.send([question.message(name, reply)] for name, reply in asked.items())
         until = time.monotonic() + ANSWER_SECONDS
         answers: dict[str, Found | _Unread] = {}
-        for name, reply in replies.items():
+        for name, reply in asked.items():
             said = _answer(question, redis, name, reply, until)
             answers[name] = said
     except Exception as error:  # noqa: BLE001 - Redis, or Celery's way to it
@@ -183,7 +183,7 @@ def _ask(
 def _answer(
     question: Question[Found], redis: Redis, name: str, reply: str, until: float
 ) -> Found | _Unread:
-    text = answer_to(redis, reply, until)
+    text = replies.fetch(redis, reply, until)
     if text is not None and text.startswith("error "):
         return _Unread(text.removeprefix("error "))
     if text is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from redis import Redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -14,7 +12,6 @@ from dharma_tasks.settings import Settings
 
 ANSWER_SECONDS = 3
 """How long Redis may take to answer; a hung Redis must not hang a worker (Law 8)."""
-_LOOK_SECONDS = 0.05
 _PART_OF_LEASE = 0.3
 """And no longer than this: who cannot renew in time must find out before the lease is over."""
 
@@ -52,14 +49,3 @@ def require_redis(settings: Settings) -> Redis:
         )
         raise Unreachable(msg) from error
     return redis
-
-
-def answer_to(redis: Redis, reply: str, until: float) -> str | None:
-    """What somebody puts into the list `reply` until then (monotonic clock); None if nobody does.
-
-    It is asked again and again: a read that blocks would meet the client's own timeout, which is
-    short where leases are.
-    """
-    while (found := redis.lpop(reply)) is None and time.monotonic() < until:
-        time.sleep(_LOOK_SECONDS)
-    return None if found is None else str(found)

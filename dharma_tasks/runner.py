@@ -25,7 +25,8 @@ from dharma_tasks.errors import (
     Stopped,
 )
 from dharma_tasks.identity import owner
-from dharma_tasks.journal import Assignment, MigrationState, Step, Taken, Work
+from dharma_tasks.journal import Assignment, MigrationState, Step, Taken, Walked, Work
+from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.pace import Pace
 from dharma_tasks.settings import Settings
@@ -95,9 +96,10 @@ class Runner:
     """Seconds that passing errors have kept it from moving, under the workers before this one."""
     handed_on: bool = False
     """Whether the last of them has left it in order: going on is not an attempt of its own."""
+    accept_data_loss: bool = False
+    """Whether a person said that what cannot be undone is to be passed over."""
     first: Taken | None = None
     """What this worker found when it took the operation over."""
-    _preparing: bool = False
     _counted: bool = False
     """Whether this attempt is in the journal."""
     _unanswered: float | None = None
@@ -168,7 +170,6 @@ class Runner:
             self.assignment, me, counted=not self._counted, error=self._error
         )
         self._counted, self._unanswered = True, None
-        self._preparing = False
         self.first = self.first or taken
         if taken.done or taken.attempts > 1:
             log.info("resumed", done=taken.done, total=taken.total, attempt=taken.attempts)
@@ -185,10 +186,8 @@ class Runner:
             raise OperationFailed(msg, todo)
 
     def _prepare(self, taken: Taken, pace: Pace) -> Taken:
-        self._preparing = True
         with self.database.watched(self._alive()):
             prepared = self.operation.prepare(self._work(taken, self.database.handle, pace))
-        self._preparing = False
         return self.database.journal.prepare(taken, prepared) if prepared else taken
 
     def _batch(self, taken: Taken, pace: Pace) -> Taken:
@@ -210,21 +209,23 @@ class Runner:
         return after
 
     def _undo(self, work: Work[Any]) -> Step:
-        """Undo a batch. What was never done, or cannot be undone, is passed over.
+        """Undo a batch. What was never begun is passed over.
 
-        That the latter may be passed over was decided when the way back was planned.
+        What cannot be undone is too, where a person accepts that. The plan has asked before, but
+        of the operations as they were then; meanwhile one may have lost what its way back needs.
         """
-        walked = work.walked
-        begun = walked is not None and (walked.cursor is not None or walked.done > 0)
-        records = type(self.operation).prepare is not Operation.prepare
-        if not begun and (self._in_one or (records and not work.undo)):
+        if not self._has_begun(work.walked or Walked(), work.undo):
             return Step(cursor=None, finished=True)
         problem = self.operation.irreversible()
         reason = work.undo.get("irreversible") or (problem and problem.what)
-        if reason:
-            self._warn(f"left as it is: {reason}")
-            return Step(cursor=None, finished=True)
-        return self.operation.undo(work)
+        if reason is None:
+            return self.operation.undo(work)
+        if not self.accept_data_loss:
+            todo = "Roll back with --accept-data-loss, which leaves this operation as it is"
+            raise OperationFailed(f"it cannot be undone: {reason}", todo)
+        self.operation.halt(work)
+        self._warn(f"left as it is: {reason}")
+        return Step(cursor=None, finished=True)
 
     def _alive(self) -> Callable[[], None]:
         """A sign of life from a long statement; one that outlives the end of the work is ended.
@@ -257,6 +258,7 @@ class Runner:
             walked=taken.walked,
             confirm=self.control.confirm,
             warn=self._warn,
+            earlier=lambda: self.database.journal.earlier(self.assignment.key),
         )
 
     def _after(self, error: Exception, taken: Taken | None, pace: Pace) -> float:
@@ -313,10 +315,19 @@ class Runner:
         return MigrationFailed(text, state, kept=kept, answers=taken is not None)
 
     def _keeps_something(self, taken: Taken) -> bool:
-        """Whether anything of the operation may be there after a lasting error."""
-        if self._preparing and taken.undo is None:
-            return False
-        return taken.cursor is not None or not self._in_one
+        """Whether anything of the operation may be there."""
+        return self._has_begun(taken.walked or Walked(taken.cursor, taken.done), taken.undo)
+
+    def _has_begun(self, walked: Walked, undo: JSON | None) -> bool:
+        """Whether the way forward, which came as far as `walked`, may have changed anything.
+
+        Without a checkpoint it has not where its first batch commits with one, nor where what it
+        found was to be recorded before the first effect, and is not.
+        """
+        if walked.cursor is not None or walked.done > 0:
+            return True
+        looks = type(self.operation).prepare is not Operation.prepare
+        return not self._in_one and (bool(undo) or not looks)
 
     @property
     def _in_one(self) -> bool:

@@ -16,8 +16,9 @@ from there. Its keys, below `NAMESPACE:`:
     run:ID:surveys         hash: database -> what its journal said
     run:ID:order:DB        list: the versions to apply, or to undo
     run:ID:first           hash: reference -> where it begins, if not at its first operation
-    run:ID:waits           hash: reference -> references in other databases it waits for
-    run:ID:ended           set: references that this run is through with; a hint for the order
+    run:ID:waits           hash: reference -> references in other databases to be confirmed first
+    run:ID:ended           set: references that this run is through with, or leaves to others; a
+                           hint for the order
     run:ID:confirmed       set: references that their own database confirmed
     run:ID:events          list: what happened, for whoever watches
     run:ID:progress        hash: database -> `Progress` as JSON
@@ -102,7 +103,7 @@ class Runs:
         """Claim the run's databases and store the record, or find the equal run to join.
 
         Raises:
-            Busy: another run has one of the databases.
+            Busy: another run is in the way; see `occupant`.
         """
         key = self._key(run.id)
         definitions, kinds = {}, {}
@@ -111,7 +112,7 @@ class Runs:
             kinds[migration.reference] = _kinds(migration)
         while True:
             with self._redis.pipeline() as pipe:
-                pipe.watch(self._active)
+                pipe.watch(self._active, self._open)
                 found = self.occupant(run)
                 if found is not None:
                     return found
@@ -133,7 +134,8 @@ class Runs:
         """Find the active run that wants the same as `run`.
 
         Raises:
-            Busy: another run has one of the databases.
+            Busy: another run has one of the databases; or it goes the other way, and one of the
+                two changes what the other one has to rely on.
         """
         active = self._redis.hmget(self._active, run.databases)
         for database, other in zip(run.databases, active, strict=True):
@@ -142,6 +144,9 @@ class Runs:
                 if snapshot.run.fingerprint == run.fingerprint:
                     return snapshot.run
                 raise Busy(other, database)
+        for snapshot in self.open():
+            if crossed := _crossed(run, snapshot.run):
+                raise Busy(snapshot.run.id, crossed)
         return None
 
     # -- planning -------------------------------------------------------------------------
@@ -169,10 +174,9 @@ class Runs:
         """Store the plan and let the run begin. False when another worker did, or it is over."""
         key = self._key(run.id)
         planned = {ref for db, order in plan.orders.items() for ref in _references(db, order)}
-        waits = {
-            ref: " ".join(other for other in needs if other in planned)
-            for ref, needs in plan.dependencies.items()
-        }
+        waits = {ref: " ".join(needs) for ref, needs in plan.dependencies.items()}
+        # Applied by others: nothing here waits for them, but they are confirmed like all others.
+        elsewhere = {ref for needs in plan.dependencies.values() for ref in needs} - planned
         with self._redis.pipeline() as pipe:
             pipe.watch(key)
             if pipe.hget(key, "state") != RunState.PLANNING:
@@ -191,6 +195,8 @@ class Runs:
                     pipe.rpush(f"{key}:order:{database}", *order)
             if waits:
                 pipe.hset(f"{key}:waits", mapping=waits)
+            if elsewhere:
+                pipe.sadd(f"{key}:ended", *elsewhere)
             if plan.first:
                 pipe.hset(f"{key}:first", mapping=plan.first)
             try:
@@ -250,7 +256,7 @@ class Runs:
         return not waits or all(self._redis.smismember(f"{name}:confirmed", waits.split()))
 
     def waits(self, run: Run, database: str, version: str) -> list[Reference]:
-        """What `version` waits for in other databases, within this run's plan."""
+        """What `version` depends on in other databases; on the way back what depends on it."""
         text = self._redis.hget(f"{self._key(run.id)}:waits", reference(database, version))
         return [Reference(ref) for ref in (text or "").split()]
 
@@ -398,6 +404,14 @@ class Runs:
         """What happened, from the `start`-th event on."""
         found = self._redis.lrange(f"{self._key(run)}:events", start, -1)
         return [Event.model_validate_json(text) for text in found]
+
+
+def _crossed(one: Run, other: Run) -> str | None:
+    """A database that one of two runs in opposite directions changes, and the other relies on."""
+    if one.direction is other.direction:
+        return None
+    shared = {*one.databases} & {*other.surveyed} | {*one.surveyed} & {*other.databases}
+    return min(shared, default=None)
 
 
 def _references(database: str, versions: Iterable[str]) -> list[Reference]:

@@ -1,9 +1,11 @@
 """The campaign: generation after generation of migrations, and faults until there were enough.
 
-    seed data, write files -> submit -> (fault -> progress -> pause)* -> compare -> the next
+    seed data, write files
+        -> (submit, or roll back -> (fault -> progress -> pause)* -> compare)* -> the next
 
-A generation is compared when it is done, and once more when the next one is done: a late
-writer, woken after its work was done by somebody else, would show by then.
+A generation is applied, rolled back, and applied again, and compared after each. When the next
+one is done it is compared once more: a late writer, woken after its work was done by somebody
+else, would show by then.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from benchmarks.chaos.faults import Fault, Faults, NotNow
 from benchmarks.chaos.figures import Figures
 from benchmarks.chaos.generations import Generation
 from benchmarks.chaos.ground import DATABASES, Ground, wait_for
-from benchmarks.chaos.journals import UNREACHABLE, Journals, Watch
+from benchmarks.chaos.journals import UNREACHABLE, Entries, Journals, Watch
 from dharma_tasks.lease import Held
 
 HANGS = 120.0
@@ -77,6 +79,8 @@ class Wanted:
     kinds: tuple[tuple[str, int], ...] = tuple(KINDS.items())
     pause: float = 3.0
     """The longest pause between progress and the next fault."""
+    each_way: int = 10
+    """The most faults while a generation goes one way."""
     together: float = 0.25
     """How often a fault comes without waiting for progress after the one before it."""
 
@@ -127,9 +131,13 @@ class Campaign:
             generation = Generation(self._ground, number, self._wanted.scale)
             self._ground.say(f"generation {number}")
             generation.make()
-            self._watch.follow(generation.versions)
-            if not self._carry_out(generation):
-                return
+            for times, applied in enumerate((True, False, True)):
+                if times > 0 and self._enough() and "back" in self._figures.ways:
+                    break
+                generation.applied = applied
+                if not self._carry_out(generation, again=times > 0):
+                    return
+            self._figures.generations += 1
             if before is not None:
                 self._compare(before)
                 before.drop()
@@ -142,12 +150,23 @@ class Campaign:
         enough = len(self._figures.faults) >= self._wanted.kills
         return enough or time.monotonic() > self._until
 
-    def _carry_out(self, generation: Generation) -> bool:
+    def _carry_out(self, generation: Generation, *, again: bool) -> bool:
         """Submit, make faults until it is done, and compare. False where it hangs or failed."""
+        way = "forward" if generation.applied else "back"
+        self._ground.say(f"generation {generation.number} {way}")
+        goals = {name: generation.goals(name) for name in DATABASES}
+        journals = Journals(self._ground)
+        before = {n: journals.read(n, generation.versions[n]) if again else {} for n in DATABASES}
+        self._watch.follow(goals, before)
+        forward = ("--target", "latest", "--allow-major")  # each generation has one of its own
+        back = ("--rollback-to", generation.below)
+        self._crew.wanted = forward if generation.applied else back
+        faults_before = len(self._figures.faults)
         work = _Work(self._ground, self._crew)
         faults = Faults(self._ground, self._crew, self._chance, work.extra)
         while work.goes_on():
-            if self._enough():
+            hits = len(self._figures.faults) - faults_before
+            if self._enough() or hits >= self._wanted.each_way:
                 time.sleep(0.1)
             else:
                 self._disturb(faults, work)
@@ -161,7 +180,13 @@ class Campaign:
             return False
         work.finish()
         self._compare(generation)
-        self._account(generation)
+        hits = len(self._figures.faults) - faults_before
+        self._figures.ways[way] += 1
+        self._figures.faults_on[way] += hits
+        for name in DATABASES:
+            self._account(generation, name, before[name])
+        self._replays(hits)
+        self._no_leases()
         return not self._ground.findings
 
     # --- faults ---
@@ -242,29 +267,27 @@ class Campaign:
                 f"{difference.doubled} doubled: {difference.other}"
             )
 
-    def _account(self, generation: Generation) -> None:
-        """Check the journals, and count what had to be done again."""
-        self._figures.generations += 1
-        for part in generation.parts:
-            versions = generation.versions[part.database]
-            entries = Journals(self._ground).read(part.database, versions)
-            if len(entries) != sum(versions.values()):
-                self._ground.found(f"journal of {part.database}: only {sorted(entries)}")
-            self._figures.migrations += len(versions)
-            self._figures.operations += len(entries)
+    def _account(self, generation: Generation, database: str, before: Entries) -> None:
+        """Check a journal, and count what was done; takings over where that is all that counts."""
+        goals = generation.goals(database)
+        entries = Journals(self._ground).read(database, generation.versions[database])
+        self._figures.migrations += len(generation.versions[database])
+        self._figures.operations += len(goals)
+        if not before:
             self._figures.take_overs += sum(entry.fence - 1 for entry in entries.values())
-            for (version, number), entry in entries.items():
-                where = f"journal of {part.database} {version}#{number}"
-                if entry.state != "done" or (entry.total or entry.done) != entry.done:
-                    self._ground.found(f"{where}: {entry}")
-        self._replays(generation)
+        for (version, number), state in goals.items():
+            entry = entries.get((version, number))
+            whole = entry is not None and entry.done == (entry.total or entry.done)
+            if entry is None or entry.state != state or not whole:
+                self._ground.found(f"journal of {database} {version}#{number}: {entry}")
+
+    def _no_leases(self) -> None:
         lease = self._ground.settings.lease_seconds
         if not wait_for(lambda: not self._leases(), lease + 2):
             self._ground.found(f"leases are left: {sorted(self._leases())}")
 
-    def _replays(self, generation: Generation) -> None:
+    def _replays(self, faults: int) -> None:
         """Count the batches done again: for each fault at most one of each open range."""
-        faults = sum(fault.at > generation.made for fault in self._figures.faults)
         begun = batches.read(self._ground.batches)[sum(self._figures.batches.values()) :]
         replayed = Counter(each.database for each in batches.again(begun))
         self._figures.batches += Counter(each.database for each in begun)

@@ -52,6 +52,8 @@ class Crew:
         self._lock = RLock()
         self._over = Event()
         self._logs: dict[int, str] = {}
+        self.wanted: tuple[str, ...] = ("--target", "latest")
+        """What the submits ask for."""
         self.workers = [Worker(name, self._start(name, 1)) for name in names]
         for worker in self.workers:
             worker.sessions.add(worker.process.pid)
@@ -170,7 +172,7 @@ class Crew:
         name = f"submit-{len(self._logs) + 1}"
         with self._log(name).open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "dharma_tasks.submit", "--target", "latest"],
+                [sys.executable, "-m", "dharma_tasks.submit", *self.wanted],
                 env=self._ground.environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -22,6 +22,11 @@ class Figures:
     migrations: int = 0
     operations: int = 0
     take_overs: int = 0
+    """Of operations that went forward for the first time."""
+    ways: Counter[str] = field(default_factory=Counter)
+    """How often a generation was brought "forward", and "back"."""
+    faults_on: Counter[str] = field(default_factory=Counter)
+    """How many of the faults came on each of these ways."""
     batches: Counter[str] = field(default_factory=Counter)
     """By database: how many were begun."""
     batches_again: Counter[str] = field(default_factory=Counter)
@@ -58,6 +63,9 @@ class Figures:
         yield self._line("all", self.faults)
         yield ""
         yield f"  recoveries          {len(self.recovered)} of {len(self.faults)}"
+        for way, times in sorted(self.ways.items()):
+            name = f"brought {way}"
+            yield f"  {name:20}{times} times, with {self.faults_on[way]} faults"
         yield f"  operations taken over again   {self.take_overs}"
         for name, begun in sorted(self.batches.items()):
             most = len(self.faults) * OPEN_RANGES[name]

@@ -1,18 +1,18 @@
 """What the workers work on: one generation of data and files after the other.
 
 Each has its own tables, collections and indices, so that every effect can be counted in the
-end: a row that is too low has lost one, a row that is too high got one twice.
+end: a row that is too low has lost one, a row that is too high got one twice. Rolled back,
+all of it must be as it was before.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from bson import ObjectId
 from elasticsearch.helpers import bulk, scan
@@ -55,11 +55,19 @@ class Difference:
 
 @dataclass(frozen=True)
 class File:
-    """One migration: what its JSON has besides the usual, and its SQL."""
+    """One migration: what its JSON has besides the usual, its SQL, and that of the way back."""
 
     name: str
     definition: Document
     sql: str = ""
+    back: str = ""
+
+
+class Operations(NamedTuple):
+    """How many operations a migration has, and its rollback file."""
+
+    forward: int
+    back: int
 
 
 class Part(ABC):
@@ -83,8 +91,8 @@ class Part(ABC):
         found = [f"{database}:{self.version(int(position))}" for database, position in named]
         return {"dependencies": found}
 
-    def write(self) -> dict[str, int]:
-        """Write the files. Returns the number of operations by version."""
+    def write(self) -> dict[str, Operations]:
+        """Write the files. Returns the numbers of operations by version."""
         folder = self.ground.migrations / self.database
         folder.mkdir(exist_ok=True)
         written = {}
@@ -99,8 +107,14 @@ class Part(ABC):
             }
             if file.sql:
                 (folder / f"{stem}.sql").write_text(file.sql)
-            (folder / f"{stem}.json").write_text(json.dumps({**common, **file.definition}))
-            written[self.version(position)] = len(file.definition.get("operations", [0]))
+            definition = {**common, **file.definition}
+            (folder / f"{stem}.json").write_text(json.dumps(definition))
+            if file.back:
+                (folder / f"{stem}_rollback.sql").write_text(file.back)
+                definition.pop("dependencies", None)
+                (folder / f"{stem}_rollback.json").write_text(json.dumps(definition))
+            operations = len(file.definition.get("operations", [0]))
+            written[self.version(position)] = Operations(operations, int(bool(file.back)))
         return written
 
     @abstractmethod
@@ -112,8 +126,8 @@ class Part(ABC):
         """The migrations, in order."""
 
     @abstractmethod
-    def compare(self) -> Difference:
-        """Compare every document with what it must be."""
+    def compare(self, times: int) -> Difference:
+        """Compare every document with what it must be: each effect there once, or not at all."""
 
     @abstractmethod
     def drop(self) -> None:
@@ -178,9 +192,10 @@ class MongodbPart(Part):
             "collection": collection,
             "filter": where or {},
             "update": {"$inc": {"n": 1}, "$push": {"log": word}},
+            "keep_before_image": True,
         }
 
-    def compare(self) -> Difference:
+    def compare(self, times: int) -> Difference:
         """Each document has counted and noted each update once."""
         database = self.ground.mongodb.get_default_database()
         found = Difference()
@@ -189,14 +204,15 @@ class MongodbPart(Part):
             for each in database[name].find():
                 seen += 1
                 what = f"mongodb {name} {each['_id']!r}"
-                found.effects(f"{what} n", each["n"], 2)
+                found.effects(f"{what} n", each["n"], 2 * times)
                 for word in ("a", "b"):
-                    found.effects(f"{what} log {word}", each["log"].count(word), 1)
+                    found.effects(f"{what} log {word}", each["log"].count(word), times)
                 if name == self._mixed:
-                    found.effects(f"{what} new", int(each.get("new") == {"x": 1}), 1)
+                    new = 2 * ("new" in each) - (each.get("new") == {"x": 1})
+                    found.effects(f"{what} new", new, times)
             found.effects(f"mongodb documents of {name}", seen, count)
         names = sorted(database[self._mixed].index_information())
-        found.check(f"mongodb indexes of {self._mixed}", names, ["_id_", "by_k"])
+        found.check(f"mongodb indexes of {self._mixed}", names, ["_id_", "by_k"][: 1 + times])
         return found
 
     def drop(self) -> None:
@@ -241,8 +257,13 @@ class PostgresqlPart(Part):
             {},
             f"UPDATE {whole} SET n = n + 1;\nSELECT pg_sleep(1);\n"
             f"INSERT INTO {told} VALUES ('whole');\n",
+            f"DELETE FROM {told} WHERE what = 'whole';\nSELECT pg_sleep(1);\n"
+            f"UPDATE {whole} SET n = n - 1;\n",
         )
-        slowly = f"UPDATE {steps} SET n = n + 1 FROM (SELECT pg_sleep(0.3)) AS slow;\n"
+        slowly, back = (
+            f"UPDATE {steps} SET n = n {sign} 1 FROM (SELECT pg_sleep(0.3)) AS slow;\n"
+            for sign in "+-"
+        )
         yield File(
             "steps",
             {"transactional": False},
@@ -250,20 +271,22 @@ class PostgresqlPart(Part):
             f"CREATE INDEX CONCURRENTLY {steps}_n ON {steps} (n);\n"
             f"{slowly}VACUUM {steps};\n"
             f"BEGIN;\n{slowly}INSERT INTO {told} VALUES ('steps');\nCOMMIT;\n",
+            f"BEGIN;\n{back}DELETE FROM {told} WHERE what = 'steps';\nCOMMIT;\n{back}"
+            f"DROP INDEX CONCURRENTLY {steps}_n;\n{back}",
         )
         yield self._batch("again", **self.needs("elasticsearch:0", "mongodb:0"))
 
     def _batch(self, name: str, **more: Any) -> File:
         table = self._name("batched")
         batch = {"table": table, "key": "id", "size": self._size}
-        return File(
-            name,
-            {"batch": batch, **more},
-            f"UPDATE {table} SET n = n + 1 FROM (SELECT pg_sleep(0.1)) AS slow\n"
-            "WHERE id BETWEEN :batch_start AND :batch_end\n",
+        forward, back = (
+            f"UPDATE {table} SET n = n {sign} 1 FROM (SELECT pg_sleep(0.1)) AS slow\n"
+            "WHERE id BETWEEN :batch_start AND :batch_end\n"
+            for sign in "+-"
         )
+        return File(name, {"batch": batch, **more}, forward, back)
 
-    def compare(self) -> Difference:
+    def compare(self, times: int) -> Difference:
         """Each row is as much higher as there were updates."""
         found = Difference()
         expected = {"batched": 2, "whole": 1, "steps": self._steps}
@@ -272,17 +295,17 @@ class PostgresqlPart(Part):
                 table = self._name(name)
                 rows = connection.execute(f"SELECT id, n FROM {table}").fetchall()
                 for key, value in rows:
-                    found.effects(f"postgresql {table} {key}", value, n)
+                    found.effects(f"postgresql {table} {key}", value, n * times)
                 found.effects(f"postgresql rows of {table}", len(rows), self._rows)
             told = connection.execute(f"SELECT what FROM {self._name('told')}").fetchall()
             for what in ("whole", "steps"):
-                found.effects(f"postgresql told {what}", told.count((what,)), 1)
+                found.effects(f"postgresql told {what}", told.count((what,)), times)
             indexes = connection.execute(
                 "SELECT c.relname, i.indisvalid FROM pg_index i JOIN pg_class c"
                 " ON c.oid = i.indexrelid WHERE i.indrelid = %s::regclass AND NOT i.indisprimary",
                 [self._name("steps")],
             ).fetchall()
-        found.check("postgresql indexes", indexes, [(f"{self._name('steps')}_n", True)])
+        found.check("postgresql indexes", indexes, [(f"{self._name('steps')}_n", True)] * times)
         return found
 
     def drop(self) -> None:
@@ -342,10 +365,19 @@ class ElasticsearchPart(Part):
             needs = self.needs("mongodb:0") if copy == self._copies else {}
             yield File(f"copy{copy}", {"operations": operations, **needs})
 
-    def compare(self) -> Difference:
+    def compare(self, times: int) -> Difference:
         """Each copy has each document once, and nothing else; the alias names the last one."""
         found = Difference()
         client = self.ground.elasticsearch
+        client.indices.refresh(index=self._index(0))
+        there = client.count(index=self._index(0))["count"]
+        found.effects(f"elasticsearch documents of {self._index(0)}", there, self._count)
+        holders = self._holders()
+        if not times:
+            names = sorted(client.indices.get(index=f"{self._alias}_v*"))
+            found.check("elasticsearch indices", names, [self._index(0)])
+            found.check("elasticsearch alias", holders, [])
+            return found
         for copy in range(1, self._copies + 1):
             index = self._index(copy)
             if not client.indices.exists(index=index):
@@ -364,10 +396,13 @@ class ElasticsearchPart(Part):
             settings = client.indices.get_settings(index=index)[index]["settings"]["index"]
             refresh = settings.get("refresh_interval")
             found.check(f"elasticsearch refresh_interval of {index}", refresh, None)
-        aliases = client.options(ignore_status=404).indices.get_alias(name=self._alias)
-        holders = sorted(aliases) if aliases.meta.status == HTTPStatus.OK else []
         found.check("elasticsearch alias", holders, [self._index(self._copies)])
         return found
+
+    def _holders(self) -> list[str]:
+        client = self.ground.elasticsearch.options(ignore_status=404)
+        aliases = client.indices.get_alias(name=self._alias)
+        return sorted(aliases) if aliases.meta.status == HTTPStatus.OK else []
 
     def drop(self) -> None:
         """Every copy."""
@@ -383,21 +418,42 @@ class Generation:
         self.number = number
         kinds: tuple[type[Part], ...] = (MongodbPart, PostgresqlPart, ElasticsearchPart)
         self.parts = [kind(ground, number, scale) for kind in kinds]
-        self.versions: dict[str, dict[str, int]] = {}
-        self.made = 0.0
+        self.versions: dict[str, dict[str, Operations]] = {}
+        self.applied = True
+        """Which way it was brought last."""
 
     def make(self) -> None:
         """Make the data, then the files."""
         for part in self.parts:
             part.seed()
         self.versions = {part.database: part.write() for part in self.parts}
-        self.made = time.monotonic()
+
+    @property
+    def below(self) -> str:
+        """A version below all of its own, and above those of the generations before."""
+        return f"{self.number - 1}.999.0"
+
+    def goals(self, database: str) -> dict[tuple[str, int], str]:
+        """The states of all operations when it is wholly applied, or rolled back.
+
+        Where a rollback file was carried out, its operations are done.
+        """
+        found = {}
+        for version, operations in self.versions[database].items():
+            if self.applied or not operations.back:
+                state = "done" if self.applied else "pending"
+                numbers = range(1, operations.forward + 1)
+            else:
+                state = "done"
+                numbers = range(operations.forward + 1, sum(operations) + 1)
+            found.update({(version, number): state for number in numbers})
+        return found
 
     def compare(self) -> Difference:
         """Compare all of it."""
         found = Difference()
         for part in self.parts:
-            found += part.compare()
+            found += part.compare(times=int(self.applied))
         return found
 
     def drop(self) -> None:

@@ -99,6 +99,20 @@ def _entry(record: Document) -> Entry:
     )
 
 
+Goals = dict[tuple[str, int], str]
+"""The states to come to, by version and number."""
+
+
+def reached(goals: Goals, found: Entries, before: Entries) -> bool:
+    """Whether each operation is where it is to be, and not only because it was so before."""
+    return all(
+        key in found
+        and found[key].state == state
+        and (key not in before or found[key].fence > before[key].fence)
+        for key, state in goals.items()
+    )
+
+
 @dataclass(frozen=True)
 class _Look:
     """One successful look at a journal: when it was begun, and what was different then."""
@@ -111,14 +125,16 @@ class _Look:
 class Watch:
     """Three threads, one a database, that note when an operation moves on.
 
-    A new fence or attempt is no progress; another cursor, count or state is.
+    A new fence or attempt is no progress; another cursor, count or state is. A database has
+    nothing left to do when each operation is in the state wanted, and was taken for it.
     """
 
     def __init__(self, ground: Ground) -> None:
         """Begin to look."""
         self._ground = ground
         self._begun = time.monotonic()
-        self._versions: dict[str, dict[str, int]] = {}
+        self._goals: dict[str, Goals] = {}
+        self._before: dict[str, Entries] = {}
         self._looks: dict[str, list[_Look]] = {name: [] for name in DATABASES}
         self._lock = Lock()
         self._over = Event()
@@ -129,10 +145,10 @@ class Watch:
         for thread in self._threads:
             thread.start()
 
-    def follow(self, versions: dict[str, dict[str, int]]) -> None:
-        """Look at these from now on: by database, the number of operations by version."""
+    def follow(self, goals: dict[str, Goals], before: dict[str, Entries]) -> None:
+        """Look at these from now on: by database, what is to be, and what was before."""
         with self._lock:
-            self._versions = versions
+            self._goals, self._before = goals, before
 
     def close(self) -> None:
         """End the threads."""
@@ -166,16 +182,16 @@ class Watch:
         before: object = None
         while not self._over.wait(_EVERY):
             with self._lock:
-                versions = self._versions.get(database)
-            if versions is None:
+                goals = self._goals.get(database)
+                former = self._before.get(database, {})
+            if goals is None:
                 continue
             at = time.monotonic()
             try:
-                found = journals.read(database, versions)
+                found = journals.read(database, {version for version, _ in goals})
             except UNREACHABLE:
                 continue
-            now = (versions, {key: (e.state, e.done, e.cursor) for key, e in found.items()})
-            done = sum(entry.state == "done" for entry in found.values())
-            look = _Look(at, now != before, done == sum(versions.values()))
+            now = (goals, {key: (e.state, e.done, e.cursor) for key, e in found.items()})
+            look = _Look(at, now != before, reached(goals, found, former))
             self._looks[database].append(look)
             before = now

@@ -1,18 +1,17 @@
-"""What commands share that let workers write: who may be asked, and what they answer."""
+"""What commands share that let workers write: the question before it, and the answers."""
 
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterable
 
 from redis import Redis
 
+from dharma_tasks import replies
 from dharma_tasks.cli import common
 from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.flow.asked import busy, run_on
 from dharma_tasks.messages import Message
-from dharma_tasks.redis_client import answer_to
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Workers
@@ -66,11 +65,11 @@ class Asking:
         self, databases: Iterable[str], message: Callable[[str, str], Message]
     ) -> dict[str, str]:
         """Send one message to each, and return what has come; `ERROR` where nothing has."""
-        asked = {name: f"{self._prefix}:reply:{uuid.uuid4().hex}" for name in databases}
+        asked = {name: replies.new_reply(self._prefix) for name in databases}
         common.send([message(name, reply)] for name, reply in asked.items())
         until = time.monotonic() + ANSWER_SECONDS
         return {
-            name: answer_to(self._redis, reply, until) or _silent(name)
+            name: replies.fetch(self._redis, reply, until) or _silent(name)
             for name, reply in asked.items()
         }
 

@@ -76,9 +76,8 @@ class Declaring:
 
     def _declare(self) -> int:
         settings = self._settings = common.settings()
-        values = Values(settings=settings.values, required=False)
         folder = self._options.migrations or settings.migrations_dir
-        migrations = load(folder, values).migrations
+        migrations = load(folder, Values(settings=settings.values, required=False)).migrations
         asking = Asking(settings, require_redis(settings))
         needed = self._wish.surveyed(migrations)
         asking.require_quiet(self._wish.databases(migrations))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
@@ -16,7 +15,7 @@ import click
 from redis import Redis
 from rich.text import Text
 
-from dharma_tasks import words
+from dharma_tasks import replies, words
 from dharma_tasks.cli import common
 from dharma_tasks.cli.screen import console
 from dharma_tasks.errors import Problem, Refused, Unreachable
@@ -24,7 +23,7 @@ from dharma_tasks.journal import Entry
 from dharma_tasks.lease import Leases
 from dharma_tasks.messages import WRITTEN, audit_message, operation_chain, orphans
 from dharma_tasks.migration import Key
-from dharma_tasks.redis_client import answer_to, require_redis
+from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import Event, RunState, Snapshot
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
@@ -100,8 +99,8 @@ class Steering:
         Raises:
             Unreachable: a database could not be written to.
         """
-        asked = f"asked at {datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f} UTC"
-        replies = {}
+        when = f"asked at {datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f} UTC"
+        asked = {}
         for database in sorted(snapshot.generations):
             at = snapshot.working.get(database)
             key = Key(
@@ -109,15 +108,15 @@ class Steering:
                 version=at.version if at else "",
                 number=at.number if at else 0,
             )
-            reply = f"{self._prefix}:reply:{uuid.uuid4().hex}"
-            entry = Entry(event, snapshot.run.id, self.by, key, asked)
+            reply = replies.new_reply(self._prefix)
+            entry = Entry(event, snapshot.run.id, self.by, key, when)
             common.send([[audit_message(entry, reply)]])
-            replies[database] = reply
+            asked[database] = reply
         until = time.monotonic() + ANSWER_SECONDS
         served = self._workers.served()
         answers = {
-            name: answer_to(self._redis, reply, until if name in served else 0)
-            for name, reply in replies.items()
+            name: replies.fetch(self._redis, reply, until if name in served else 0)
+            for name, reply in asked.items()
         }
         written = [name for name, answer in answers.items() if answer == WRITTEN]
         silent = [name for name, answer in answers.items() if answer is None]

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import sys
 import time
-import uuid
 from collections.abc import Callable
 
 import click
 from redis import Redis
 from rich.text import Text
 
-from dharma_tasks import words
+from dharma_tasks import replies, words
 from dharma_tasks.cli import common
 from dharma_tasks.cli.screen import console
 from dharma_tasks.databases import NAMES
@@ -23,7 +22,7 @@ from dharma_tasks.errors import Unreachable
 from dharma_tasks.flow.asked import leases_on
 from dharma_tasks.lease import Held, Leases
 from dharma_tasks.messages import UNLOCK_LATE, UNLOCKED, unlock_message
-from dharma_tasks.redis_client import answer_to, require_redis
+from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import Next, Run
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
@@ -129,10 +128,10 @@ class _Unlock:
         if name not in self._workers.served():
             msg = f"no live worker serves {name}, and only a worker can write to its history"
             raise Unreachable(f"{msg}. Start one: celery -A dharma_tasks worker -Q {name}")
-        reply = f"{self._prefix}:reply:{uuid.uuid4().hex}"
+        reply = replies.new_reply(self._prefix)
         common.send([[unlock_message(name, self._by, held.token, reply)]])
         until = time.monotonic() + ANSWER_SECONDS
-        answer = answer_to(self._redis, reply, until)
+        answer = replies.fetch(self._redis, reply, until)
         if answer is not None:
             return answer
         msg = (

@@ -84,7 +84,7 @@ class Database(ABC, Generic[HandleT]):
     def interrupt(self) -> None:
         """End the statement that is at work, from another thread; its batch then fails.
 
-        Nothing happens where a statement cannot be ended without losing what others may use.
+        What others may use is left to the server. Nothing happens where nothing takes long.
         """
 
     @abstractmethod

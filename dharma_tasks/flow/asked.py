@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
-from dharma_tasks import trail
+from dharma_tasks import replies, trail
 from dharma_tasks.errors import FenceLost
 from dharma_tasks.flow.context import Context
 from dharma_tasks.journal import Entry
@@ -28,9 +28,6 @@ from dharma_tasks.runs import Runs
 
 log = structlog.get_logger()
 
-REPLY_SECONDS = 60
-"""How long an answer waits to be fetched."""
-
 
 def read(
     context: Context,
@@ -48,7 +45,7 @@ def read(
         answer = _told(context, database, history, count)
     except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told
         answer = "error " + context.unreachable(database, error).what
-    _reply(context, reply, answer)
+    replies.answer(context.redis, reply, answer)
     return []
 
 
@@ -70,7 +67,7 @@ def unlock(context: Context, database: str, by: str, token: str, reply: str) -> 
     """
     found = _with_lease(context, database, token)
     if found is None:
-        _reply(context, reply, UNLOCK_LATE)
+        replies.answer(context.redis, reply, UNLOCK_LATE)
         return []
     run, upcoming, held = found
     who = f"{held.holder.worker} (pid {held.holder.pid} on {held.holder.node})"
@@ -80,14 +77,14 @@ def unlock(context: Context, database: str, by: str, token: str, reply: str) -> 
     context.leases.break_(upcoming.key, token)
     log.warning("unlocked", run=run.id, operation=str(upcoming.key), by=by, holder=who)
     context.tell(run, "warning", f"{upcoming.key}: {by} broke the lease of {who}")
-    _reply(context, reply, UNLOCKED)
+    replies.answer(context.redis, reply, UNLOCKED)
     return context.chains(run, [upcoming])
 
 
 def audit(context: Context, entry: Entry, reply: str) -> list[Chain]:
     """Write what a person did to a run, and say so in `reply`."""
     if _written(context, entry, reply):
-        _reply(context, reply, WRITTEN)
+        replies.answer(context.redis, reply, WRITTEN)
     return []
 
 
@@ -144,7 +141,7 @@ def _by_itself(context: Context, database: str, reply: str, call: Callable[[], s
     """
     open_run = run_on(database, context.runs)
     if open_run is not None:
-        _reply(context, reply, f"refused {busy(database, open_run)}")
+        replies.answer(context.redis, reply, f"refused {busy(database, open_run)}")
         return
     try:
         said = call()
@@ -153,7 +150,7 @@ def _by_itself(context: Context, database: str, reply: str, call: Callable[[], s
     except Exception as error:
         log.exception("not_written", database=database)
         said = f"error {context.unreachable(database, error).what}"
-    _reply(context, reply, said)
+    replies.answer(context.redis, reply, said)
 
 
 def leases_on(database: str, runs: Runs, leases: Leases) -> Iterator[tuple[Run, Next, Held | None]]:
@@ -179,13 +176,6 @@ def _written(context: Context, entry: Entry, reply: str) -> bool:
         context.trying(found, lambda: found.journal.audit(entry))
     except Exception as error:
         log.exception("not_written", run=entry.run, database=database, entry=entry.event)
-        _reply(context, reply, "error " + context.unreachable(database, error).what)
+        replies.answer(context.redis, reply, "error " + context.unreachable(database, error).what)
         return False
     return True
-
-
-def _reply(context: Context, reply: str, answer: str) -> None:
-    with context.redis.pipeline() as pipe:
-        pipe.rpush(reply, answer)
-        pipe.expire(reply, REPLY_SECONDS)
-        pipe.execute()

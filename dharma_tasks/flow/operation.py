@@ -57,6 +57,8 @@ def confirm_dependency(context: Context, run: str, database: str, version: str) 
     forward = snapshot.run.direction is Direction.FORWARD
     if state not in ((MigrationState.APPLIED,) if forward else turning.GONE):
         msg = f"{reference(database, version)} is {state}"
+        todo = "Waits for it to be applied" if forward else "Waits for it to be undone"
+        context.tell(snapshot.run, "waiting", f"{msg}. {todo}")
         raise StepAside(msg)
     context.runs.confirm(snapshot.run, reference(database, version))
     return []
@@ -113,6 +115,7 @@ def _runner(context: Context, job: Job, parsed: Operation[Any], lease: Lease) ->
         worker=context.worker,
         stuck_before=job.stuck_for,
         handed_on=job.handed_on,
+        accept_data_loss=job.run.accept_data_loss,
     )
 
 

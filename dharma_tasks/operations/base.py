@@ -74,7 +74,7 @@ class Operation(BaseModel, ABC, Generic[HandleT]):
         return True
 
     def prepare(self, work: Work[HandleT]) -> Prepared | None:  # noqa: ARG002
-        """Look at what is there. None where there is nothing to record. Changes nothing.
+        """Look at what is there, and record it. Changes nothing. By default it does not look.
 
         Raises:
             OperationFailed: the operation cannot work here (and nothing was changed).
@@ -90,9 +90,10 @@ class Operation(BaseModel, ABC, Generic[HandleT]):
         """
 
     def halt(self, work: Work[HandleT]) -> None:
-        """End what goes on without us on the server: the run was paused or cancelled.
+        """End what goes on without us on the server, and put back what was changed for its sake.
 
-        A later `step` goes on from the last cursor all the same.
+        The run was paused or cancelled, and a later `step` goes on from the last cursor all the
+        same; or the operation is passed over on the way back, for it cannot be undone.
         """
 
     def irreversible(self) -> Problem | None:
@@ -114,9 +115,9 @@ class Operation(BaseModel, ABC, Generic[HandleT]):
     def undo(self, work: Work[HandleT]) -> Step:
         """Undo one batch from `work.cursor` (None at the start); `work.walked` is what was done.
 
-        `work.undo` is what `prepare` recorded: empty where it was not reached, and then
-        nothing was done. What the application has changed since is left as it is, counted
-        and named in a warning.
+        `work.undo` is what `prepare` recorded. It is called only where the operation may have
+        changed something, and can be undone. What the application has changed since is left as
+        it is, counted and named in a warning.
 
         Raises:
             OperationFailed: a lasting error; the database's own exceptions pass through.

@@ -10,9 +10,13 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import elasticsearch_state
+import mongodb_state
+import postgresql_state
 import psycopg
 import pytest
 from elasticsearch import Elasticsearch
+from gate import WAITING, Gate
 from place import Place, wait_for
 from pymongo.database import Database
 
@@ -65,43 +69,55 @@ def crossed(place: Place) -> Place:
 def test_back_and_forth(
     crossed: Place, mongodb: Database[Document], elastic: Elasticsearch
 ) -> None:
-    """Newest first against the dependencies, everything gone; and applied again after that."""
+    """Newest first against the dependencies, and everything is gone."""
     index = f"{crossed.settings.namespace}-users"
     crossed.start_worker()
-    for _ in range(2):
-        crossed.submit()
-        assert states(crossed) == everywhere("applied")
-        assert elastic.indices.exists(index=index)
-        done = crossed.dharma("rollback", "0.0.0", "--yes", "--by", "ops@desk")
-        told = [line for line in done.stdout.splitlines() if "rolled back in" in line]
-        assert [line.split()[0] for line in told] == ["elasticsearch", "postgresql", "mongodb"]
-        assert states(crossed) == everywhere("rolled_back")
-        assert "users" not in mongodb.list_collection_names()
-        assert not elastic.indices.exists(index=index)
-        with psycopg.connect(crossed.url("postgresql")) as connection:
-            row = connection.execute("SELECT to_regclass('users')").fetchone()
-        assert row == (None,)
+    crossed.submit()
+    assert states(crossed) == everywhere("applied")
+    assert elastic.indices.exists(index=index)
+    done = crossed.dharma("rollback", "0.0.0", "--yes", "--by", "ops@desk")
+    told = [line for line in done.stdout.splitlines() if "rolled back in" in line]
+    assert [line.split()[0] for line in told] == ["elasticsearch", "postgresql", "mongodb"]
+    assert states(crossed) == everywhere("rolled_back")
+    assert "users" not in mongodb.list_collection_names()
+    assert not elastic.indices.exists(index=index)
+    with psycopg.connect(crossed.url("postgresql")) as connection:
+        row = connection.execute("SELECT to_regclass('users')").fetchone()
+    assert row == (None,)
     again = json.loads(crossed.submit("--rollback-to", "0.0.0", "--json").stdout)
     assert again["state"] == "done"
     assert again["databases"]["mongodb"]["done"] == 0
 
 
-def test_a_refusal_leaves_no_trace(crossed: Place, mongodb: Database[Document]) -> None:
-    """What cannot be undone is named, with what would help, and nothing at all was written."""
+def test_a_refusal_leaves_no_trace(
+    crossed: Place, mongodb: Database[Document], elastic: Elasticsearch
+) -> None:
+    """What cannot be undone is named, with what would help; no database has changed, no journal."""
+    namespace = crossed.settings.namespace
     mongodb["users"].insert_one({"_id": 1, "old": "value"})
-    operation = {"type": "remove_field", "collection": "users", "field": "old"}
-    crossed.write("mongodb", "002_old", {"version": "1.1.0", "operations": [operation]})
+    remove = {"type": "remove_field", "collection": "users", "field": "old"}
+    mapping = {"properties": {"email": {"type": "keyword"}}}
+    update = {"type": "update_mapping", "index": f"{namespace}-users", "mapping": mapping}
+    crossed.write("mongodb", "002_old", {"version": "1.1.0", "operations": [remove]})
+    crossed.write("elasticsearch", "002_email", {"version": "1.1.0", "operations": [update]})
+    crossed.write("postgresql", "002_two", {"version": "1.1.0"}, "INSERT INTO users VALUES (2)")
     crossed.start_worker()
     crossed.submit()
-    journals = [name for name in mongodb.list_collection_names() if name != "users"]
 
-    def dump() -> list[list[Document]]:
-        return [list(mongodb[name].find().sort("_id")) for name in sorted(journals)]
+    def dump() -> list[Any]:
+        with psycopg.connect(crossed.url("postgresql")) as connection:
+            tables = postgresql_state.state(connection, "no journal")
+        names = sorted(mongodb.list_collection_names())
+        documents = {name: mongodb_state.raw(mongodb, name) for name in names}
+        return [documents, tables, elasticsearch_state.state(elastic, f"{namespace}*")]
 
     before = dump()
+    assert f"public.{namespace}_history" in str(before)
     refused = crossed.dharma("rollback", "0.0.0", "--yes", status=2)
-    assert "1.1.0 cannot be undone: operation 1, remove_field" in refused.stderr
-    assert "--accept-data-loss" in refused.stderr
+    said = " ".join(refused.stderr.split())
+    for kind in ("remove_field", "update_mapping", "sql"):
+        assert f"1.1.0 cannot be undone: operation 1, {kind}" in said
+    assert "--accept-data-loss" in said
     refused = crossed.dharma("rollback", "0.0.0", "--databases", "mongodb", "--yes", status=2)
     assert "postgresql:1.0.0 needs it and stays" in refused.stderr
     assert dump() == before
@@ -111,11 +127,15 @@ def test_a_refusal_leaves_no_trace(crossed: Place, mongodb: Database[Document]) 
         told = json.loads(crossed.dharma("history", name, "--json").stdout)["entries"]
         runs = [(each["by"], each["detail"]) for each in told if each["event"] == "run"]
         assert runs[-1] == ("ops@desk", "back --accept-data-loss")
-    assert states(crossed)["mongodb"] == ["rolled_back", "rolled_back"]
+    assert states(crossed) == {name: ["rolled_back"] * 2 for name in NAMES}
 
 
 def test_a_failed_migration_is_rolled_back(place: Place, mongodb: Database[Document]) -> None:
-    """What was done of it is undone; the error is the first one, in the database's own words."""
+    """What was done of it is undone; the error is the first one, in the database's own words.
+
+    Another database finishes what it is in; nothing new begins there, and what did not run is
+    named.
+    """
     mongodb["users"].insert_many({"_id": n, "name": "same"} for n in range(100))
     field = {"type": "add_field", "collection": "users", "field": "added", "value": 1}
     unique = {
@@ -126,18 +146,27 @@ def test_a_failed_migration_is_rolled_back(place: Place, mongodb: Database[Docum
     }
     place.write("mongodb", "001_users", {"version": "1.0.0", "operations": [field, unique]})
     place.write("mongodb", "002_more", {"version": "1.1.0", "operations": [field]})
+    gate = Gate(place)
+    place.write("postgresql", "001_long", {"version": "1.0.0"}, WAITING)
+    place.write("postgresql", "002_late", {"version": "1.1.0"}, "CREATE TABLE late ()")
     place.start_worker()
-    failed = place.submit(check=False)
-    assert failed.returncode == 1
-    assert "E11000" in failed.stderr
-    assert "What was done of it is undone: it is rolled back." in failed.stderr
-    assert "1.1.0 more" in failed.stderr
+    submitted = place.start_submit()
+    wait_for(gate.backend, "the statement of the other database")
+    wait_for(lambda: "rolled_back" in states(place)["mongodb"], "the rollback")
+    gate.open()
+    _, said = submitted.communicate(timeout=60)
+    assert submitted.returncode == 1
+    assert "E11000" in said
+    assert "What was done of it is undone: it is rolled back." in said
+    assert "1.1.0 more" in said
+    assert "1.1.0 late" in said
     assert states(place)["mongodb"] == ["rolled_back", "pending"]
+    assert states(place)["postgresql"] == ["applied", "pending"]
     assert "E11000" in place.status()["mongodb"]["migrations"][0]["error"]
     assert mongodb["users"].count_documents({"added": {"$exists": True}}) == 0
     mongodb["users"].update_many({}, [{"$set": {"name": "$_id"}}])
     place.submit()
-    assert states(place)["mongodb"] == ["applied", "applied"]
+    assert states(place)["mongodb"] == states(place)["postgresql"] == ["applied", "applied"]
 
 
 def test_what_cannot_be_undone_is_left(place: Place, mongodb: Database[Document]) -> None:

@@ -17,6 +17,7 @@ from dharma_tasks.journal import (
     Assignment,
     Declaration,
     Direction,
+    Earlier,
     MigrationState,
     OperationState,
     Prepared,
@@ -126,6 +127,18 @@ def test_a_newer_journal_is_not_written_to(worker: Worker) -> None:
 
 
 # --- taking over ---
+
+
+def test_what_is_done_before_an_operation(worker: Worker) -> None:
+    """What each found and where it ended, in order; not the operation itself."""
+    generation = worker.begin()
+    for number, undo in enumerate(({"was": 1}, {}, {"was": 3}), start=1):
+        taken = worker.take(worker.assignment(generation, number, count=3))
+        if undo:
+            taken = worker.journal.prepare(taken, Prepared(undo))
+        worker.step(taken, f"end {number}", finished=number < 3)
+    found = worker.journal.earlier(taken.assignment.key)
+    assert found == [Earlier({"was": 1}, "end 1"), Earlier({}, "end 2")]
 
 
 def test_take_returns_everything_together(worker: Worker) -> None:

@@ -11,7 +11,7 @@ from fakeredis import FakeRedis
 from redis import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from dharma_tasks.journal import Survey
+from dharma_tasks.journal import MigrationRecord, MigrationState, Survey
 from dharma_tasks.loader import Loaded
 from dharma_tasks.migration import Key, Migration
 from dharma_tasks.planner import Plan, Request, plan
@@ -104,6 +104,18 @@ def progress(upcoming: Next, **changes: object) -> Progress:
     return shown.model_copy(update=changes)
 
 
+def _record(file: Migration) -> MigrationRecord:
+    return MigrationRecord(
+        version=file.version,
+        name=file.name,
+        state=MigrationState.APPLIED,
+        checksum=file.checksum,
+        run="r",
+        by="me",
+        started=datetime.now(UTC),
+    )
+
+
 class Driver:
     """Submits and works through a run by hand."""
 
@@ -118,9 +130,16 @@ class Driver:
         run = make_run(loaded(*self.migrations), wanted, by)
         return self.runs.submit(run, self.migrations)
 
-    def plan(self, run: Run) -> Plan:
-        """Plan from empty journals."""
-        surveys = {name: Survey(database=name) for name in run.surveyed}
+    def plan(self, run: Run, *applied: str) -> Plan:
+        """Plan from journals in which nothing is there but what was `applied` before."""
+        there = [each for each in self.migrations if each.reference in applied]
+        surveys = {
+            name: Survey(
+                database=name,
+                migrations=[_record(each) for each in there if each.database == name],
+            )
+            for name in run.surveyed
+        }
         return plan(self.migrations, surveys, Request(databases=run.databases))
 
     def start(self, run: Run) -> list[Next]:

@@ -13,6 +13,7 @@ from dharma_tasks.errors import FenceLost, OperationFailed, Outdated, Problem
 from dharma_tasks.journal import (
     Assignment,
     Declaration,
+    Earlier,
     Entry,
     HistoryRecord,
     Journal,
@@ -96,6 +97,9 @@ class ModelJournal(Journal[dict[int, int]]):
     def owner(self, key: Key) -> Owner | None:
         self.faults.point()
         return None
+
+    def earlier(self, key: Key) -> list[Earlier]:
+        return []
 
     def take(
         self, assignment: Assignment, owner: Owner, *, counted: bool, error: str | None = None

@@ -17,13 +17,12 @@ from fake_run import without_settings
 from fakeredis import FakeRedis
 from test_reversal import COLLECTION, REMOVE, record, survey
 
-from dharma_tasks import redis_client
+from dharma_tasks import replies
 from dharma_tasks.cli import common, main
 from dharma_tasks.cli import rollback as command
 from dharma_tasks.errors import Unreachable
 from dharma_tasks.journal import Survey
 from dharma_tasks.loader import load
-from dharma_tasks.redis_client import answer_to
 from dharma_tasks.settings import Settings
 
 NOBODY = "redis://127.0.0.1:1"
@@ -140,8 +139,8 @@ def test_an_answer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
         pauses.append(seconds)
         redis.rpush("reply", "here")
 
-    monkeypatch.setattr(redis_client.time, "sleep", sleep)
-    until = redis_client.time.monotonic() + 10
-    assert answer_to(redis, "reply", until) == "here"
-    assert answer_to(redis, "reply", 0) is None
+    monkeypatch.setattr(replies.time, "sleep", sleep)
+    until = replies.time.monotonic() + 10
+    assert replies.fetch(redis, "reply", until) == "here"
+    assert replies.fetch(redis, "reply", 0) is None
     assert len(pauses) == 1

@@ -262,7 +262,7 @@ def test_2_one_of_the_four(stage: Stage, given: tuple[str, ...]) -> None:
 
 
 def test_it_asks_on_a_terminal(stage: Stage) -> None:
-    """A no changes nothing, nor does the end of the input; a yes goes on."""
+    """A no changes nothing, the end of the input neither; a yes goes on."""
     refused = stage.dharma(*REPAIR, answer="n\n")
     assert refused.exit_code == 2
     assert "Write this to the journal of mongodb? Nothing is carried out. [y/N]" in refused.stderr

@@ -19,8 +19,21 @@ from dharma_tasks.operations import catalogue
 RIGHT: dict[str, list[JSON]] = {
     "mongodb": [
         {"type": "create_collection", "collection": "users"},
+        {
+            "type": "modify_collection",
+            "collection": "users",
+            "validator": {"$jsonSchema": {"required": ["email"]}},
+            "level": "moderate",
+            "action": "warn",
+        },
+        {"type": "drop_collection", "collection": "visitors", "if_exists": True},
         {"type": "create_index", "collection": "users", "index": [["email", 1]]},
         {"type": "drop_index", "collection": "users", "index": "email_1"},
+        {
+            "type": "insert_documents",
+            "collection": "roles",
+            "documents": [{"_id": "lead", "since": {"$date": "2000-01-01T00:00:00Z"}}],
+        },
         {"type": "add_field", "collection": "users", "field": "active", "value": True},
         {"type": "remove_field", "collection": "users", "field": "age"},
         {"type": "rename_field", "collection": "users", "old_name": "a", "new_name": "b"},

@@ -7,7 +7,8 @@ from fake_run import NAMESPACE, Driver, applied, failed, migration, progress
 from fakeredis import FakeRedis
 
 from dharma_tasks.errors import Problem, Stopped
-from dharma_tasks.journal import Survey
+from dharma_tasks.journal import Direction, Survey
+from dharma_tasks.messages import operation_chain
 from dharma_tasks.migration import reference
 from dharma_tasks.run import Next, RunState
 from dharma_tasks.runs import OPEN_SECONDS, OVER_SECONDS, Busy, Runs
@@ -73,6 +74,27 @@ def test_runs_without_a_shared_database_are_both_active(redis: FakeRedis) -> Non
     assert {found.run.id for found in driver.runs.open()} == {first.id, second.id}
 
 
+def test_two_directions_that_rely_on_each_other(crossed: Driver) -> None:
+    """What one run is undoing another one must not build on, in whatever database it does so."""
+    back = {"direction": Direction.BACK, "target": "0.0.0"}
+    forward = crossed.submit(databases=("postgresql",))
+    with pytest.raises(Busy, match=f"run {forward.id} is active on mongodb"):
+        crossed.submit(databases=("mongodb",), **back)
+    crossed.runs.end(forward, RunState.CANCELLED, [])
+    undoing = crossed.submit(databases=("mongodb",), **back)
+    with pytest.raises(Busy, match=f"run {undoing.id} is active on mongodb"):
+        crossed.submit(databases=("postgresql",))
+    assert crossed.submit(databases=("postgresql",), **back)
+
+
+def test_two_directions_that_have_nothing_in_common(redis: FakeRedis) -> None:
+    """Databases whose migrations do not depend on each other may go in both at once."""
+    driver = Driver(redis, migration("mongodb", "1.0.0"), migration("postgresql", "1.0.0"))
+    driver.submit(databases=("mongodb",))
+    driver.submit(databases=("postgresql",), direction=Direction.BACK, target="0.0.0")
+    assert len(driver.runs.open()) == 2
+
+
 def test_a_claim_whose_run_is_gone_is_taken(crossed: Driver, redis: FakeRedis) -> None:
     """Redis may lose a run's record and keep the claim: the next submit is not held up by it."""
     run = crossed.submit()
@@ -133,6 +155,23 @@ def test_a_dependency_must_be_confirmed_by_its_database(crossed: Driver) -> None
         crossed.runs.job(run.id, wanted)
     crossed.runs.confirm(run, reference("mongodb", "1.0.0"))
     assert crossed.runs.job(run.id, wanted).generation == 1
+
+
+def test_a_dependency_outside_of_the_plan_is_confirmed_too(crossed: Driver) -> None:
+    """It was applied when the journals were read; since then somebody may have undone it."""
+    run = crossed.submit(databases=("postgresql",))
+    made = crossed.plan(run, "mongodb:1.0.0")
+    assert crossed.runs.start(run, made)
+    assert crossed.runs.begun(run, "postgresql", 1) == [P1]
+    chain = operation_chain(crossed.runs, run, P1)
+    assert [message.task for message in chain] == ["confirm", "postgresql.kind_1"]
+    with pytest.raises(Stopped, match=r"waits until mongodb:1\.0\.0 is confirmed"):
+        crossed.runs.job(run.id, P1)
+    crossed.runs.confirm(run, reference("mongodb", "1.0.0"))
+    assert crossed.move(run, P1) == [P2]
+    assert [message.task for message in operation_chain(crossed.runs, run, P2)] == [
+        "postgresql.kind_1"
+    ]
 
 
 def test_a_run_with_nothing_to_do_is_done(crossed: Driver) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
@@ -89,6 +90,7 @@ def make_runner(
     operation: Increment | None = None,
     handed_on: bool = False,
     back: bool = False,
+    accept_data_loss: bool = False,
 ) -> Runner:
     """Return a new worker on the model."""
     assignment = Assignment(
@@ -112,6 +114,7 @@ def make_runner(
         worker="w",
         stuck_before=stuck_before,
         handed_on=handed_on,
+        accept_data_loss=accept_data_loss,
     )
 
 
@@ -424,19 +427,55 @@ def test_undone_from_anywhere_with_every_fault(
     assert set(server.documents.values()) == {1}
 
 
-def test_what_cannot_be_undone_is_passed_over() -> None:
-    """Only where the planner was told to: it stays, with a warning, and the rest goes on."""
+class Final(Increment):
+    """It cannot be undone, and goes on on the server."""
+
+    halted: ClassVar[int] = 0
+
+    def irreversible(self) -> Problem:
+        return Problem("", "", "nobody knows what it was", "")
+
+    def halt(self, work: Work[dict[int, int]]) -> None:
+        assert work.undo
+        Final.halted += 1
+
+
+def test_what_cannot_be_undone_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where a person accepts that: it stays, with a warning, and nothing of it goes on."""
+    monkeypatch.setattr(Final, "halted", 0)
     server, control = make_server(), FakeControl()
-
-    class Final(Increment):
-        def irreversible(self) -> Problem:
-            return Problem("", "", "nobody knows what it was", "")
-
     make_runner(server, Faults()).run()
-    make_runner(server, Faults(), control, operation=Final(), back=True).run()
+    accepting = make_runner(
+        server, Faults(), control, operation=Final(), back=True, accept_data_loss=True
+    )
+    accepting.run()
     assert server.migration is MigrationState.ROLLED_BACK
     assert set(server.documents.values()) == {1}
     assert control.warnings == ["model:1.0.0#1 increment: left as it is: nobody knows what it was"]
+    assert Final.halted == 1
+
+
+def test_what_has_become_irreversible_is_not_passed_over() -> None:
+    """It was planned while its way back was there: now it fails for good, and says what helps."""
+    server = make_server()
+    make_runner(server, Faults()).run()
+    server.undo = {"last": 10, "irreversible": "what was kept of it is removed"}
+    with pytest.raises(MigrationFailed, match=r"cannot be undone: what was kept.*--accept-data"):
+        make_runner(server, Faults(), back=True).run()
+    assert set(server.documents.values()) == {1}
+    assert server.migration is MigrationState.FAILED
+    make_runner(server, Faults(), back=True, accept_data_loss=True).run()
+    assert server.migration is MigrationState.ROLLED_BACK
+
+
+def test_what_was_never_begun_is_no_loss() -> None:
+    """Taken, and its worker died before it had looked: nobody needs to accept anything."""
+    server = make_server()
+    with suppress(Stopped):
+        make_runner(server, Faults(), FakeControl(1), operation=Final()).run()
+    assert server.fence == 1
+    make_runner(server, Faults(), operation=Final(), back=True).run()
+    assert server.migration is MigrationState.ROLLED_BACK
 
 
 def test_a_failure_on_the_way_back(monkeypatch: pytest.MonkeyPatch) -> None:

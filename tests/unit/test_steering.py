@@ -17,7 +17,7 @@ from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import Cancelled, Halted, Problem, StepAside, Stopped
 from dharma_tasks.flow import asked
 from dharma_tasks.flow.context import Context
-from dharma_tasks.flow.operation import carry_out
+from dharma_tasks.flow.operation import _failed, carry_out
 from dharma_tasks.identity import owner
 from dharma_tasks.journal import (
     Direction,
@@ -33,6 +33,7 @@ from dharma_tasks.messages import Chain
 from dharma_tasks.migration import Migration
 from dharma_tasks.rescue import Rescuer
 from dharma_tasks.run import Event, Next, Run, RunState
+from dharma_tasks.runner import MigrationFailed
 from dharma_tasks.runs import Busy
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Worker, Workers
@@ -436,6 +437,23 @@ def test_a_database_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> Non
     turning.database.error = None
     turning.turn()
     assert turning.driver.runs.state(turning.run.id) is RunState.CANCELLED
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_failure_whose_journal_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, *, answers: bool
+) -> None:
+    """Nothing is claimed of what can be undone where the journal could not be asked."""
+    turning = Turning(monkeypatch, REMOVE, CREATE)
+    turning.journal(MigrationState.FAILED, OperationState.FAILED)
+    if not answers:
+        turning.database.error = OSError("no primary")
+    job = turning.context.runs.job(turning.run.id, M1)
+    failure = MigrationFailed("no", MigrationState.FAILED)
+    assert _failed(turning.context, job, failure) == []
+    told = [event.kind for event in turning.driver.runs.events(turning.run.id)]
+    assert ("left" in told) is answers
+    assert told[-1] == "failed"
 
 
 # -- the commands --------------------------------------------------------------------------

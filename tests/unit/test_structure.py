@@ -17,6 +17,7 @@ REDIS = {
     "lease.py",
     "runs.py",
     "workers.py",
+    "replies.py",
     # They are given a client, and hand it on; or they live with its being away.
     *{"control.py", "context.py", "rescue.py", "submit.py", "bootsteps.py"},
     *{"reading.py", "trail.py", "status.py", "report.py", "transport.py"},

@@ -49,6 +49,7 @@ from dharma_tasks.journal import (
     Assignment,
     Declaration,
     Direction,
+    Earlier,
     Entry,
     Head,
     HistoryRecord,
@@ -201,6 +202,16 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
     def owner(self, key: Key) -> Owner | None:
         """Who has the operation now; nobody has one that is at its end or has failed."""
         return operations.owner_of(self._operation(key.version, key.number))
+
+    def earlier(self, key: Key) -> list[Earlier]:
+        """Read those of its era by their ids: a search does not see the newest."""
+        ours = self._operation(key.version, key.number)
+        found = (self._operation(key.version, number) for number in range(1, key.number))
+        return [
+            Earlier(operations.loads(each.get("undo")) or {}, operations.loads(each.get("cursor")))
+            for each in found
+            if ours and each and operations.state_of(each, ours.get("era")) is OperationState.DONE
+        ]
 
     def take(
         self, assignment: Assignment, owner: Owner, *, counted: bool, error: str | None = None

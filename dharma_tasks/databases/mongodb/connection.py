@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Thread
 from typing import Any, TypeVar
 
 import pymongo
@@ -14,7 +17,7 @@ from pymongo import MongoClient, ReadPreference
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import ConfigurationError, InvalidURI
+from pymongo.errors import ConfigurationError, InvalidURI, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -45,23 +48,23 @@ class Handle:
     """What an operation works with.
 
     `session` is the batch's transaction, and None outside of one and where the server has
-    none (`transactions` is False). `patient` gives the same database without a socket timeout:
-    for a command that may take hours; what watches the statement gives the signs of life.
+    none (`transactions` is False). `patient` runs a command that may take hours, outside of any
+    transaction and without a socket timeout; what watches the statement gives the signs of life.
     `newest` says whether commands take a `collectionUUID` (MongoDB 6.0 and newer). `kept` is
     where operations keep what their way back needs (see `kept.py`).
     """
 
     database: Database[Document]
     kept: Collection[Document]
-    patient: Callable[[], Database[Document]]
+    patient: Callable[[Document], Document]
     session: ClientSession | None
     transactions: bool
     newest: bool
 
-    def command(self, command: Document, *, patient: bool = False) -> Document:
+    def command(self, command: Document) -> Document:
         """Run a command of the database, in the batch's transaction if there is one."""
-        database = self.patient() if patient else self.database
-        return database.command(command, session=self.session, codec_options=database.codec_options)
+        options = self.database.codec_options
+        return self.database.command(command, session=self.session, codec_options=options)
 
 
 class Connection:
@@ -73,6 +76,8 @@ class Connection:
         self.application = f"dharma-{uuid.uuid4().hex[:12]}"
         """Names our clients in `$currentOp`."""
         self._session: ClientSession | None = None
+        self._waiting: Future[Document] = Future()
+        """For the answer to the last command of any length."""
 
     @cached_property
     def client(self) -> MongoClient[Document]:
@@ -127,7 +132,7 @@ class Connection:
         return Handle(
             database=self.database,
             kept=self.database[f"{self._settings.namespace}_undo"],
-            patient=lambda: self.patient[self.name],
+            patient=self._patiently,
             session=session,
             transactions=self.transactions,
             newest=self._hello["maxWireVersion"] >= _COLLECTION_UUID,
@@ -152,6 +157,27 @@ class Connection:
             return work(None)
         with pymongo.timeout(_JOURNAL_SECONDS):
             return self.session.with_transaction(work, _LOCAL, _MAJORITY, ReadPreference.PRIMARY)
+
+    def _patiently(self, command: Document) -> Document:
+        """Run the command in a thread of its own, so that whoever waits for it can leave."""
+        database, answer = self.patient[self.name], Future[Document]()
+
+        def run() -> None:
+            with suppress(InvalidStateError):  # nobody waits any more
+                try:
+                    options = database.codec_options
+                    answer.set_result(database.command(command, codec_options=options))
+                except Exception as error:  # noqa: BLE001 - whoever waits raises it
+                    answer.set_exception(error)
+
+        self._waiting = answer
+        Thread(target=run, name="patient", daemon=True).start()
+        return answer.result()
+
+    def leave(self) -> None:
+        """Let nobody wait for a command of any length any more; the server goes on with it."""
+        with suppress(InvalidStateError):
+            self._waiting.set_exception(PyMongoError("left to the server"))
 
     def forget(self) -> None:
         """Drop the session, whose state on the server is not known.

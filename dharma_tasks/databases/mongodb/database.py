@@ -90,6 +90,13 @@ class MongodbDatabase(Database[Handle]):
         """Ask `$currentOp` about our statements once a second."""
         return self._watcher.watching(lambda: works(self._connection), alive)
 
+    def interrupt(self) -> None:
+        """Leave an index build to the server: the command of whoever comes next joins it.
+
+        Where it is not to go on either, `halt` of its operation ends it.
+        """
+        self._connection.leave()
+
     def recover(self) -> None:
         """Drop the session. What it left open is freed at the next take-over: it is journalled."""
         self._connection.forget()

@@ -27,6 +27,7 @@ from dharma_tasks.journal import (
     SCHEMA_VERSION,
     Assignment,
     Declaration,
+    Earlier,
     Entry,
     HistoryRecord,
     Journal,
@@ -81,6 +82,13 @@ class MongodbJournal(Journal[Handle]):
         held = {"_id": records.name(key), **_HELD}
         found = self._operations.find_one(held, {"owner": True})
         return Owner.model_validate(found["owner"]) if found else None
+
+    def earlier(self, key: Key) -> list[Earlier]:
+        """Read the records of those before it."""
+        before = {"_id.version": key.version, "_id.number": {"$lt": key.number}}
+        done = {**before, "state": OperationState.DONE}
+        found = self._operations.find(done).sort("_id.number")
+        return [Earlier(each.get("undo") or {}, each.get("cursor")) for each in found]
 
     # -- a run ---------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from dharma_tasks.journal import (
     SCHEMA_VERSION,
     Assignment,
     Declaration,
+    Earlier,
     Entry,
     HistoryRecord,
     Journal,
@@ -85,6 +86,11 @@ class PostgresqlJournal(Journal[Session]):
         self._session.clean()
         found = self._session.journal(self._sql.OWNER, version=key.version, number=key.number)
         return Owner.model_validate(found[0][0]) if found else None
+
+    def earlier(self, key: Key) -> list[Earlier]:
+        """Read the records of those before it."""
+        found = self._session.journal(self._sql.EARLIER, version=key.version, number=key.number)
+        return [Earlier(undo or {}, cursor) for undo, cursor in found]
 
     # --- a run ---
 

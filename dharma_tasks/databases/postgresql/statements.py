@@ -150,6 +150,12 @@ SELECT owner FROM {operations}
 WHERE version = %(version)s AND number = %(number)s AND owner IS NOT NULL
 """
 
+EARLIER = """
+SELECT undo, cursor FROM {operations}
+WHERE version = %(version)s AND number < %(number)s AND state = 'done'
+ORDER BY number
+"""
+
 TAKE = """
 WITH head AS (
     SELECT 1 FROM {head} WHERE generation = %(generation)s AND schema_version <= %(schema)s

@@ -13,7 +13,6 @@ from dharma_tasks.operations.elasticsearch.deletion import delete
 from dharma_tasks.operations.elasticsearch.indices import (
     find,
     name_problems,
-    recorded,
     require,
 )
 
@@ -61,14 +60,3 @@ class DeleteIndex(Operation[Elasticsearch]):
             "again; or delete it in a later version, when nobody will go back"
         )
         return Problem("", "index", what, todo)
-
-    def undoes_in_transaction(self, cursor: Any) -> bool:  # noqa: ARG002
-        """Elasticsearch has no transactions."""
-        return False
-
-    def undo(self, work: Work[Elasticsearch]) -> Step:
-        """Nothing brings it back; where it is there still, nothing is missing."""
-        uuid = work.undo.get("uuid")
-        if uuid and recorded(work.handle, self.index, uuid) is None:
-            work.warn(f'index "{self.index}" stays deleted, and its documents with it')
-        return Step(None, done=1, finished=True)

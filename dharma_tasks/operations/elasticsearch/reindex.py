@@ -51,7 +51,7 @@ from dharma_tasks.operations.elasticsearch.ranges import (
     matching,
     refresh,
 )
-from dharma_tasks.operations.elasticsearch.reindex_back import stop, undo
+from dharma_tasks.operations.elasticsearch.reindex_back import put_back_load, stop, undo
 from dharma_tasks.operations.elasticsearch.server_tasks import Running
 
 _AT_ONCE = 2
@@ -137,7 +137,7 @@ class Reindex(Operation[Elasticsearch]):
             "held": held,
             "marks": marks(client, dest, "max_seq_no"),
         }
-        reason = why_irreversible(dest, held)
+        reason = why_irreversible(dest, 0 if _was_empty(work, dest.uuid) else held)
         return Prepared(undo if reason is None else {**undo, "irreversible": reason})
 
     # --- each step ---
@@ -150,7 +150,8 @@ class Reindex(Operation[Elasticsearch]):
             return self._go_on(work, Progress.model_validate(work.cursor))
         except (OperationFailed, ApiError) as error:
             if classify(error) is Fault.LASTING:
-                self._give_up(work)
+                with suppress(Exception):  # the error itself is what the user must see
+                    self.halt(work)
             raise
 
     def _begin(self, work: Work[Elasticsearch]) -> Step:
@@ -365,20 +366,15 @@ class Reindex(Operation[Elasticsearch]):
         """Cancel the server's tasks, wait until they are gone, and put the settings back.
 
         Their ranges are copied again, and the settings turned off again, by whoever goes on.
-        """
-        stop(work)
-        self._give_up(work)
 
-    def _give_up(self, work: Work[Elasticsearch]) -> None:
-        """Best effort after a lasting error, which is what the user must see."""
-        with suppress(Exception):
-            work.confirm()
-            for each in server_tasks.running(work.handle, work.undo["tag"]).values():
-                server_tasks.cancel(work.handle, each)
-        with suppress(Exception):
-            work.confirm()
-            unchanged(work.handle, self.dest.index, work.undo["dest"])
-            put_back(work.handle, self.dest.index, work.undo["settings"])
+        Raises:
+            Interrupted: one is still there.
+        """
+        put_back_load(work, self.dest.index)
+        stop(work)
+        if server_tasks.running(work.handle, work.undo["tag"]):
+            message = f"the copying to {self.dest.index} has not ended yet"
+            raise Interrupted(message)
 
     # --- the way back ---
 
@@ -399,6 +395,18 @@ class Reindex(Operation[Elasticsearch]):
     def undo(self, work: Work[Elasticsearch]) -> Step:
         """Make what was copied gone, where the application has not changed it since."""
         return undo(work, self.source.index, self.source.query, self.dest.index)
+
+
+def _was_empty(work: Work[Elasticsearch], dest: str) -> bool:
+    """Whether the destination was made by this migration, or empty when that first copied to it.
+
+    Then what is in it comes from this migration, or from the application since.
+    """
+    return any(
+        each.cursor == {"made": dest}
+        or (each.undo.get("dest") == dest and "irreversible" not in each.undo)
+        for each in work.earlier()
+    )
 
 
 def _cause(failure: JSON) -> JSON:

@@ -70,6 +70,14 @@ def stop(work: Work[Elasticsearch]) -> bool:
     return stopped
 
 
+def put_back_load(work: Work[Elasticsearch], dest: str) -> None:
+    """Put the destination's own settings back, where those of the load are still there."""
+    there = recorded(work.handle, dest, work.undo["dest"])
+    if there is not None and is_loading(there):
+        work.confirm()
+        put_back(work.handle, dest, work.undo["settings"])
+
+
 def _begin(work: Work[Elasticsearch], source: str, dest: Index) -> Step:
     before = work.undo.get("marks")
     if before is None and work.undo["held"]:  # begun by an earlier version of this package
@@ -81,9 +89,7 @@ def _begin(work: Work[Elasticsearch], source: str, dest: Index) -> Step:
 
 
 def _end(work: Work[Elasticsearch], source: str, dest: Index, back: Back) -> Step:
-    if is_loading(dest):
-        work.confirm()
-        put_back(work.handle, dest.name, work.undo["settings"])
+    put_back_load(work, dest.name)
     refresh(work.handle, dest.name)
     _forget(work)
     if back.left:

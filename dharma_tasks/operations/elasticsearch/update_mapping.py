@@ -14,7 +14,6 @@ from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.elasticsearch.definitions import mapping_problems
 from dharma_tasks.operations.elasticsearch.indices import (
     name_problems,
-    recorded,
     require,
     told,
     unchanged,
@@ -78,15 +77,3 @@ class UpdateMapping(Operation[Elasticsearch]):
             "reindexes into it and moves the alias; fields that are not used do no harm"
         )
         return Problem("", "mapping", what, todo)
-
-    def undoes_in_transaction(self, cursor: Any) -> bool:  # noqa: ARG002
-        """Elasticsearch has no transactions."""
-        return False
-
-    def undo(self, work: Work[Elasticsearch]) -> Step:
-        """Leave the mapping as it is, and say so where it is not what it was."""
-        if work.undo:
-            found = recorded(work.handle, self.index, work.undo["uuid"])
-            if found is not None and found.mapping != work.undo["mapping"]:
-                work.warn(f'the mapping of index "{self.index}" stays as it is')
-        return Step(None, done=1, finished=True)

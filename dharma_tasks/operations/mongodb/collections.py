@@ -17,6 +17,10 @@ from dharma_tasks.journal import Work
 
 NAMESPACE_NOT_FOUND = 26
 INDEX_NOT_FOUND = 27
+UUID_MISMATCH = 361
+"""Another collection has the name, or none."""
+
+_GONE = (NAMESPACE_NOT_FOUND, INDEX_NOT_FOUND, UUID_MISMATCH)
 
 
 @dataclass(frozen=True)
@@ -95,5 +99,5 @@ def suppress_missing() -> Iterator[None]:
     try:
         yield
     except OperationFailure as error:
-        if error.code not in (NAMESPACE_NOT_FOUND, INDEX_NOT_FOUND):
+        if error.code not in _GONE:
             raise

@@ -111,7 +111,9 @@ class CreateCollection(Operation[Handle]):
     def _drop(self, work: Work[Handle], found: Found) -> None:
         lost = 0
         if "viewOn" not in self.options:
-            lost = work.handle.patient()[self.collection].count_documents({})
+            counting = {"aggregate": self.collection, "pipeline": [{"$count": "n"}], "cursor": {}}
+            counted = work.handle.patient(counting)["cursor"]["firstBatch"]
+            lost = counted[0]["n"] if counted else 0
         if lost:
             work.warn(
                 f"{lost} documents that were written into {self.collection!r} since it was made "

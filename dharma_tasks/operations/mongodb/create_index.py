@@ -98,6 +98,14 @@ class CreateIndex(Operation[Handle]):
         self._build(work)
         return Step(cursor=work.cursor, done=1, finished=True, total=1)
 
+    def halt(self, work: Work[Handle]) -> None:
+        """Drop what is being built, which ends the build; whoever goes on begins it anew."""
+        collection = find(work.handle, self.collection)
+        if collection is None or work.undo["existed"] or work.cursor == _MADE:
+            return
+        if work.undo["identity"] in (None, collection.identity):
+            self._drop(work, collection, together=False)
+
     def irreversible(self) -> None:
         """Dropped, where this built it."""
 
@@ -165,9 +173,10 @@ class CreateIndex(Operation[Handle]):
         wanted = {"key": dict(self.index), **self.options, "name": self.name}
         command = {"createIndexes": self.collection, "indexes": [wanted], **aim}
         command["comment"] = work.label
+        # Outside of a transaction it may take hours.
+        run = work.handle.patient if work.handle.session is None else work.handle.command
         try:
-            # Outside of a transaction it may take hours: no socket timeout, and watched instead.
-            return work.handle.command(command, patient=work.handle.session is None)
+            return run(command)
         except OperationFailure as error:
             if error.code in (_OTHER_OPTIONS, _OTHER_KEYS):
                 raise self._different(work.handle, wanted, error) from error

@@ -114,18 +114,16 @@ class DropIndex(Operation[Handle]):
             return
         found = indexes.listed(work.handle, self.collection)
         named = [each for each in found if each["name"] == before["name"]]
-        if named:
-            if dumps(named[0]) != dumps(before):
-                work.warn(
-                    f"an index {before['name']!r} was built since with another definition, so it "
-                    f"stays: {indexes.show(named)}, before: {indexes.show([before])}"
-                )
+        if named and dumps(named[0]) != dumps(before):
+            work.warn(
+                f"an index {before['name']!r} was built since with another definition, so it "
+                f"stays: {indexes.show(named)}, before: {indexes.show([before])}"
+            )
             return
-        work.confirm()
+        work.confirm()  # an equal one may still be being built: then the command joins it
         spec = {key: value for key, value in before.items() if key != "ns"}
         command = {"createIndexes": self.collection, "indexes": [spec], "comment": work.label}
-        # It may take hours: no socket timeout, and watched instead.
-        work.handle.command(command | aimed(work.handle, work.undo["identity"]), patient=True)
+        work.handle.patient(command | aimed(work.handle, work.undo["identity"]))
 
     def _still_there(self, work: Work[Handle], recorded: str) -> bool:
         collection = find(work.handle, self.collection)

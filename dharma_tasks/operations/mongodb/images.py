@@ -70,10 +70,10 @@ class Images(Keeping[Image]):
         """What was changed, each with the digest of what it is now."""
         ids = [_identity(each) for each in self._before.values()]
         kept: list[bytes] = []
-        for now in _current(documents, ids):
+        for now in current(documents, ids):
             before = self._before[_name(_identity(now))].raw
             if before != now.raw:
-                kept += _digest(now), bytes(before)
+                kept += digest(now), bytes(before)
         return b"".join(kept)
 
     def entries(self, data: bytes) -> list[Image]:
@@ -95,10 +95,10 @@ class Images(Keeping[Image]):
         """Put back what is still as the update left it. What was deleted since stays so."""
         former = {_name(each.identity): each for each in entries}
         back, left = [], []
-        for now in _current(documents, [each.identity for each in entries]):
+        for now in current(documents, [each.identity for each in entries]):
             identity = _identity(now)
             image = former[_name(identity)]
-            if _digest(now) == image.digest:
+            if digest(now) == image.digest:
                 # Not as a replacement: that would fill in an empty timestamp.
                 whole = {"$replaceWith": {"$literal": RawBSONDocument(image.before)}}
                 back.append(UpdateOne({"_id": identity}, [whole]))
@@ -109,7 +109,8 @@ class Images(Keeping[Image]):
         return left
 
 
-def _current(documents: Documents, ids: list[Any]) -> list[RawBSONDocument]:
+def current(documents: Documents, ids: list[Any]) -> list[RawBSONDocument]:
+    """Those of `ids` that are there, byte by byte."""
     found: list[RawBSONDocument] = []
     for part in chunks(ids, weight_of_id, _ALL):
         found += documents.raw.find({"_id": {"$in": part}}, **documents.also)
@@ -126,5 +127,6 @@ def _name(identity: Any) -> bytes:
     return bson.encode({"_id": identity}, codec_options=CODEC)
 
 
-def _digest(document: RawBSONDocument) -> bytes:
+def digest(document: RawBSONDocument) -> bytes:
+    """By which a whole document is known again."""
     return hashlib.blake2b(document.raw, digest_size=_DIGEST).digest()

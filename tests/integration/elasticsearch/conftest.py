@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 
+import elasticsearch_state
 import pytest
 from elasticsearch import Elasticsearch, helpers
 from elasticsearch_hand import Hand
@@ -116,9 +117,4 @@ def fill(client: Elasticsearch) -> Callable[..., None]:
 @pytest.fixture
 def content(client: Elasticsearch) -> Callable[[str], dict[str, JSON]]:
     """Reads all documents of an index, by id."""
-
-    def read(index: str) -> dict[str, JSON]:
-        client.indices.refresh(index=index)
-        return {hit["_id"]: hit["_source"] for hit in helpers.scan(client, index=index, size=5000)}
-
-    return read
+    return lambda index: elasticsearch_state.documents(client, index)

@@ -32,6 +32,8 @@ class Hand:
     version: str = "1.0.0"
     run: str = "run1"
     generation: int = 1
+    number: int = 1
+    count: int = 1
     warnings: list[str] = field(default_factory=list)
     confirmed: int = 0
 
@@ -41,12 +43,13 @@ class Hand:
         self.generation = self.database.journal.begin(opening, self.generation - 1)
 
     def assignment(
-        self, kind: str, version: str | None = None, number: int = 1, count: int = 1
+        self, kind: str, version: str | None = None, number: int | None = None, count: int = 1
     ) -> Assignment:
-        """An operation of the run."""
-        key = Key(database="elasticsearch", version=version or self.version, number=number)
+        """An operation of the run; without a number the one that this hand is at."""
+        at, of = (self.number, self.count) if number is None else (number, count)
+        key = Key(database="elasticsearch", version=version or self.version, number=at)
         return Assignment(
-            self.run, self.generation, "tester", key, "a migration", "checksum", kind, count
+            self.run, self.generation, "tester", key, "a migration", "checksum", kind, of
         )
 
     def again(self) -> None:
@@ -75,6 +78,7 @@ class Hand:
             walked=taken.walked,
             confirm=confirm,
             warn=self.warnings.append,
+            earlier=lambda: self.database.journal.earlier(taken.assignment.key),
         )
 
     def prepared(self, operation: JSON) -> Taken:
@@ -112,6 +116,17 @@ class Hand:
     def do(self, operation: JSON) -> Taken:
         """Take the operation over and bring it to its end."""
         return self.finish(operation, self.prepared(operation))
+
+    def do_all(self, operations: list[JSON]) -> None:
+        """Do all operations of a migration."""
+        self.count = len(operations)
+        for self.number, operation in enumerate(operations, start=1):
+            self.do(operation)
+
+    def undo_all(self, operations: list[JSON]) -> None:
+        """Undo all operations of a migration, the last one first."""
+        for self.number, operation in [*enumerate(operations, start=1)][::-1]:
+            self.undo(operation)
 
     def undo(self, operation: JSON) -> Taken:
         """Undo the operation, to the end."""

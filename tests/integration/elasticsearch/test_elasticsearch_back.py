@@ -4,33 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import elasticsearch_state
 import pytest
 from elasticsearch import Elasticsearch
 from elasticsearch_hand import Hand
 
-from dharma_tasks.journal import OperationState, Step
+from dharma_tasks.journal import Step
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.elasticsearch import catalogue
 
 MAPPING: JSON = {"properties": {"email": {"type": "keyword"}, "n": {"type": "long"}}}
-_NOT_KEPT = ("index.uuid", "index.creation_date", "index.provided_name")
 
 
 @pytest.fixture
-def state(
-    client: Elasticsearch, unique: str, content: Callable[[str], dict[str, JSON]]
-) -> Callable[[], JSON]:
+def state(client: Elasticsearch, unique: str) -> Callable[[], JSON]:
     """Reads everything: indices, mappings, settings, aliases, documents."""
-
-    def read() -> JSON:
-        found = client.indices.get(index=f"{unique}*", flat_settings=True).body
-        for name, index in found.items():
-            for each in _NOT_KEPT:
-                del index["settings"][each]
-            index["documents"] = content(name)
-        return found
-
-    return read
+    return lambda: elasticsearch_state.state(client, f"{unique}*")
 
 
 def _there_and_back(hand: Hand, operation: JSON, state: Callable[[], JSON]) -> None:
@@ -328,23 +317,3 @@ def test_what_cannot_be_undone_says_so_and_what_would_help() -> None:
         parsed = catalogue.parse(operation)
         assert parsed.irreversible() is None
         assert not parsed.undoes_in_transaction(None)
-
-
-def test_undoing_them_all_the_same_changes_nothing_and_says_what_stays(
-    hand: Hand, client: Elasticsearch, unique: str
-) -> None:
-    """Whoever accepts the loss is told of it; where nothing was done there is nothing to say."""
-    name = f"{unique}-users"
-    delete = {"type": "delete_index", "index": name}
-    update = {"type": "update_mapping", "index": name, "mapping": MAPPING}
-    for operation, told in ((update, "mapping"), (delete, "deleted")):
-        client.options(ignore_status=400).indices.create(index=name)
-        hand.prepared(operation)
-        hand.undo(operation)
-        assert hand.warnings == []
-        hand.again()
-        hand.do(operation)
-        taken = hand.undo(operation)
-        assert taken.state is OperationState.PENDING
-        assert told in hand.warnings.pop()
-        hand.again()

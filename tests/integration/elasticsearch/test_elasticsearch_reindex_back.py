@@ -12,7 +12,7 @@ from elasticsearch_hand import Hand
 from dharma_tasks.errors import OperationFailed
 from dharma_tasks.journal import Prepared, Taken
 from dharma_tasks.migration import JSON
-from dharma_tasks.operations.elasticsearch import copied, ranges, server_tasks
+from dharma_tasks.operations.elasticsearch import catalogue, copied, ranges, server_tasks
 
 Content = Callable[[str], dict[str, JSON]]
 
@@ -174,6 +174,22 @@ def test_in_the_middle_of_the_way_forward(
     assert content(dest) == content(source)
 
 
+def test_what_cannot_be_undone_leaves_nothing_running(
+    hand: Hand, client: Elasticsearch, dest: str, operation: JSON
+) -> None:
+    """Whoever accepts the loss in the middle of it: no task goes on, the settings are back."""
+    client.indices.put_settings(index=dest, settings={"default_pipeline": "p"})
+    client.ingest.put_pipeline(id="p", processors=[])
+    settings = _settings(client, dest)
+    taken = _running(hand, operation, speed=20)
+    assert taken.undo is not None
+    assert "pipeline" in taken.undo["irreversible"]
+    assert _settings(client, dest) != settings
+    catalogue.parse(operation).halt(hand.work(taken))
+    assert server_tasks.running(client, taken.undo["tag"]) == {}
+    assert _settings(client, dest) == settings
+
+
 def test_a_task_that_comes_late_is_ended_and_undone(
     hand: Hand, client: Elasticsearch, source: str, dest: str, operation: JSON, content: Content
 ) -> None:
@@ -298,6 +314,36 @@ def test_it_is_known_beforehand_where_it_cannot_be_undone(
         assert operation.irreversible is None
     else:
         assert reason in (operation.irreversible or "")
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_two_into_one_that_was_made_here_or_empty(
+    hand: Hand,
+    client: Elasticsearch,
+    fill: Callable[..., None],
+    source: str,
+    dest: str,
+    content: Content,
+    *,
+    made: bool,
+) -> None:
+    """What the second one finds there is the migration's own: both can be undone, and are."""
+    fill(f"{source}b", 500, start=1800)
+    operations: list[JSON] = [
+        {"type": "reindex", "source": each, "dest": dest} for each in (source, f"{source}b")
+    ]
+    if made:
+        client.indices.delete(index=dest)
+        operations.insert(0, {"type": "create_index", "index": dest})
+    for _ in range(2):
+        hand.do_all(operations)
+        assert len(content(dest)) == 2300
+        record = hand.database.journal.survey().by_version()[hand.version]
+        assert {each.irreversible for each in record.operations} == {None}
+        hand.undo_all(operations)
+        assert client.indices.exists(index=dest) != made
+        assert made or content(dest) == {}
+        hand.again()
 
 
 def test_what_was_there_before_stays_even_so(

@@ -74,9 +74,31 @@ def test_bad_extended_json(value: Any, words: list[str]) -> None:
         ("create_index", {"index": [["a", "up"]]}, ["index", "list of keys"]),
         ("create_collection", {"options": {"validater": {}}}, ["options.validater", "'validator'"]),
         ("create_collection", {"options": []}, ["options", "object"]),
+        ("modify_collection", {}, ["nothing to change", "validator, level or action"]),
+        ("modify_collection", {"validator": []}, ["validator", "object"]),
+        ("modify_collection", {"validator": None}, ["validator", "object"]),
+        ("modify_collection", {"level": "strickt"}, ["level", "'strict', 'moderate' or 'off'"]),
+        ("modify_collection", {"action": "fail"}, ["action", "'error', 'warn'"]),
+        ("drop_collection", {"if_exist": True}, ["if_exist", "'if_exists'"]),
         ("drop_index", {"index": "*"}, ["index", "every index"]),
         ("drop_index", {"index": "_id_"}, ["index", "_id"]),
         ("drop_index", {"index": ""}, ["index", "list of keys"]),
+        ("insert_documents", {"documents": []}, ["documents", "nothing to insert"]),
+        ("insert_documents", {"documents": {"_id": 1}}, ["documents", "list of objects"]),
+        ("insert_documents", {"documents": [{"_id": 1}, 5]}, ["documents", "list of objects"]),
+        ("insert_documents", {"documents": [{"_id": 1}, {"a": 1}]},
+         ["documents[1]._id", "missing"]),
+        ("insert_documents", {"documents": [{"_id": 1}, {"_id": {"$numberLong": "1"}}]},
+         ["documents[1]._id", "documents[0] has the same"]),
+        ("insert_documents", {"documents": [{"_id": {"a": "x"}}, {"_id": {"a": "x"}}]},
+         ["documents[1]._id", "documents[0] has the same"]),
+        ("insert_documents", {"documents": [{"_id": [1]}]}, ["documents[0]._id", "array"]),
+        ("insert_documents", {"documents": [{"_id": {"$regularExpression": {"pattern": "a",
+          "options": ""}}}]}, ["documents[0]._id", "regular expression"]),
+        ("insert_documents", {"documents": [{"_id": 1, "at": {"$timestamp": {"t": 0, "i": 0}}}]},
+         ["documents[0].at", "empty timestamp"]),
+        ("insert_documents", {"documents": [{"_id": 1, "at": {"$date": "soon"}}]},
+         ["documents", "at [0].at", "Extended JSON"]),
         ("add_field", {"field": "$a", "value": 1}, ["field", "'$'"]),
         ("add_field", {"field": "a..b", "value": 1}, ["field", "path"]),
         ("remove_field", {"field": "_id"}, ["field", "_id"]),
@@ -102,6 +124,12 @@ def test_bad_parameters(kind: str, parameters: dict[str, Any], words: list[str])
 def test_bad_collection_names(name: str) -> None:
     """Names that MongoDB refuses, and its own collections."""
     assert len(problems("create_collection", collection=name)) == 1
+
+
+def test_ids_that_differ() -> None:
+    """True is not 1, and 1 is not "1"."""
+    ids = [True, 1, "1", {"a": 1}, {"a": True}, None, {"$numberDecimal": "2"}, 2.5]
+    assert problems("insert_documents", collection="c", documents=[{"_id": i} for i in ids]) == []
 
 
 def test_summaries() -> None:

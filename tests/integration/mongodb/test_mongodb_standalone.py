@@ -20,6 +20,7 @@ from dharma_tasks.journal import Amendment, Declaration, MigrationState
 from dharma_tasks.local.account import CALLER
 from dharma_tasks.local.processes import free_port
 from dharma_tasks.local.programs import package, program
+from dharma_tasks.operations.mongodb import inserted
 from dharma_tasks.settings import Settings
 
 
@@ -182,6 +183,82 @@ def test_only_what_was_listed_is_touched(hand: Hand, documents: Database[Any]) -
     hand.finish(taken, operation)
     assert documents.things.find_one({"_id": 3}) == {"_id": 3}
     assert documents.things.count_documents({"new": "v"}) == 10
+
+
+INSERT = op("insert_documents", collection="things", documents=[{"_id": n} for n in range(25)])
+
+
+def test_insert_documents(hand: Hand, documents: Database[Any]) -> None:
+    """There and back, each batch done twice, also where only a part of it was inserted."""
+    documents.things.insert_many([{"_id": 3}, {"_id": "mine"}])
+    was = raw(documents, "things")
+    confirm = hand.confirm
+
+    def partly() -> None:
+        confirm()
+        documents.things.insert_one({"_id": 13})
+        crash()
+
+    taken = hand.step(hand.take("1.0.0", INSERT), INSERT)
+    hand.confirm = partly  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        hand.step(taken, INSERT)
+    hand.confirm = confirm  # type: ignore[method-assign]
+    while not taken.over:
+        with pytest.raises(ZeroDivisionError):
+            hand.step(taken, INSERT, crash)
+        taken = hand.step(hand.take("1.0.0", INSERT), INSERT)
+    assert documents.things.count_documents({}) == 26
+    assert hand.warnings == ["1 of 25 documents are in 'things' already, as they should be"]
+    taken = hand.take("1.0.0", INSERT, back=True)
+    while not taken.over:
+        with pytest.raises(ZeroDivisionError):
+            hand.step(taken, INSERT, crash)
+        taken = hand.step(hand.take("1.0.0", INSERT, back=True), INSERT)
+    assert raw(documents, "things") == was
+    assert kept(documents) == 0
+
+
+def test_documents_of_a_batch_without_a_checkpoint(hand: Hand, documents: Database[Any]) -> None:
+    """They were inserted, so they are deleted."""
+    documents.create_collection("things")
+    with pytest.raises(ZeroDivisionError):
+        hand.step(hand.take("1.0.0", INSERT), INSERT, crash)
+    assert documents.things.count_documents({}) == 10
+    hand.undo(INSERT)
+    assert documents.things.count_documents({}) == 0
+
+
+def test_inserted_documents_that_change_on_the_way_back(
+    hand: Hand, documents: Database[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between looking and deleting, with no transaction around both: they stay."""
+    documents.create_collection("things")
+    hand.run(INSERT)
+    look = inserted.current
+
+    def looked_and_changed(*arguments: Any) -> Any:
+        found = look(*arguments)
+        if any(each["_id"] == 7 for each in found):
+            documents.things.update_one({"_id": 7}, {"$set": {"a": 1}})
+        return found
+
+    monkeypatch.setattr(inserted, "current", looked_and_changed)
+    hand.undo(INSERT)
+    assert list(documents.things.find()) == [{"_id": 7, "a": 1}]
+
+
+def test_validation_and_the_end_of_a_collection(hand: Hand, documents: Database[Any]) -> None:
+    """Neither needs a transaction."""
+    documents.create_collection("things")
+    modify = op("modify_collection", collection="things", level="off")
+    drop = op("drop_collection", collection="things")
+    for number, operation in enumerate((modify, drop)):
+        with pytest.raises(ZeroDivisionError):
+            hand.step(hand.take(f"1.{number}.0", operation), operation, crash)
+        hand.run(operation, f"1.{number}.0")
+    assert "things" not in documents.list_collection_names()
+    assert hand.warnings == []
 
 
 def test_before_images_are_refused(hand: Hand, documents: Database[Any]) -> None:
