@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from dharma_tasks.advice import rollback
 from dharma_tasks.declaring.proposal import GONE, state_of
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.journal import MigrationRecord, MigrationState, Survey
@@ -76,14 +77,14 @@ class Case:
             if each.order < _order(self.version) and state_of(self.surveys, each.reference) in GONE
         ]
 
-    def below(self) -> str:
-        """The version to go back to so that this one is undone."""
+    def below(self) -> str | None:
+        """The version to go back to so that this one is undone; None where that is all there is."""
         applied = [
             each.version
             for each in self.survey.migrations
             if each.state is MigrationState.APPLIED and _order(each.version) < _order(self.version)
         ]
-        return max(applied, key=_order, default="0.0.0")
+        return max(applied, key=_order, default=None)
 
     # -- what to do ----------------------------------------------------------------------
 
@@ -94,7 +95,7 @@ class Case:
     @property
     def rollback(self) -> str:
         """The command that undoes it, and what is above it."""
-        return f"dharma rollback {self.below()} --databases {self.database}"
+        return rollback(self.database, self.below())
 
     def refused(self, what: str, todo: str = "") -> Refused:
         """Say why not, and what fits its state."""
