@@ -6,7 +6,7 @@ speaks of a submit would lead in a circle there.
 
 from __future__ import annotations
 
-from dharma_tasks.journal import Direction
+from dharma_tasks.records import Direction
 
 __all__ = ["after_failure", "again", "rollback"]
 

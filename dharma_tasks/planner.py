@@ -18,15 +18,9 @@ from dharma_tasks.advice import rollback
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.explain import suggestion
-from dharma_tasks.journal import (
-    Direction,
-    MigrationRecord,
-    MigrationState,
-    OperationState,
-    Survey,
-)
 from dharma_tasks.majors import Leap, major_problems
 from dharma_tasks.migration import Migration, Reference, Version, reference
+from dharma_tasks.records import Direction, MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.versions import BEGUN, Versions, order
 from dharma_tasks.words import several
 

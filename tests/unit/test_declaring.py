@@ -23,9 +23,10 @@ from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import FenceLost, Unreachable
 from dharma_tasks.flow import asked
 from dharma_tasks.flow.context import Context
-from dharma_tasks.journal import Declaration, MigrationState, Pruned, Survey
+from dharma_tasks.journal import Declaration, Pruned
 from dharma_tasks.loader import load
 from dharma_tasks.messages import DECLARED, Chain, declare_message
+from dharma_tasks.records import MigrationState, Survey
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Worker, Workers
 

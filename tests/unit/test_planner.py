@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dharma_tasks.errors import Refused
-from dharma_tasks.journal import Direction, Head, MigrationRecord, MigrationState, Survey
 from dharma_tasks.migration import Migration, Reference
 from dharma_tasks.planner import Plan, Request, checksum, plan, required_databases
+from dharma_tasks.records import Direction, Head, MigrationRecord, MigrationState, Survey
 
 OTHER = "0123456789abcdef"
 

@@ -9,11 +9,11 @@ import pytest
 from redis import Redis
 
 from dharma_tasks.identity import owner
-from dharma_tasks.journal import MigrationRecord, MigrationState, Survey
 from dharma_tasks.lease import Leases
 from dharma_tasks.messages import Message
 from dharma_tasks.migration import Key, Migration
 from dharma_tasks.planner import Request, plan
+from dharma_tasks.records import MigrationRecord, MigrationState, Survey
 from dharma_tasks.rescue import Rescuer
 from dharma_tasks.run import Event, Next, Progress, Run, RunState
 from dharma_tasks.runs import Runs

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from dharma_tasks.errors import Refused
-from dharma_tasks.journal import (
+from dharma_tasks.migration import JSON, Migration, Reference
+from dharma_tasks.planner import Plan, Request, plan, required_databases
+from dharma_tasks.records import (
     Direction,
     Head,
     MigrationRecord,
@@ -17,8 +19,6 @@ from dharma_tasks.journal import (
     OperationState,
     Survey,
 )
-from dharma_tasks.migration import JSON, Migration, Reference
-from dharma_tasks.planner import Plan, Request, plan, required_databases
 from dharma_tasks.reversal import plan_back
 
 COLLECTION = {"type": "create_collection", "collection": "a"}

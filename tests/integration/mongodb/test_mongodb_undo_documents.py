@@ -18,9 +18,10 @@ from pymongo.errors import PyMongoError
 
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import FenceLost, OperationFailed, Outdated
-from dharma_tasks.journal import Amendment, Declaration, MigrationState, OperationState
+from dharma_tasks.journal import Amendment, Declaration
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.mongodb import images
+from dharma_tasks.records import MigrationState, OperationState
 
 IDS: list[Any] = [
     *(MinKey(), MaxKey(), None, True, False),
