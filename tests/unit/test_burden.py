@@ -200,6 +200,14 @@ def test_a_reindex() -> None:
     assert back == Burden(heavy=True, targets=("b",))
 
 
+def test_an_update_by_query() -> None:
+    """It goes through its index; back, there is nothing to do."""
+    every = {"type": "update_by_query", "index": "a"}
+    assert burden("elasticsearch", every) == Burden(heavy=True, targets=("a",), counted=True)
+    assert burden("elasticsearch", every | {"query": {"match_all": {}}}).partly
+    assert burden("elasticsearch", every, Direction.BACK) == Burden()
+
+
 def test_what_changes_no_document() -> None:
     """It is over at once, and nobody waits for it."""
     alias = {"type": "create_alias", "index": "a", "alias": "b"}

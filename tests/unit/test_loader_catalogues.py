@@ -47,8 +47,11 @@ RIGHT: dict[str, list[JSON]] = {
     "elasticsearch": [
         {"type": "create_index", "index": "users_v1", "mapping": {}, "settings": {}},
         {"type": "update_mapping", "index": "users_v1", "mapping": {"properties": {}}},
+        {"type": "update_settings", "index": "users_v1", "settings": {"refresh_interval": "5s"}},
         {"type": "create_alias", "index": "users_v1", "alias": "users", "exclusive": True},
+        {"type": "delete_alias", "alias": "all", "index": "users_v1", "if_exists": True},
         {"type": "reindex", "source": {"index": "users_v1"}, "dest": "users_v2"},
+        {"type": "update_by_query", "index": "users_v1", "query": {"term": {"active": True}}},
         {"type": "delete_index", "index": "users_v0", "if_exists": True},
     ],
 }

@@ -9,13 +9,19 @@ from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Catalogue
 from dharma_tasks.operations.elasticsearch.create_alias import CreateAlias
 from dharma_tasks.operations.elasticsearch.create_index import CreateIndex
+from dharma_tasks.operations.elasticsearch.delete_alias import DeleteAlias
 from dharma_tasks.operations.elasticsearch.delete_index import DeleteIndex
 from dharma_tasks.operations.elasticsearch.reindex import Reindex
+from dharma_tasks.operations.elasticsearch.update_by_query import UpdateByQuery
 from dharma_tasks.operations.elasticsearch.update_mapping import UpdateMapping
+from dharma_tasks.operations.elasticsearch.update_settings import UpdateSettings
 
 __all__ = ["catalogue"]
 
-_OPERATIONS = (CreateIndex, DeleteIndex, UpdateMapping, CreateAlias, Reindex)
+_OPERATIONS = (
+    *(CreateIndex, DeleteIndex, UpdateMapping, UpdateSettings),
+    *(CreateAlias, DeleteAlias, Reindex, UpdateByQuery),
+)
 
 
 def _read(migration: JSON, _path: Path) -> tuple[list[JSON], list[Problem]]:

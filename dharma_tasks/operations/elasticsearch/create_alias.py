@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any, ClassVar
 
-from elasticsearch import Elasticsearch, NotFoundError
+from elasticsearch import Elasticsearch
 
 from dharma_tasks.databases.elasticsearch.errors import Interrupted
 from dharma_tasks.errors import OperationFailed, Problem
 from dharma_tasks.journal import Prepared, Step, Work
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Operation
+from dharma_tasks.operations.elasticsearch import aliases
 from dharma_tasks.operations.elasticsearch.indices import (
     find,
     name_problems,
@@ -100,18 +101,11 @@ class CreateAlias(Operation[Elasticsearch]):
 
     def _holders(self, client: Elasticsearch) -> JSON:
         """The indices that have the alias now, and how."""
-        holders = self._named(client)
+        holders = aliases.holders(client, self.alias)
         if not holders and self._is_an_index(client):
             what = f'"{self.alias}" is the name of an index'
             raise OperationFailed(what, "Choose another name for the alias")
         return holders
-
-    def _named(self, client: Elasticsearch) -> JSON:
-        try:
-            answer = client.indices.get_alias(name=self.alias)
-        except NotFoundError:
-            return {}
-        return {index: found["aliases"][self.alias] for index, found in answer.items()}
 
     def _is_an_index(self, client: Elasticsearch) -> bool:
         return find(client, self.alias) is not None
@@ -135,7 +129,7 @@ class CreateAlias(Operation[Elasticsearch]):
         # Other indices are touched only where `exclusive` has touched them.
         before = work.undo["before"] if self.exclusive else {}
         there = {index: how for index, how in before.items() if _is_there(work.handle, index)}
-        holders = self._named(work.handle)
+        holders = aliases.holders(work.handle, self.alias)
         actions = self._back(there, holders)
         if not actions:
             return  # before a crash it was put back, or it was never moved
@@ -146,7 +140,7 @@ class CreateAlias(Operation[Elasticsearch]):
             return
         work.confirm()
         told(work, work.handle.indices.update_aliases(actions=actions))
-        if self._back(there, self._named(work.handle)):
+        if self._back(there, aliases.holders(work.handle, self.alias)):
             message = f'alias "{self.alias}" is not yet what it was'
             raise Interrupted(message)
 

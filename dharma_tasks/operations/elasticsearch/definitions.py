@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +13,8 @@ from dharma_tasks.errors import Problem
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.elasticsearch.indices import Index
 
+Setting = str | list[str] | None
+"""A value as the server shows it; None is the default."""
 _TOP_LEVEL = frozenset({"properties", "dynamic_templates", "runtime"})
 
 
@@ -33,21 +36,24 @@ def _is_field(value: Any) -> bool:
     return isinstance(value, dict) and bool(value.keys() & {"type", "properties"})
 
 
-def flat(settings: JSON, prefix: str = "") -> dict[str, Any]:
+def leaves(settings: JSON, prefix: str = "") -> Iterator[tuple[str, Setting]]:
     """Settings in the one form that the server shows, of the many that it takes.
 
     `{"index": {"number_of_shards": 1}}`, `{"number_of_shards": 1}` and
     `{"index.number_of_shards": "1"}` are the same.
     """
-    found: dict[str, Any] = {}
     for key, value in settings.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):
-            found.update(flat(value, f"{name}."))
-        elif value is not None:
+            yield from leaves(value, f"{name}.")
+        else:
             name = name if name.startswith("index.") else f"index.{name}"
-            found[name] = _text(value)
-    return found
+            yield name, None if value is None else _text(value)
+
+
+def flat(settings: JSON) -> dict[str, Setting]:
+    """The settings that have a value, by the names that the server shows."""
+    return {name: value for name, value in leaves(settings) if value is not None}
 
 
 def _text(value: Any) -> str | list[str]:

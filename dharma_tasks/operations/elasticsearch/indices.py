@@ -102,12 +102,15 @@ def told(work: Work[Elasticsearch], answer: ApiResponse[Any]) -> None:
 def _suggest(client: Elasticsearch, name: str) -> str:
     # Not the server's own indices, whose names begin with a dot.
     known = client.indices.get_alias(index="*,-.*", expand_wildcards=["open", "closed"])
-    names = {index: index for index in known}
-    for index, each in known.items():
-        names.update(dict.fromkeys(each["aliases"], index))
+    names = {alias: index for index, each in known.items() for alias in each["aliases"]}
+    return offered(name, {**names, **{index: index for index in known}})
+
+
+def offered(name: str, names: dict[str, str]) -> str:
+    """What may have been meant by `name`, and what there is: each of `names` stands for one."""
     close = difflib.get_close_matches(name, names, n=3)
     likely = dict.fromkeys(names[each] for each in close)
     meant = f"Did you mean {' or '.join(likely)}? " if likely else ""
-    indices = sorted(known)
-    more = f" and {len(indices) - _SHOWN} more" if len(indices) > _SHOWN else ""
-    return f"{meant}There are: {', '.join(indices[:_SHOWN]) or 'none'}{more}"
+    there = sorted(set(names.values()))
+    more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
+    return f"{meant}There are: {', '.join(there[:_SHOWN]) or 'none'}{more}"

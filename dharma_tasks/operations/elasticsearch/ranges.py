@@ -1,9 +1,12 @@
-"""The ranges of `_seq_no` that a reindex goes through, and how far it is: its cursor.
+"""The ranges of `_seq_no` that an index is gone through in, and how far that is: a cursor.
 
 Every document has a sequence number, `_seq_no`, counted in each shard; an update gives it a new
 one. A range of numbers is therefore a set of documents, and the ranges up to the largest number
 of the start are all documents of the start. Ranges are cut one at a time, so that the cursor
 stays small however large the index is.
+
+Who only reads goes through all shards together. Who writes what he reads gives it new numbers,
+which are below the largest one of another shard: he goes through one shard after the other.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ class Range(BaseModel):
 
     low: int
     high: int
+    shard: str | None = None
     header: str = ""
     task: str = ""
     label: str = ""
@@ -40,15 +44,21 @@ class Progress(BaseModel):
     """How far each shard was when the last pass began."""
     next: int = 0
     end: int
+    shard: str | None = None
+    """The shard that `next` and `end` are of; None for all of them together."""
+    shards: list[str] = []
+    """Those that come after it."""
     width: int = Field(default_factory=lambda: MOST)
     source: int | None
-    """Documents to copy, as counted when the last pass began; None where that took too long."""
+    """Documents to work through, as counted when a pass began; None where that took too long."""
     extended: str | None = None
     """The label of the work that began a further pass."""
     copied: int = 0
     """Documents that finished ranges have worked through."""
     dropped: int = 0
     """Of these, the ones that an ingest pipeline has dropped."""
+    conflicts: int = 0
+    """Of these, the ones that were not written, for somebody else had written them."""
     shown: int = 0
     """Documents reported as done, those of running tasks included. It never falls."""
     running: list[Range] = []
@@ -61,7 +71,8 @@ class Progress(BaseModel):
     @property
     def ended(self) -> bool:
         """Whether every range is done."""
-        return not self.running and not self.again and self.next > self.end
+        left = self.running or self.again or self.shards
+        return not left and self.next > self.end
 
 
 def matching(query: JSON | None, low: int, high: int) -> JSON:
@@ -71,14 +82,21 @@ def matching(query: JSON | None, low: int, high: int) -> JSON:
 
 
 def cut(client: Elasticsearch, index: str, query: JSON | None, progress: Progress) -> Range | None:
-    """Cut off the next range, moving `progress` on; None where no documents are left.
+    """Cut off the next range, moving `progress` on; None where no documents are left."""
+    found = _cut(client, index, query, progress)
+    while found is None and progress.shards:
+        progress.shard = progress.shards.pop(0)
+        progress.next, progress.end = 0, progress.marks[progress.shard]
+        found = _cut(client, index, query, progress)
+    return found
 
-    Where documents are rare or frequent in the numbers, the width follows.
-    """
+
+def _cut(client: Elasticsearch, index: str, query: JSON | None, progress: Progress) -> Range | None:
+    """The next range of this shard. Its width follows where documents are rare or frequent."""
     shrunk = False
     while progress.next <= progress.end:
         low, high = progress.next, min(progress.next + progress.width - 1, progress.end)
-        documents = estimate(client, index, matching(query, low, high))
+        documents = estimate(client, index, matching(query, low, high), progress.shard)
         if documents == 0:
             progress.next = high + 1
             progress.width *= 2
@@ -89,30 +107,40 @@ def cut(client: Elasticsearch, index: str, query: JSON | None, progress: Progres
             progress.width *= 2
         else:
             progress.next = high + 1
-            return Range(low=low, high=high)
+            return Range(low=low, high=high, shard=progress.shard)
     return None
 
 
-def count(client: Elasticsearch, index: str, query: JSON | None = None) -> int:
-    """Count documents, as far as they are visible to searches.
+def count(
+    client: Elasticsearch, index: str, query: JSON | None = None, shard: str | None = None
+) -> int:
+    """Count documents, of one shard or all, as far as they are visible to searches.
 
     Raises:
         Interrupted: a shard did not answer. The server would leave its documents out, and an
             empty range is skipped.
     """
-    answer = client.count(index=index, query=query or {"match_all": {}})
+    where = query or {"match_all": {}}
+    answer = client.count(index=index, query=where, preference=on(shard))
     if answer["_shards"]["failed"]:
         message = f'{answer["_shards"]["failed"]} shards of index "{index}" could not be counted'
         raise Interrupted(message)
     return int(answer["count"])
 
 
-def estimate(client: Elasticsearch, index: str, query: JSON) -> int | None:
+def estimate(
+    client: Elasticsearch, index: str, query: JSON, shard: str | None = None
+) -> int | None:
     """Count documents where that is not vital; None where it takes too long."""
     try:
-        return count(client, index, query)
+        return count(client, index, query, shard)
     except ConnectionTimeout:
         return None
+
+
+def on(shard: str | None) -> str | None:
+    """The `preference` of a request that is for one shard, or for all."""
+    return None if shard is None else f"_shards:{shard}"
 
 
 def marks(client: Elasticsearch, index: Index, kind: str = "global_checkpoint") -> dict[str, int]:

@@ -6,10 +6,7 @@ cancelled; it may have written behind the walk, which then begins anew.
 
 from __future__ import annotations
 
-import time
-from contextlib import suppress
-
-from elasticsearch import ApiError, Elasticsearch
+from elasticsearch import Elasticsearch
 
 from dharma_tasks.errors import OperationFailed
 from dharma_tasks.journal import Step, Work
@@ -26,48 +23,27 @@ from dharma_tasks.operations.elasticsearch.ranges import count, refresh
 
 _LATE: JSON = {"late": True}
 """The cursor after tasks were ended: the walk has not begun."""
-_WAIT_SECONDS = 0.8
-_POLL_SECONDS = 0.1
 
 
 def undo(work: Work[Elasticsearch], source: str, query: JSON | None, dest: str) -> Step:
     """Undo one batch of what was copied from `source` (those that match `query`) to `dest`."""
     if not work.undo:
         return Step(None, finished=True)
-    if stop(work):
+    if server_tasks.stop(work):
         return Step(_LATE)
     there = recorded(work.handle, dest, work.undo["dest"])
     if there is None:
         work.warn(f"{dest} is gone, or another index by now; nothing is deleted from it")
-        _forget(work)
+        server_tasks.forget(work)
         return Step(None, finished=True)
     if work.cursor in (None, _LATE):
         return _begin(work, source, there)
     back = Back.model_validate(work.cursor)
     if back.shard is None:
         return _end(work, source, there, back)
-    written = {} if back.late else _walked(work).get("written") or {}
+    written = {} if back.late else server_tasks.walked(work).get("written") or {}
     done = delete_page(work, (source, query), dest, written, back)
     return Step(back.model_dump(), done=done)
-
-
-def _walked(work: Work[Elasticsearch]) -> JSON:
-    """The last cursor of the way forward."""
-    return (work.walked.cursor if work.walked else None) or {}
-
-
-def stop(work: Work[Elasticsearch]) -> bool:
-    """Cancel the tasks that still run; whether there were any. Waits for a moment."""
-    running = server_tasks.running(work.handle, work.undo["tag"])
-    stopped = bool(running)
-    until = time.monotonic() + _WAIT_SECONDS
-    while running and time.monotonic() < until:
-        work.confirm()
-        for each in running.values():
-            server_tasks.cancel(work.handle, each)
-        time.sleep(_POLL_SECONDS)
-        running = server_tasks.running(work.handle, work.undo["tag"])
-    return stopped
 
 
 def put_back_load(work: Work[Elasticsearch], dest: str) -> None:
@@ -91,7 +67,7 @@ def _begin(work: Work[Elasticsearch], source: str, dest: Index) -> Step:
 def _end(work: Work[Elasticsearch], source: str, dest: Index, back: Back) -> Step:
     put_back_load(work, dest.name)
     refresh(work.handle, dest.name)
-    _forget(work)
+    server_tasks.forget(work)
     if back.left:
         more = ", ..." if back.left > len(back.named) else ""
         work.warn(
@@ -99,16 +75,3 @@ def _end(work: Work[Elasticsearch], source: str, dest: Index, back: Back) -> Ste
             f"there or in {source}, and are left: {', '.join(back.named)}{more}"
         )
     return Step(None, finished=True)
-
-
-def _forget(work: Work[Elasticsearch]) -> None:
-    """Delete the stored results that nobody will read any more, where they are ours."""
-    walked = _walked(work)
-    ended = [each["task"] for each in walked.get("running", ()) if _is_stored(work, each)]
-    with suppress(ApiError):
-        for task in {*ended, *walked.get("used", ())}:
-            work.handle.options(ignore_status=404).delete(index=".tasks", id=task)
-
-
-def _is_stored(work: Work[Elasticsearch], ended: JSON) -> bool:
-    return server_tasks.result(work.handle, ended["task"], ended["header"]) is not None

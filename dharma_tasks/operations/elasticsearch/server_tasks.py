@@ -1,4 +1,4 @@
-"""The server's own reindex tasks: found by header, judged by their stored result.
+"""The server's own tasks: found by header, judged by their stored result.
 
 A task's number proves nothing: after a restart of its node numbers begin again, under the same
 node id, and a stored result may be another task's (FAULTS 5). What tells a task is the
@@ -7,21 +7,26 @@ X-Opaque-Id of the request that started it, which the server keeps with the task
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 
-from elasticsearch import Elasticsearch, NotFoundError
+from elasticsearch import ApiError, Elasticsearch, NotFoundError
 
 from dharma_tasks.databases.elasticsearch.errors import Interrupted, explain
+from dharma_tasks.journal import Work
 from dharma_tasks.migration import JSON
 
-_REINDEX = "indices:data/write/reindex"
-# The searches of a reindex task end with it; its writes might still be on their way.
+_TASKS = ("indices:data/write/reindex", "indices:data/write/update/byquery")
+# The searches of a task end with it; its writes might still be on their way.
 _WRITES = "indices:data/write/*"
+_WAIT_SECONDS = 0.8
+_POLL_SECONDS = 0.1
 
 
 @dataclass
 class Running:
-    """What goes on under one X-Opaque-Id. `ids` are reindex tasks; writes have none."""
+    """What goes on under one X-Opaque-Id. `ids` are whole tasks; their single writes have none."""
 
     ids: list[str]
     done: int = 0
@@ -47,15 +52,47 @@ def running(client: Elasticsearch, tag: str) -> dict[str, Running]:
 
 
 def _add(to: Running, number: str, task: JSON) -> None:
-    if task["action"] == _REINDEX:
+    if task["action"] in _TASKS:
         to.ids.append(number)
         to.done += worked_through(task["status"])
 
 
 def cancel(client: Elasticsearch, found: Running) -> None:
-    """Ask the server to end reindex tasks; they are gone when `running` lists them no more."""
+    """Ask the server to end tasks; they are gone when `running` lists them no more."""
     for number in found.ids:
         client.tasks.cancel(task_id=number)
+
+
+def stop(work: Work[Elasticsearch]) -> bool:
+    """Cancel the tasks that still run; whether there were any. Waits for a moment."""
+    left = running(work.handle, work.undo["tag"])
+    stopped = bool(left)
+    until = time.monotonic() + _WAIT_SECONDS
+    while left and time.monotonic() < until:
+        work.confirm()
+        for each in left.values():
+            cancel(work.handle, each)
+        time.sleep(_POLL_SECONDS)
+        left = running(work.handle, work.undo["tag"])
+    return stopped
+
+
+def walked(work: Work[Elasticsearch]) -> JSON:
+    """The last cursor of the way forward, on the way back."""
+    return (work.walked.cursor if work.walked else None) or {}
+
+
+def forget(work: Work[Elasticsearch]) -> None:
+    """Delete the results of the way forward, which nobody will read any more, where they are ours.
+
+    Newer servers may refuse it.
+    """
+    client, cursor = work.handle, walked(work)
+    ended = {each["task"]: each["header"] for each in cursor.get("running", ())}
+    ours = [task for task, header in ended.items() if result(client, task, header) is not None]
+    with suppress(ApiError):
+        for task in {*ours, *cursor.get("used", ())}:
+            client.options(ignore_status=404).delete(index=".tasks", id=task)
 
 
 def result(client: Elasticsearch, number: str, header: str) -> JSON | None:

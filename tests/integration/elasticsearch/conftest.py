@@ -16,6 +16,8 @@ from dharma_tasks.local import LocalEngines
 from dharma_tasks.migration import JSON
 from dharma_tasks.settings import Settings
 
+_NOT_KEPT = ("index.uuid", "index.creation_date", "index.provided_name")
+
 
 @pytest.fixture(scope="session")
 def elasticsearch_url(engines: LocalEngines) -> SecretStr:
@@ -118,3 +120,9 @@ def fill(client: Elasticsearch) -> Callable[..., None]:
 def content(client: Elasticsearch) -> Callable[[str], dict[str, JSON]]:
     """Reads all documents of an index, by id."""
     return lambda index: elasticsearch_state.documents(client, index)
+
+
+@pytest.fixture
+def state(client: Elasticsearch, unique: str) -> Callable[[], JSON]:
+    """Reads everything: indices, mappings, settings, aliases, documents."""
+    return lambda: elasticsearch_state.state(client, f"{unique}*")

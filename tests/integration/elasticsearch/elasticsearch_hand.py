@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from elasticsearch import Elasticsearch
@@ -105,6 +106,14 @@ class Hand:
             taken, lambda _: self.look(operation, taken), transactional=False
         )
 
+    def until(self, operation: JSON, taken: Taken, wanted: Callable[[JSON], bool]) -> Taken:
+        """Step on until the cursor is as wanted."""
+        until = time.monotonic() + 30
+        while not (taken.cursor and wanted(taken.cursor)):
+            assert time.monotonic() < until, taken.cursor
+            taken = self.step(operation, taken)
+        return taken
+
     def finish(self, operation: JSON, taken: Taken) -> Taken:
         """Step on to the end."""
         until = time.monotonic() + 60
@@ -131,3 +140,19 @@ class Hand:
     def undo(self, operation: JSON) -> Taken:
         """Undo the operation, to the end."""
         return self.finish(operation, self.undoing(operation))
+
+    def there_and_back(self, operation: JSON, state: Callable[[], JSON]) -> None:
+        """Apply, undo, undo once more as after a lost checkpoint, apply again."""
+        before = state()
+        self.do(operation)
+        applied = state()
+        assert applied != before
+        taken = self.undoing(operation)
+        assert self.look(operation, taken).finished  # and dies
+        assert state() == before
+        self.undo(operation)
+        assert state() == before
+        self.again()
+        self.do(operation)
+        assert state() == applied
+        assert self.warnings == []

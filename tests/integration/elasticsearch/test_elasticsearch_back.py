@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import elasticsearch_state
 import pytest
 from elasticsearch import Elasticsearch
 from elasticsearch_hand import Hand
@@ -14,29 +13,6 @@ from dharma_tasks.migration import JSON
 from dharma_tasks.operations.elasticsearch import catalogue
 
 MAPPING: JSON = {"properties": {"email": {"type": "keyword"}, "n": {"type": "long"}}}
-
-
-@pytest.fixture
-def state(client: Elasticsearch, unique: str) -> Callable[[], JSON]:
-    """Reads everything: indices, mappings, settings, aliases, documents."""
-    return lambda: elasticsearch_state.state(client, f"{unique}*")
-
-
-def _there_and_back(hand: Hand, operation: JSON, state: Callable[[], JSON]) -> None:
-    """Apply, undo, undo once more as after a lost checkpoint, apply again."""
-    before = state()
-    hand.do(operation)
-    applied = state()
-    assert applied != before
-    taken = hand.undoing(operation)
-    assert hand.look(operation, taken).finished  # and dies
-    assert state() == before
-    hand.undo(operation)
-    assert state() == before
-    hand.again()
-    hand.do(operation)
-    assert state() == applied
-    assert hand.warnings == []
 
 
 def test_short_operations_are_undone_exactly(
@@ -50,7 +26,7 @@ def test_short_operations_are_undone_exactly(
         "settings": {"number_of_shards": 2, "refresh_interval": "9s"},
     }
     client.indices.create(index=f"{unique}-other", aliases={f"{unique}-all": {}})
-    _there_and_back(hand, operation, state)
+    hand.there_and_back(operation, state)
     assert hand.confirmed == 3
 
 
@@ -185,7 +161,7 @@ def test_a_moved_alias_goes_back_with_all_it_had(
     hand: Hand, unique: str, state: Callable[[], JSON]
 ) -> None:
     """Every former target, with filter, routing and write index."""
-    _there_and_back(hand, _alias(unique, exclusive=True, filter={"term": {"n": 1}}), state)
+    hand.there_and_back(_alias(unique, exclusive=True, filter={"term": {"n": 1}}), state)
 
 
 @pytest.mark.usefixtures("three")
@@ -194,7 +170,7 @@ def test_a_moved_alias_goes_back_to_an_index_that_had_it_otherwise(
 ) -> None:
     """The same index, with less than it had before."""
     operation = {**_alias(unique, exclusive=True), "index": f"{unique}-v1"}
-    _there_and_back(hand, operation, state)
+    hand.there_and_back(operation, state)
 
 
 def test_an_added_alias_goes_and_the_others_stay(
@@ -204,7 +180,7 @@ def test_an_added_alias_goes_and_the_others_stay(
     for n in (1, 2, 3):
         client.indices.create(index=f"{unique}-v{n}")
     client.indices.put_alias(index=f"{unique}-v1", name=f"{unique}-users")
-    _there_and_back(hand, _alias(unique), state)
+    hand.there_and_back(_alias(unique), state)
     client.indices.put_alias(index=f"{unique}-v2", name=f"{unique}-users")
     hand.undo(_alias(unique))
     assert set(client.indices.get_alias(name=f"{unique}-users")) == {f"{unique}-v1", f"{unique}-v2"}

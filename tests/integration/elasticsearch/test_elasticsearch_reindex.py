@@ -46,14 +46,6 @@ def operation(source: str, dest: str) -> JSON:
     return {"type": "reindex", "source": source, "dest": {"index": dest}}
 
 
-def _until(hand: Hand, operation: JSON, taken: Taken, wanted: Callable[[JSON], bool]) -> Taken:
-    until = time.monotonic() + 30
-    while not (taken.cursor and wanted(taken.cursor)):
-        assert time.monotonic() < until, taken.cursor
-        taken = hand.step(operation, taken)
-    return taken
-
-
 def _settings(client: Elasticsearch, index: str) -> tuple[str | None, str]:
     found = client.indices.get_settings(index=index, flat_settings=True)[index]["settings"]
     return found.get("index.refresh_interval"), found["index.number_of_replicas"]
@@ -81,7 +73,7 @@ def test_every_document_is_copied_and_the_settings_are_as_before(
 ) -> None:
     """Content is equal, `done` is exact, refreshing and replicas are on again."""
     taken = hand.prepared(operation)
-    taken = _until(hand, operation, taken, lambda cursor: cursor["running"])
+    taken = hand.until(operation, taken, lambda cursor: cursor["running"])
     assert _settings(client, dest) == ("-1", "0")
     assert taken.total == 4000
     taken = hand.finish(operation, taken)
@@ -196,7 +188,7 @@ def test_a_successor_adopts_running_tasks(
     fill(source, 12_000)
     operation = {"type": "reindex", "source": source, "dest": dest}
     first, second = hands("first"), hands("second")
-    taken = _until(first, operation, first.prepared(operation), lambda c: c["running"])
+    taken = first.until(operation, first.prepared(operation), lambda c: c["running"])
     _slow_down(client, taken, 500)
     adopted = second.prepared(operation)
     assert [each["task"] for each in adopted.cursor["running"]] == [
@@ -224,9 +216,9 @@ def test_progress_moves_while_a_task_runs_and_never_counts_twice(
     fill(source, 12_000)
     operation = {"type": "reindex", "source": source, "dest": dest}
     hand = hands("first")
-    taken = _until(hand, operation, hand.prepared(operation), lambda c: c["running"])
+    taken = hand.until(operation, hand.prepared(operation), lambda c: c["running"])
     _slow_down(client, taken, 2000)
-    taken = _until(hand, operation, taken, lambda c: c["shown"] > 0)
+    taken = hand.until(operation, taken, lambda c: c["shown"] > 0)
     assert 0 < taken.done < 12_000
     for each in taken.cursor["running"]:
         client.tasks.cancel(task_id=each["task"])
@@ -244,7 +236,7 @@ def test_a_task_that_was_cancelled_runs_again(
     content: Callable[[str], dict[str, JSON]],
 ) -> None:
     """A part of a range is no range."""
-    taken = _until(hand, operation, hand.prepared(operation), lambda c: c["running"])
+    taken = hand.until(operation, hand.prepared(operation), lambda c: c["running"])
     for each in taken.cursor["running"]:
         client.tasks.cancel(task_id=each["task"])
     taken = hand.finish(operation, taken)
@@ -261,7 +253,7 @@ def test_a_result_that_is_gone_means_run_again(
     content: Callable[[str], dict[str, JSON]],
 ) -> None:
     """Without a result a task may have stopped anywhere."""
-    taken = _until(hand, operation, hand.prepared(operation), lambda c: c["running"])
+    taken = hand.until(operation, hand.prepared(operation), lambda c: c["running"])
     _gone(client, taken.undo["tag"])
     for each in taken.cursor["running"]:
         client.delete(index=".tasks", id=each["task"])
@@ -301,7 +293,7 @@ def test_results_that_are_used_are_deleted(
     hand: Hand, client: Elasticsearch, operation: JSON
 ) -> None:
     """The server keeps them for ever otherwise."""
-    taken = _until(hand, operation, hand.prepared(operation), lambda c: c["running"])
+    taken = hand.until(operation, hand.prepared(operation), lambda c: c["running"])
     tasks = [each["task"] for each in taken.cursor["running"]]
     hand.finish(operation, taken)
     assert not any(client.exists(index=".tasks", id=task) for task in tasks)
@@ -343,7 +335,7 @@ def test_the_original_settings_are_recorded_once(
 ) -> None:
     """FAULTS 20: a successor does not take the changed settings for the original ones."""
     first, second = hands("first"), hands("second")
-    _until(first, operation, first.prepared(operation), lambda c: c["running"])
+    first.until(operation, first.prepared(operation), lambda c: c["running"])
     assert _settings(client, dest) == ("-1", "0")
     second.do(operation)
     assert _settings(client, dest) == ("7s", "1")
@@ -391,9 +383,9 @@ def test_a_source_that_is_written_to_gets_a_further_pass_and_a_warning(
     source = f"{unique}-v1"
     fill(source, 2000, shards=3)
     operation = {"type": "reindex", "source": source, "dest": dest}
-    taken = _until(hand, operation, hand.prepared(operation), lambda c: c["running"])
+    taken = hand.until(operation, hand.prepared(operation), lambda c: c["running"])
     fill(source, 300, start=2000)
-    taken = _until(hand, operation, taken, lambda c: c["extended"])
+    taken = hand.until(operation, taken, lambda c: c["extended"])
     fill(source, 100, start=2300)
     taken = hand.finish(operation, taken)
     assert set(content(dest)) >= {str(n) for n in range(2300)}
@@ -406,7 +398,7 @@ def test_missing_documents_fail_with_both_numbers(
     hand: Hand, client: Elasticsearch, source: str, dest: str, operation: JSON
 ) -> None:
     """Somebody deletes from the destination while it is filled."""
-    taken = _until(hand, operation, hand.prepared(operation), lambda c: c["copied"] >= 1000)
+    taken = hand.until(operation, hand.prepared(operation), lambda c: c["copied"] >= 1000)
     client.indices.refresh(index=dest)
     client.delete_by_query(index=dest, query={"range": {"n": {"lt": 10}}})
     with pytest.raises(OperationFailed, match=r"has 4000 .* 4000 were read; .* has 3990"):
