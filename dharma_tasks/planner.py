@@ -358,7 +358,7 @@ def half_undone(record: MigrationRecord, migration: Migration | None) -> bool:
 
     Without the `migration` nobody knows which operations are those of a rollback file.
     """
-    if record.state is MigrationState.ROLLED_BACK:
+    if record.state in (MigrationState.ROLLED_BACK, MigrationState.APPLIED):
         return False
     last = len(migration.operations) if migration else len(record.operations)
     return record.state is MigrationState.ROLLING_BACK or any(
