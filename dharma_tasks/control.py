@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from redis.exceptions import RedisError
 
 from dharma_tasks.errors import Cancelled, Halted, Stopped
-from dharma_tasks.journal import Taken
 from dharma_tasks.lease import Lease
 from dharma_tasks.run import Event, Progress, RunState
 from dharma_tasks.runs import Runs
+from dharma_tasks.work import Taken
 
 _ASK_SECONDS = 0.5
 """Redis is asked no more often than this; short batches need not pay for it."""

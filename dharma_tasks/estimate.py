@@ -12,14 +12,14 @@ from statistics import median
 
 from pydantic import BaseModel
 
-from dharma_tasks.journal import (
+from dharma_tasks.operations.base import Burden
+from dharma_tasks.records import (
     MigrationRecord,
     MigrationState,
     OperationRecord,
     OperationState,
     Survey,
 )
-from dharma_tasks.operations.base import Burden
 
 __all__ = ["Counts", "Estimate", "Estimates", "Time", "rates", "total"]
 

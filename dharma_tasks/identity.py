@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from dharma_tasks.journal import Owner
 from dharma_tasks.migration import JSON
+from dharma_tasks.records import Owner
 
 _START_TIME = 19
 """Index of the start time in /proc/PID/stat after the command's name, see proc(5)."""

@@ -15,172 +15,23 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
-from typing import Any, Generic, TypeVar
-
-from pydantic import BaseModel, ConfigDict, model_validator
+from typing import Generic, TypeVar
 
 from dharma_tasks.errors import Problem, Refused
-from dharma_tasks.migration import JSON, Key
-
-SCHEMA_VERSION = 1
-"""Of the journal's own tables, collections and indices; kept in its head.
-
-It rises when an older release must not work in the journal any more; a field that an older one
-may overlook is no reason.
-"""
-
-WAY_BACK = "on the way back: "
-"""What the error of a migration begins with that failed while it was rolled back."""
+from dharma_tasks.migration import Key
+from dharma_tasks.records import (
+    SCHEMA_VERSION,
+    Direction,
+    HistoryRecord,
+    MigrationState,
+    Owner,
+    Survey,
+)
+from dharma_tasks.work import Assignment, Earlier, Prepared, Step, Taken
 
 HandleT = TypeVar("HandleT")
-
-
-class MigrationState(StrEnum):
-    """The state of a migration, as users see it. One without a record is pending."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    APPLIED = "applied"
-    FAILED = "failed"
-    ROLLING_BACK = "rolling_back"
-    ROLLED_BACK = "rolled_back"
-
-
-class OperationState(StrEnum):
-    """The state of an operation. One without a record is pending.
-
-    An operation that is undone goes from wherever it is to `undoing`, and from there back to
-    `pending`: one record, and so one fence, for both ways. While it is `undoing` its cursor is
-    that of the way back.
-    """
-
-    PENDING = "pending"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    UNDOING = "undoing"
-
-
-class Direction(StrEnum):
-    """Which way a run, or an operation in it, goes."""
-
-    FORWARD = "forward"
-    BACK = "back"
-
-
-class Owner(BaseModel):
-    """Who works on an operation, precisely enough to see that it is dead and to free its things.
-
-    `resources` is the database's own: a MongoDB session's id, a PostgreSQL backend's pid and
-    start. It is written before the first effect, so that a successor can end them (Law 4).
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    worker: str
-    node: str
-    boot: str
-    pid: int
-    started: float
-    resources: JSON = {}
-
-
-class OperationRecord(BaseModel):
-    """An operation in the journal, as `status` shows it.
-
-    `attempts` counts how often it was begun since its cursor last moved, `worker` is who had it
-    last, `error` why it failed, or the passing error since which no batch went well.
-    `irreversible` is why what it has found cannot be undone, as `prepare` has recorded it.
-    """
-
-    number: int
-    type: str
-    state: OperationState
-    done: int = 0
-    total: int | None = None
-    attempts: int = 0
-    error: str | None = None
-    worker: str | None = None
-    updated: datetime | None = None
-    irreversible: str | None = None
-
-
-class MigrationRecord(BaseModel):
-    """A migration in the journal. Times are UTC; `started` is the first start of the way forward.
-
-    `seconds` is from there to `finished`, or where it was rolled back (or failed at that) from
-    when that began; None where it was only declared to be as it is. `error` is the first one:
-    what then fails on the way back is the operation's. Of a migration that had been applied, it
-    is that of the way back, and begins with `WAY_BACK`. `checksum` and `values` are those of
-    `Migration`, kept as one: its `stamp`.
-    """
-
-    version: str
-    name: str
-    state: MigrationState
-    checksum: str
-    run: str
-    by: str
-    started: datetime
-    finished: datetime | None = None
-    seconds: float | None = None
-    error: str | None = None
-    operations: list[OperationRecord] = []
-    values: str = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _two(cls, data: Any) -> Any:
-        checksum, _, values = str(data.get("checksum", "")).partition("+")
-        return data | {"checksum": checksum, "values": values or data.get("values") or ""}
-
-
-class HistoryRecord(BaseModel):
-    """One entry of the audit trail: when, what, in which run, and who asked for it.
-
-    `worker` is who took the operation, `error` why it failed, `detail` what else is to say. An
-    entry that ends a migration says which it was and how many `seconds` it took, where the
-    journal still knows.
-    """
-
-    at: datetime
-    event: str
-    run: str
-    by: str
-    version: str | None = None
-    number: int | None = None
-    worker: str | None = None
-    detail: str | None = None
-    error: str | None = None
-    name: str | None = None
-    checksum: str | None = None
-    seconds: float | None = None
-
-
-class Head(BaseModel):
-    """The journal's one head record."""
-
-    identity: str
-    schema_version: int = SCHEMA_VERSION
-    run: str | None = None
-    generation: int = 0
-    direction: Direction = Direction.FORWARD
-    plan: str | None = None
-
-
-class Survey(BaseModel):
-    """All that planning and `status` need, read at once. No `head` before the first run."""
-
-    database: str
-    head: Head | None = None
-    migrations: list[MigrationRecord] = []
-
-    def by_version(self) -> dict[str, MigrationRecord]:
-        """The records by version."""
-        return {record.version: record for record in self.migrations}
 
 
 @dataclass(frozen=True)
@@ -240,73 +91,6 @@ class Pruned:
 
 
 @dataclass(frozen=True)
-class Assignment:
-    """One operation that a worker is asked to carry out, with what the journal notes of it.
-
-    `count` is the number of operations; the end of the last one brings the migration to
-    `outcome`. With `direction` BACK the operation is undone, and the last one is number `until`;
-    the outcome is FAILED where that leaves operations that cannot be undone. The operations of
-    a rollback file are carried out forward: they are numbered on from those of the migration,
-    which are all done, and their outcome is ROLLED_BACK. `first` is where the file begins that the
-    operation is in.
-    """
-
-    run: str
-    generation: int
-    by: str
-    key: Key
-    name: str
-    checksum: str
-    type: str
-    count: int
-    direction: Direction = Direction.FORWARD
-    outcome: MigrationState = MigrationState.APPLIED
-    until: int = 1
-    first: int = 1
-
-    @property
-    def before(self) -> MigrationState | None:
-        """What the migration is again if this operation fails and leaves nothing, if that is sure.
-
-        It is where nothing comes before the operation.
-        """
-        if self.back or self.key.number != self.first:
-            return None
-        forward = self.going is MigrationState.RUNNING
-        return MigrationState.ROLLED_BACK if forward else MigrationState.APPLIED
-
-    @property
-    def going(self) -> MigrationState:
-        """The migration's state while the operation is at work."""
-        forward = self.outcome is MigrationState.APPLIED
-        return MigrationState.RUNNING if forward else MigrationState.ROLLING_BACK
-
-    @property
-    def at_work(self) -> OperationState:
-        """The operation's own state while it is at work."""
-        return OperationState.UNDOING if self.back else OperationState.RUNNING
-
-    @property
-    def over(self) -> OperationState:
-        """The operation's own state at its end."""
-        return OperationState.PENDING if self.back else OperationState.DONE
-
-    def failure(self, error: str) -> str:
-        """The error of an operation as the migration shows it."""
-        return error if self.going is MigrationState.RUNNING else f"{WAY_BACK}{error}"
-
-    @property
-    def back(self) -> bool:
-        """Whether the operation is to be undone."""
-        return self.direction is Direction.BACK
-
-    @property
-    def last(self) -> bool:
-        """Whether the migration has its outcome when this operation is over."""
-        return self.key.number == (self.until if self.back else self.count)
-
-
-@dataclass(frozen=True)
 class Entry:
     """What a person did to a run, for the audit trail. `detail` tells it from a second time."""
 
@@ -321,117 +105,6 @@ class Entry:
         """The same for two entries that say the same."""
         said = "\n".join((self.event, self.run, self.by, str(self.key), self.detail))
         return hashlib.sha256(said.encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What an operation found before its first effect. `undo` also holds recorded identities.
-
-    Where what was found makes it impossible to undo the operation, `undo["irreversible"]` says
-    why, in words for people.
-    """
-
-    undo: JSON
-    total: int | None = None
-
-
-@dataclass(frozen=True)
-class Step:
-    """The result of one batch.
-
-    `cursor` is where the next batch begins, in the database's own JSON (BSON for MongoDB);
-    `done` is how many documents, rows or statements this batch has worked through; `total`
-    replaces the estimate where it is better known now.
-    """
-
-    cursor: Any
-    done: int = 0
-    finished: bool = False
-    total: int | None = None
-
-
-@dataclass(frozen=True)
-class Walked:
-    """How far an operation had come when it began to be undone."""
-
-    cursor: Any = None
-    done: int = 0
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """What is known of an operation that is done: what it found, and its last cursor."""
-
-    undo: JSON
-    cursor: Any = None
-
-
-@dataclass(frozen=True)
-class Taken:
-    """An operation that is this worker's, as of its last journal write.
-
-    `former` is who had it before. `undo` is None until `prepare` was written. `walked` is None
-    on the way forward. `mark` is the storage's own (for Elasticsearch the document's sequence
-    number).
-    """
-
-    assignment: Assignment
-    fence: int
-    state: OperationState
-    cursor: Any = None
-    undo: JSON | None = None
-    done: int = 0
-    total: int | None = None
-    attempts: int = 1
-    former: Owner | None = None
-    walked: Walked | None = None
-    mark: Any = None
-
-    @property
-    def over(self) -> bool:
-        """Whether there is nothing left to do: it is done, or on the way back undone."""
-        return self.state is self.assignment.over
-
-    def prepared(self, prepared: Prepared) -> Taken:
-        """This record, after `prepare` was written."""
-        return replace(self, undo=prepared.undo, total=prepared.total)
-
-    def stepped(self, step: Step) -> Taken:
-        """This record, after `step` was written: the cursor moved, so attempts begin again."""
-        return replace(
-            self,
-            cursor=step.cursor,
-            done=self.done + step.done,
-            total=self.total if step.total is None else step.total,
-            state=self.assignment.over if step.finished else self.assignment.at_work,
-            attempts=0,
-        )
-
-
-@dataclass(frozen=True)
-class Work(Generic[HandleT]):
-    """What an operation gets to work with; it needs nothing else, and gets nothing else.
-
-    `handle` is the database's own (connection, session, …), inside the batch's transaction
-    where there is one. `size` is how many documents this batch should have. `label` names
-    run, operation and fence: it goes along to the server (comment, X-Opaque-Id) where that
-    helps a successor. `key` names the operation; `walked` is, on the way back, how far the
-    way forward had come. `confirm` raises `LeaseLost` unless the lease is ours now: called
-    immediately before a command that no transaction protects. `warn` logs what a user should
-    know, with the operation's context. `earlier` reads the operations of its migration that
-    are done before it.
-    """
-
-    handle: HandleT
-    cursor: Any
-    undo: JSON
-    size: int
-    label: str
-    key: Key
-    confirm: Callable[[], None]
-    warn: Callable[[str], None] = field(default=lambda _message: None)
-    walked: Walked | None = None
-    earlier: Callable[[], list[Earlier]] = field(default=list)
 
 
 def confirm_schema(database: str, found: int) -> None:

@@ -15,8 +15,8 @@ from redis.exceptions import RedisError
 
 from dharma_tasks.errors import LeaseHeld, LeaseLost
 from dharma_tasks.identity import is_dead
-from dharma_tasks.journal import Owner
 from dharma_tasks.migration import Key
+from dharma_tasks.records import Owner
 
 if TYPE_CHECKING:
     from redis import Redis

@@ -11,9 +11,10 @@ from datetime import datetime
 
 from pydantic import TypeAdapter
 
-from dharma_tasks.journal import Declaration, Direction, Entry, Pruned
+from dharma_tasks.journal import Declaration, Entry, Pruned
 from dharma_tasks.lease import Leases
 from dharma_tasks.migration import JSON, Reference
+from dharma_tasks.records import Direction
 from dharma_tasks.run import Next, Run, RunState, Snapshot
 from dharma_tasks.runs import Runs
 

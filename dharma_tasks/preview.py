@@ -12,16 +12,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from dharma_tasks.estimate import Counts, Estimate, Estimates, Time, rates, total
-from dharma_tasks.journal import (
-    Direction,
-    MigrationState,
-    OperationRecord,
-    Survey,
-)
 from dharma_tasks.migration import JSON, Migration, Reference, reference
 from dharma_tasks.operations import catalogue
 from dharma_tasks.operations.base import Burden, Operation
 from dharma_tasks.planner import Plan, Request, plan
+from dharma_tasks.records import Direction, MigrationState, OperationRecord, Survey
 from dharma_tasks.reversal import irreversible, plan_back
 from dharma_tasks.run import Next
 

@@ -18,8 +18,8 @@ from redis.exceptions import RedisError
 from dharma_tasks import replies
 from dharma_tasks.databases import NAMES, Database, connect
 from dharma_tasks.errors import Unreachable
-from dharma_tasks.journal import Survey
 from dharma_tasks.messages import Chain, Message, read_message
+from dharma_tasks.records import Survey
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Workers

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from dharma_tasks import words
 from dharma_tasks.databases import NAMES
-from dharma_tasks.journal import Direction
 from dharma_tasks.migration import Migration, Reference, reference
 from dharma_tasks.planner import Plan
+from dharma_tasks.records import Direction
 from dharma_tasks.run import Event, Next, Progress, Run, RunState, Snapshot
 
 __all__ = ["ENDED", "START_A_WORKER", "Row", "View", "ended", "event_line", "numbers", "rows"]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from dharma_tasks.errors import Problem, Refused
-from dharma_tasks.journal import MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.migration import Migration, Reference, Version, reference
 from dharma_tasks.operations import catalogue
 from dharma_tasks.planner import (
@@ -24,6 +23,7 @@ from dharma_tasks.planner import (
     other_values,
     wanted_version,
 )
+from dharma_tasks.records import MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.run import Next
 
 __all__ = ["irreversible", "plan_back"]

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from dharma_tasks.errors import Problem
-from dharma_tasks.journal import Direction
 from dharma_tasks.migration import Key, Migration
+from dharma_tasks.records import Direction
 
 
 def new_run_id(now: datetime) -> str:

@@ -25,11 +25,12 @@ from dharma_tasks.errors import (
     Stopped,
 )
 from dharma_tasks.identity import owner
-from dharma_tasks.journal import Assignment, MigrationState, Step, Taken, Walked, Work
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.pace import Pace
+from dharma_tasks.records import MigrationState
 from dharma_tasks.settings import Settings
+from dharma_tasks.work import Assignment, Step, Taken, Walked, Work
 
 log = structlog.get_logger()
 

@@ -36,9 +36,9 @@ from redis.exceptions import WatchError
 
 from dharma_tasks import run_scripts
 from dharma_tasks.errors import DharmaError, Halted, Problem, Stopped
-from dharma_tasks.journal import Survey
 from dharma_tasks.migration import Key, Migration, Reference, reference
 from dharma_tasks.planner import Plan
+from dharma_tasks.records import Survey
 from dharma_tasks.run import Event, Job, Next, Progress, Run, RunState, Snapshot
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from redis.exceptions import RedisError
 
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Unreachable
-from dharma_tasks.journal import MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.lease import Leases
 from dharma_tasks.migration import Key, Migration, Version
 from dharma_tasks.planner import half_undone
 from dharma_tasks.reading import SURVEY, Answers, Relayed, Send, ask
+from dharma_tasks.records import MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import RunState, Snapshot
 from dharma_tasks.runs import Runs

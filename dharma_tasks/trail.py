@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from dharma_tasks.declaring.repair import Action
-from dharma_tasks.journal import HistoryRecord, Journal, MigrationRecord, MigrationState
+from dharma_tasks.journal import Journal
 from dharma_tasks.messages import read_message
 from dharma_tasks.reading import Question, Relayed, Send, ask, workers
+from dharma_tasks.records import HistoryRecord, MigrationRecord, MigrationState
 from dharma_tasks.settings import Settings
 
 __all__ = ["DECLARED", "History", "Told", "Trail", "gather", "read"]

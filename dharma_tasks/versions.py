@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from dharma_tasks.journal import MigrationRecord, MigrationState
 from dharma_tasks.migration import Migration, Version
+from dharma_tasks.records import MigrationRecord, MigrationState
 
 __all__ = ["BEGUN", "Versions", "order"]
 

@@ -20,8 +20,9 @@ from elasticsearch import Elasticsearch
 from dharma_tasks.databases.elasticsearch.journal import ElasticsearchJournal
 from dharma_tasks.databases.mongodb.journal import MongodbJournal
 from dharma_tasks.databases.postgresql.journal import PostgresqlJournal
-from dharma_tasks.journal import Journal, Step, Taken
+from dharma_tasks.journal import Journal
 from dharma_tasks.operations.elasticsearch import ranges
+from dharma_tasks.work import Step, Taken
 
 OPEN_RANGES = {"mongodb": 1, "postgresql": 1, "elasticsearch": 2}
 """How many batches of one operation may be under way at once: what one fault may cost."""

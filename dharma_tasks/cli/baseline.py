@@ -39,7 +39,7 @@ def baseline(  # noqa: PLR0913 - one for each option
     stays as it is. Shows what it will write, and asks first on a terminal.
 
     Exit status: 0 done, or nothing to do; 2 refused, or the answer was no; 4 a service or a
-    worker cannot be reached.
+    worker cannot be reached; 130 Ctrl-C at the question.
     """
     wish = Baseline(version, names(databases, more))
     sys.exit(Declaring(wish, Options(migrations, by or default_by(), yes, as_json)).run())

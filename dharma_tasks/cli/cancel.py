@@ -7,7 +7,7 @@ import click
 from dharma_tasks.advice import again
 from dharma_tasks.cli import common
 from dharma_tasks.cli.steering import Steering, call, since_ended
-from dharma_tasks.journal import Direction
+from dharma_tasks.records import Direction
 from dharma_tasks.run import RunState, Snapshot
 
 

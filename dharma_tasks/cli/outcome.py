@@ -12,9 +12,9 @@ from dharma_tasks import words
 from dharma_tasks.advice import after_failure
 from dharma_tasks.cli.screen import Indented
 from dharma_tasks.errors import Problem
-from dharma_tasks.journal import Direction
 from dharma_tasks.migration import JSON, Migration, Reference, reference
 from dharma_tasks.planner import LATEST, Plan
+from dharma_tasks.records import Direction
 from dharma_tasks.run import Event, Run, RunState, Snapshot
 
 _ENDS = {False: "applied", True: "rolled_back"}

@@ -19,13 +19,13 @@ from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import Indented, console
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.estimate import Counts, Estimate, Time
-from dharma_tasks.journal import Direction
 from dharma_tasks.loader import Loaded, load
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations import catalogue
 from dharma_tasks.planner import Request, required_databases
 from dharma_tasks.preview import MigrationPreview, OperationPreview, Preview, make
 from dharma_tasks.reading import ask, counting, surveys, workers
+from dharma_tasks.records import Direction
 from dharma_tasks.settings import Settings
 from dharma_tasks.values import Value, Values
 

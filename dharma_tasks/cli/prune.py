@@ -59,7 +59,7 @@ def prune(  # noqa: PLR0913 - one for each option
     is at work, or has failed, keeps its own. Asks first on a terminal.
 
     Exit status: 0 done, or nothing to do; 2 refused, or the answer was no; 4 a service or a
-    worker cannot be reached.
+    worker cannot be reached; 130 Ctrl-C at the question.
     """
     pruner = _Prune(as_json=as_json, by=by or default_by())
     sys.exit(pruner.run(older_than, names(databases, more), yes=yes))

@@ -56,7 +56,7 @@ def repair(  # noqa: PLR0913 - one for each option
     Shows what it will write, and asks first on a terminal.
 
     Exit status: 0 done; 2 refused, or the answer was no; 4 a service or a worker cannot be
-    reached.
+    reached; 130 Ctrl-C at the question.
     """
     wanted = [action for action in Action if chosen[action]]
     if len(wanted) != 1:

@@ -11,11 +11,11 @@ import click
 from dharma_tasks.cli import common, options
 from dharma_tasks.cli.running import Options, Running, names
 from dharma_tasks.errors import Refused, Unreachable
-from dharma_tasks.journal import Direction
 from dharma_tasks.loader import load
 from dharma_tasks.migration import JSON
 from dharma_tasks.planner import Request, required_databases
 from dharma_tasks.reading import surveys
+from dharma_tasks.records import Direction
 from dharma_tasks.reversal import plan_back
 from dharma_tasks.submit import default_by
 from dharma_tasks.values import Values

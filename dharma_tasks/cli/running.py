@@ -20,10 +20,10 @@ from dharma_tasks.cli.inline import InlineWorker
 from dharma_tasks.cli.outcome import Outcome
 from dharma_tasks.cli.screen import Lines, console, screen, stdout
 from dharma_tasks.errors import Problem, Refused
-from dharma_tasks.journal import Direction
 from dharma_tasks.loader import load
 from dharma_tasks.migration import JSON
 from dharma_tasks.planner import Request, required_databases
+from dharma_tasks.records import Direction
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.report import View
 from dharma_tasks.run import Event, RunState, Snapshot

@@ -18,9 +18,9 @@ from dharma_tasks.advice import rollback
 from dharma_tasks.cli import common
 from dharma_tasks.cli.screen import Indented, console
 from dharma_tasks.errors import Problem, Refused
-from dharma_tasks.journal import MigrationState, OperationState
 from dharma_tasks.loader import load
 from dharma_tasks.migration import JSON, Migration
+from dharma_tasks.records import MigrationState, OperationState
 from dharma_tasks.run import RunState
 from dharma_tasks.settings import Settings
 from dharma_tasks.status import Alive, DatabaseStatus, MigrationStatus, Status, gather

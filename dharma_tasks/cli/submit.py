@@ -10,9 +10,9 @@ import click
 from dharma_tasks.cli import options
 from dharma_tasks.cli.plan import Asked, show
 from dharma_tasks.cli.running import Options, Running, names
-from dharma_tasks.journal import Direction
 from dharma_tasks.migration import JSON
 from dharma_tasks.planner import Request
+from dharma_tasks.records import Direction
 from dharma_tasks.submit import default_by
 
 

@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager
 from enum import Enum
 from typing import Any, ClassVar, Generic, TypeVar
 
-from dharma_tasks.journal import Journal, Owner
+from dharma_tasks.journal import Journal
 from dharma_tasks.migration import JSON
+from dharma_tasks.records import Owner
 from dharma_tasks.settings import Settings
 
 HandleT = TypeVar("HandleT")

@@ -14,9 +14,10 @@ from dharma_tasks.declaring.proposal import (
     unmet,
 )
 from dharma_tasks.errors import Problem, Refused
-from dharma_tasks.journal import Amendment, MigrationState, Survey
+from dharma_tasks.journal import Amendment
 from dharma_tasks.migration import Migration, Version
 from dharma_tasks.planner import Request, chosen, required_databases
+from dharma_tasks.records import MigrationState, Survey
 
 __all__ = ["Baseline"]
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from dharma_tasks import advice
+from dharma_tasks.advice import rollback
 from dharma_tasks.declaring.proposal import GONE, state_of
 from dharma_tasks.errors import Problem, Refused
-from dharma_tasks.journal import MigrationRecord, MigrationState, Survey
 from dharma_tasks.migration import Migration, Reference, Version, reference
+from dharma_tasks.records import MigrationRecord, MigrationState, Survey
 
 __all__ = ["Case"]
 
@@ -76,25 +78,25 @@ class Case:
             if each.order < _order(self.version) and state_of(self.surveys, each.reference) in GONE
         ]
 
-    def below(self) -> str:
-        """The version to go back to so that this one is undone."""
+    def below(self) -> str | None:
+        """The version to go back to so that this one is undone; None where that is all there is."""
         applied = [
             each.version
             for each in self.survey.migrations
             if each.state is MigrationState.APPLIED and _order(each.version) < _order(self.version)
         ]
-        return max(applied, key=_order, default="0.0.0")
+        return max(applied, key=_order, default=None)
 
     # -- what to do ----------------------------------------------------------------------
 
     def command(self, option: str) -> str:
         """The repair of this one."""
-        return f"dharma repair {self.database} {self.version} {option}"
+        return advice.repair(self.database, self.version, option)
 
     @property
     def rollback(self) -> str:
         """The command that undoes it, and what is above it."""
-        return f"dharma rollback {self.below()} --databases {self.database}"
+        return rollback(self.database, self.below())
 
     def refused(self, what: str, todo: str = "") -> Refused:
         """Say why not, and what fits its state."""

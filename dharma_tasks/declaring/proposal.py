@@ -7,15 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dharma_tasks.errors import Problem, Refused
-from dharma_tasks.journal import (
-    Amendment,
-    Declaration,
-    MigrationRecord,
-    MigrationState,
-    OperationState,
-    Survey,
-)
+from dharma_tasks.journal import Amendment, Declaration
 from dharma_tasks.migration import Migration, Reference, Version, reference
+from dharma_tasks.records import MigrationRecord, MigrationState, OperationState, Survey
 
 __all__ = [
     "GONE",

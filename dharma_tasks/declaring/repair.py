@@ -20,9 +20,10 @@ from dharma_tasks.declaring.proposal import (
 )
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.explain import suggestion
-from dharma_tasks.journal import Amendment, MigrationState, OperationState, Survey
+from dharma_tasks.journal import Amendment
 from dharma_tasks.migration import Migration, Reference, reference
 from dharma_tasks.planner import half_undone
+from dharma_tasks.records import MigrationState, OperationState, Survey
 
 __all__ = ["Action", "Repair"]
 

@@ -13,9 +13,9 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 from dharma_tasks.databases import connect
 from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.errors import DharmaError, Problem, Stopped, Unreachable
-from dharma_tasks.journal import Survey
 from dharma_tasks.lease import Leases
 from dharma_tasks.messages import Chain, operation_chain, orphans
+from dharma_tasks.records import Survey
 from dharma_tasks.run import Event, Next, Run, Snapshot
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings

@@ -16,14 +16,15 @@ from dharma_tasks.errors import Cancelled, Outdated, StepAside, Stopped
 from dharma_tasks.flow import turning
 from dharma_tasks.flow.context import Context, Overtaken
 from dharma_tasks.identity import owner
-from dharma_tasks.journal import Assignment, Direction, MigrationState
 from dharma_tasks.lease import Lease
 from dharma_tasks.messages import Chain
 from dharma_tasks.migration import Key, reference
 from dharma_tasks.operations import catalogue
 from dharma_tasks.operations.base import Operation
+from dharma_tasks.records import Direction, MigrationState
 from dharma_tasks.run import Event, Job, Next, Progress
 from dharma_tasks.runner import MigrationFailed, Runner
+from dharma_tasks.work import Assignment
 
 log = structlog.get_logger()
 

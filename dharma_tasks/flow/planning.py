@@ -9,9 +9,10 @@ import structlog
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import DharmaError, FenceLost, Problem, Refused, Stopped
 from dharma_tasks.flow.context import Context, Overtaken
-from dharma_tasks.journal import Direction, Opening, Survey
+from dharma_tasks.journal import Opening
 from dharma_tasks.messages import Chain, begin_message
 from dharma_tasks.planner import Request, plan
+from dharma_tasks.records import Direction, Survey
 from dharma_tasks.reversal import plan_back
 from dharma_tasks.run import Event, Run, RunState, Snapshot
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import structlog
 
 from dharma_tasks.flow.context import Context
-from dharma_tasks.journal import MigrationRecord, MigrationState, OperationState
 from dharma_tasks.migration import Migration
+from dharma_tasks.records import MigrationRecord, MigrationState, OperationState
 from dharma_tasks.reversal import irreversible
 from dharma_tasks.run import Job, Next
 from dharma_tasks.runner import MigrationFailed, Runner

@@ -24,8 +24,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from dharma_tasks.errors import Problem
-from dharma_tasks.journal import Direction, Prepared, Step, Work
 from dharma_tasks.migration import JSON
+from dharma_tasks.records import Direction
+from dharma_tasks.work import Prepared, Step, Work
 
 HandleT = TypeVar("HandleT")
 

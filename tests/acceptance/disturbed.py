@@ -25,9 +25,9 @@ from pymongo import MongoClient
 
 from dharma_tasks.databases import connect
 from dharma_tasks.databases.base import Fault
-from dharma_tasks.journal import MigrationRecord, OperationRecord, Survey
 from dharma_tasks.lease import Leases
 from dharma_tasks.migration import Key
+from dharma_tasks.records import MigrationRecord, OperationRecord, Survey
 from dharma_tasks.redis_client import connect_redis
 
 LEASE = 2.0

@@ -11,7 +11,7 @@ from place import Place, wait_for
 from pymongo.database import Database
 
 from dharma_tasks.databases import NAMES, connect
-from dharma_tasks.journal import HistoryRecord
+from dharma_tasks.records import HistoryRecord
 
 Document = dict[str, Any]
 

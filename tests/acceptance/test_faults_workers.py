@@ -31,9 +31,9 @@ from pymongo import MongoClient
 
 from dharma_tasks.databases import NAMES
 from dharma_tasks.identity import is_dead
-from dharma_tasks.journal import MigrationState, OperationState
 from dharma_tasks.lease import Held
 from dharma_tasks.loader import load
+from dharma_tasks.records import MigrationState, OperationState
 from dharma_tasks.redis_client import connect_redis
 from dharma_tasks.status import gather
 

@@ -13,20 +13,11 @@ from pymongo import MongoClient
 
 from dharma_tasks.databases import Database, connect
 from dharma_tasks.errors import FenceLost
-from dharma_tasks.journal import (
-    Assignment,
-    Direction,
-    Journal,
-    MigrationRecord,
-    MigrationState,
-    Opening,
-    Owner,
-    Prepared,
-    Step,
-    Taken,
-)
+from dharma_tasks.journal import Journal, Opening
 from dharma_tasks.migration import Key
+from dharma_tasks.records import Direction, MigrationRecord, MigrationState, Owner
 from dharma_tasks.settings import Settings
+from dharma_tasks.work import Assignment, Prepared, Step, Taken
 
 
 class Worker:

@@ -11,18 +11,9 @@ from journal_hand import Worker, back, refused
 
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import FenceLost, Refused
-from dharma_tasks.journal import (
-    SCHEMA_VERSION,
-    Amendment,
-    Assignment,
-    Declaration,
-    Direction,
-    Earlier,
-    MigrationState,
-    OperationState,
-    Prepared,
-    Taken,
-)
+from dharma_tasks.journal import Amendment, Declaration
+from dharma_tasks.records import SCHEMA_VERSION, Direction, MigrationState, OperationState
+from dharma_tasks.work import Assignment, Earlier, Prepared, Taken
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
 

@@ -14,9 +14,11 @@ from psycopg.rows import dict_row
 from pymongo import MongoClient
 
 from dharma_tasks.databases import NAMES, Database, connect
-from dharma_tasks.journal import Assignment, Direction, Entry, Opening, Owner, Step
+from dharma_tasks.journal import Entry, Opening
 from dharma_tasks.migration import Key
+from dharma_tasks.records import Direction, Owner
 from dharma_tasks.settings import Settings
+from dharma_tasks.work import Assignment, Step
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
 

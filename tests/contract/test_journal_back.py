@@ -11,13 +11,8 @@ from journal_hand import Worker, back, record, refused, rollback_file
 
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import FenceLost
-from dharma_tasks.journal import (
-    Assignment,
-    MigrationState,
-    OperationState,
-    Prepared,
-    Walked,
-)
+from dharma_tasks.records import MigrationState, OperationState
+from dharma_tasks.work import Assignment, Prepared, Walked
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
 

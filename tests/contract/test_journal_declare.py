@@ -12,15 +12,9 @@ from journal_hand import Worker, back, record, refused, rollback_file
 
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import FenceLost
-from dharma_tasks.journal import (
-    Amendment,
-    Assignment,
-    Declaration,
-    MigrationState,
-    OperationState,
-    Prepared,
-    Taken,
-)
+from dharma_tasks.journal import Amendment, Declaration
+from dharma_tasks.records import MigrationState, OperationState
+from dharma_tasks.work import Assignment, Prepared, Taken
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
 

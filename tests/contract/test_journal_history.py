@@ -12,23 +12,13 @@ import pytest
 from dharma_tasks.databases import NAMES, Database, connect
 from dharma_tasks.flow import asked
 from dharma_tasks.flow.context import Context
-from dharma_tasks.journal import (
-    Assignment,
-    Direction,
-    Entry,
-    HistoryRecord,
-    Journal,
-    MigrationState,
-    Opening,
-    Owner,
-    Step,
-    Survey,
-    Taken,
-)
+from dharma_tasks.journal import Entry, Journal, Opening
 from dharma_tasks.migration import Key
+from dharma_tasks.records import Direction, HistoryRecord, MigrationState, Owner, Survey
 from dharma_tasks.redis_client import connect_redis
 from dharma_tasks.settings import Settings
 from dharma_tasks.trail import Trail, read
+from dharma_tasks.work import Assignment, Step, Taken
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
 

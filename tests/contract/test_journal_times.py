@@ -9,7 +9,7 @@ from journal_hand import Worker
 
 from dharma_tasks.databases import NAMES
 from dharma_tasks.estimate import rates
-from dharma_tasks.journal import MigrationRecord
+from dharma_tasks.records import MigrationRecord
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from dharma_tasks.errors import Problem
-from dharma_tasks.journal import Step, Work
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Catalogue, Operation
+from dharma_tasks.work import Step, Work
 
 
 class _Idle(Operation[Any]):

@@ -11,10 +11,10 @@ from fakeredis import FakeRedis
 from redis import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from dharma_tasks.journal import MigrationRecord, MigrationState, Survey
 from dharma_tasks.loader import Loaded
 from dharma_tasks.migration import Key, Migration
 from dharma_tasks.planner import Plan, Request, plan
+from dharma_tasks.records import MigrationRecord, MigrationState, Survey
 from dharma_tasks.run import Event, Next, Progress, Run
 from dharma_tasks.runs import Runs
 from dharma_tasks.submit import make_run

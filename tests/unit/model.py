@@ -10,26 +10,11 @@ from typing import Any, ClassVar
 
 from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.errors import FenceLost, OperationFailed, Outdated, Problem
-from dharma_tasks.journal import (
-    Assignment,
-    Declaration,
-    Earlier,
-    Entry,
-    HistoryRecord,
-    Journal,
-    MigrationState,
-    Opening,
-    OperationState,
-    Owner,
-    Prepared,
-    Step,
-    Survey,
-    Taken,
-    Walked,
-    Work,
-)
+from dharma_tasks.journal import Declaration, Entry, Journal, Opening
 from dharma_tasks.migration import JSON, Key
 from dharma_tasks.operations.base import Operation
+from dharma_tasks.records import HistoryRecord, MigrationState, OperationState, Owner, Survey
+from dharma_tasks.work import Assignment, Earlier, Prepared, Step, Taken, Walked, Work
 
 
 class Crash(BaseException):

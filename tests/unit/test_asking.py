@@ -21,8 +21,8 @@ from dharma_tasks import replies
 from dharma_tasks.cli import common, main
 from dharma_tasks.cli import rollback as command
 from dharma_tasks.errors import Unreachable
-from dharma_tasks.journal import Survey
 from dharma_tasks.loader import load
+from dharma_tasks.records import Survey
 from dharma_tasks.settings import Settings
 
 NOBODY = "redis://127.0.0.1:1"

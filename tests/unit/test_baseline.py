@@ -10,8 +10,8 @@ from test_reversal import migration, record, survey
 from dharma_tasks.declaring.baseline import Baseline
 from dharma_tasks.declaring.proposal import Proposal
 from dharma_tasks.errors import Refused
-from dharma_tasks.journal import MigrationState, Survey
 from dharma_tasks.migration import Migration
+from dharma_tasks.records import MigrationState, Survey
 
 USERS, MAIL = migration("mongodb:1.0.0"), migration("mongodb:1.1.0")
 TABLE = migration("postgresql:1.0.0", "mongodb:1.0.0")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from dharma_tasks.journal import Direction
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations import catalogue
 from dharma_tasks.operations.base import Burden
+from dharma_tasks.records import Direction
 
 
 def burden(database: str, operation: JSON, direction: Direction = Direction.FORWARD) -> Burden:

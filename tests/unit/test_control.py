@@ -10,9 +10,10 @@ from fakeredis import FakeRedis
 
 from dharma_tasks.control import OperationControl
 from dharma_tasks.identity import owner
-from dharma_tasks.journal import Assignment, OperationState, Taken
 from dharma_tasks.lease import Leases
+from dharma_tasks.records import OperationState
 from dharma_tasks.run import Next, Run
+from dharma_tasks.work import Assignment, Taken
 
 FIRST, SECOND = (Next("mongodb", "1.0.0", number) for number in (1, 2))
 

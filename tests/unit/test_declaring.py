@@ -23,9 +23,10 @@ from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import FenceLost, Unreachable
 from dharma_tasks.flow import asked
 from dharma_tasks.flow.context import Context
-from dharma_tasks.journal import Declaration, MigrationState, Pruned, Survey
+from dharma_tasks.journal import Declaration, Pruned
 from dharma_tasks.loader import load
 from dharma_tasks.messages import DECLARED, Chain, declare_message
+from dharma_tasks.records import MigrationState, Survey
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Worker, Workers
 
@@ -250,6 +251,15 @@ def test_0_repaired(stage: Stage) -> None:
     ((declaration, generation),) = stage.databases["mongodb"].declared
     assert (declaration.event, generation) == ("retry", 7)
     assert "@" in declaration.by
+
+
+def test_0_accepted(stage: Stage) -> None:
+    """That nothing else changes is said too."""
+    file = load(stage.folder.path).migrations[0].model_copy(update={"checksum": "before"})
+    stage.surveys["mongodb"] = survey("mongodb", record(file))
+    result = stage.dharma("repair", "mongodb", "1.0.0", "--accept-checksum")
+    assert result.exit_code == 0, result.output
+    assert "  1.0.0 a name: stays applied\n    checksum before, from now on " in result.stdout
 
 
 @pytest.mark.parametrize("given", [(), ("--retry", "--mark-applied")])

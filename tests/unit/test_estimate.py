@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dharma_tasks.estimate import Estimate, Estimates, rates
-from dharma_tasks.journal import (
+from dharma_tasks.operations.base import Burden
+from dharma_tasks.records import (
     MigrationRecord,
     MigrationState,
     OperationRecord,
     OperationState,
     Survey,
 )
-from dharma_tasks.operations.base import Burden
 
 BEGUN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 WALK = Burden(heavy=True, targets=("users",), partly=True, counted=True)

@@ -17,8 +17,8 @@ from dharma_tasks import reading
 from dharma_tasks.cli import common, main
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Unreachable
-from dharma_tasks.journal import HistoryRecord, MigrationRecord, MigrationState, Survey
 from dharma_tasks.messages import Chain, read_message
+from dharma_tasks.records import HistoryRecord, MigrationRecord, MigrationState, Survey
 from dharma_tasks.settings import Settings
 from dharma_tasks.trail import Trail
 from dharma_tasks.workers import Worker, Workers

@@ -18,10 +18,11 @@ from dharma_tasks import submit as submitting
 from dharma_tasks.cli import common, main, running
 from dharma_tasks.errors import CutOff
 from dharma_tasks.flow import context, operation, planning
-from dharma_tasks.journal import MigrationState, Step, Survey, Work
 from dharma_tasks.loader import Loaded
+from dharma_tasks.records import MigrationState, Survey
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
+from dharma_tasks.work import Step, Work
 
 
 class Slow(Increment):

@@ -13,9 +13,9 @@ from redis import Redis
 
 from dharma_tasks.errors import LeaseHeld, LeaseLost
 from dharma_tasks.identity import owner, started
-from dharma_tasks.journal import Owner
 from dharma_tasks.lease import Leases
 from dharma_tasks.migration import Key
+from dharma_tasks.records import Owner
 
 KEY = Key(database="mongodb", version="1.0.0", number=1)
 

@@ -18,10 +18,10 @@ from test_reversal import record, survey
 from dharma_tasks import reading
 from dharma_tasks.cli import common, main
 from dharma_tasks.errors import Unreachable
-from dharma_tasks.journal import MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.loader import load
 from dharma_tasks.messages import Chain
 from dharma_tasks.migration import JSON
+from dharma_tasks.records import MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Worker, Workers
 

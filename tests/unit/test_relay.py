@@ -10,8 +10,8 @@ import pytest
 from dharma_tasks import relay, tasks
 from dharma_tasks.errors import CutOff, DharmaError, LeaseHeld, Stopped
 from dharma_tasks.flow.context import Context, Overtaken
-from dharma_tasks.journal import MigrationState
 from dharma_tasks.messages import Chain, Message
+from dharma_tasks.records import MigrationState
 from dharma_tasks.run import Next
 from dharma_tasks.runner import MigrationFailed
 

@@ -11,8 +11,8 @@ from test_reversal import COLLECTION, INDEX, REMOVE, migration, record, survey
 from dharma_tasks.declaring.proposal import Change, Proposal
 from dharma_tasks.declaring.repair import Action, Repair
 from dharma_tasks.errors import Refused
-from dharma_tasks.journal import MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.migration import Migration
+from dharma_tasks.records import MigrationRecord, MigrationState, OperationState, Survey
 
 BELOW = migration("mongodb:1.0.0")
 IT = migration("mongodb:1.1.0", operations=(COLLECTION, INDEX, REMOVE))

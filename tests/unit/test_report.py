@@ -13,7 +13,7 @@ from rich.console import Console
 
 from dharma_tasks import words
 from dharma_tasks.cli.screen import Lines, console, draw
-from dharma_tasks.journal import Direction
+from dharma_tasks.records import Direction
 from dharma_tasks.report import Row, View, event_line, numbers, plain_line, rows
 from dharma_tasks.run import Event, Next, Run
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from dharma_tasks.errors import Refused
-from dharma_tasks.journal import (
+from dharma_tasks.migration import JSON, Migration, Reference
+from dharma_tasks.planner import Plan, Request, plan, required_databases
+from dharma_tasks.records import (
     Direction,
     Head,
     MigrationRecord,
@@ -17,8 +19,6 @@ from dharma_tasks.journal import (
     OperationState,
     Survey,
 )
-from dharma_tasks.migration import JSON, Migration, Reference
-from dharma_tasks.planner import Plan, Request, plan, required_databases
 from dharma_tasks.reversal import plan_back
 
 COLLECTION = {"type": "create_collection", "collection": "a"}
@@ -292,3 +292,14 @@ def test_a_rollback_file_of_which_nothing_is_left() -> None:
     changed = M2.model_copy(update={"rollback": (INDEX,)})
     made = planned([M1, changed], "1.0.0", there)
     assert made.first == {M2.reference: f"{M2.version} 2"}
+
+
+def test_an_applied_file_that_has_lost_an_operation() -> None:
+    """It was changed; the operation that it lost is not one of a rollback file."""
+    before = migration("mongodb:1.0.0", operations=(COLLECTION, INDEX))
+    with pytest.raises(Refused) as caught:
+        plan(
+            [migration("mongodb:1.0.0")], {"mongodb": survey("mongodb", record(before))}, Request()
+        )
+    (problem,) = caught.value.problems
+    assert "its file was changed since" in problem.what

@@ -7,9 +7,9 @@ from fake_run import NAMESPACE, Driver, applied, failed, migration, progress
 from fakeredis import FakeRedis
 
 from dharma_tasks.errors import Problem, Stopped
-from dharma_tasks.journal import Direction, Survey
 from dharma_tasks.messages import operation_chain
 from dharma_tasks.migration import reference
+from dharma_tasks.records import Direction, Survey
 from dharma_tasks.run import Next, RunState
 from dharma_tasks.runs import OPEN_SECONDS, OVER_SECONDS, Busy, Runs
 

@@ -21,18 +21,11 @@ from dharma_tasks.errors import (
     Problem,
     Stopped,
 )
-from dharma_tasks.journal import (
-    Assignment,
-    Direction,
-    MigrationState,
-    OperationState,
-    Step,
-    Taken,
-    Work,
-)
 from dharma_tasks.migration import Key
+from dharma_tasks.records import Direction, MigrationState, OperationState
 from dharma_tasks.runner import MigrationFailed, Runner
 from dharma_tasks.settings import Settings
+from dharma_tasks.work import Assignment, Step, Taken, Work
 
 DOCUMENTS = 11
 

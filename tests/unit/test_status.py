@@ -28,17 +28,17 @@ from dharma_tasks.cli import common, main
 from dharma_tasks.cli import status as command
 from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.identity import owner
-from dharma_tasks.journal import (
+from dharma_tasks.lease import Leases
+from dharma_tasks.loader import Loaded
+from dharma_tasks.messages import Chain
+from dharma_tasks.migration import Key, Migration
+from dharma_tasks.records import (
     MigrationRecord,
     MigrationState,
     OperationRecord,
     OperationState,
     Survey,
 )
-from dharma_tasks.lease import Leases
-from dharma_tasks.loader import Loaded
-from dharma_tasks.messages import Chain
-from dharma_tasks.migration import Key, Migration
 from dharma_tasks.run import Next
 from dharma_tasks.settings import Settings
 from dharma_tasks.values import Values

@@ -19,18 +19,18 @@ from dharma_tasks.flow import asked
 from dharma_tasks.flow.context import Context
 from dharma_tasks.flow.operation import _failed, carry_out
 from dharma_tasks.identity import owner
-from dharma_tasks.journal import (
+from dharma_tasks.journal import Entry
+from dharma_tasks.lease import Leases
+from dharma_tasks.messages import Chain
+from dharma_tasks.migration import Migration
+from dharma_tasks.records import (
     Direction,
-    Entry,
     MigrationRecord,
     MigrationState,
     OperationRecord,
     OperationState,
     Survey,
 )
-from dharma_tasks.lease import Leases
-from dharma_tasks.messages import Chain
-from dharma_tasks.migration import Migration
 from dharma_tasks.rescue import Rescuer
 from dharma_tasks.run import Event, Next, Run, RunState
 from dharma_tasks.runner import MigrationFailed

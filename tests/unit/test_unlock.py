@@ -17,10 +17,11 @@ from dharma_tasks.errors import LeaseHeld, LeaseLost, Unreachable
 from dharma_tasks.flow import asked
 from dharma_tasks.flow.context import Context
 from dharma_tasks.identity import owner
-from dharma_tasks.journal import Entry, Owner
+from dharma_tasks.journal import Entry
 from dharma_tasks.lease import Lease, Leases
 from dharma_tasks.messages import UNLOCK_LATE, UNLOCKED, Chain
 from dharma_tasks.migration import Key
+from dharma_tasks.records import Owner
 from dharma_tasks.run import Next
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Worker, Workers

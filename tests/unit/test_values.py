@@ -20,10 +20,10 @@ from dharma_tasks.cli import common, main
 from dharma_tasks.cli import plan as plan_command
 from dharma_tasks.errors import Refused
 from dharma_tasks.flow.operation import _assignment
-from dharma_tasks.journal import MigrationRecord, MigrationState, Survey
 from dharma_tasks.loader import Loaded, load
 from dharma_tasks.migration import JSON, Migration
 from dharma_tasks.planner import Request
+from dharma_tasks.records import MigrationRecord, MigrationState, Survey
 from dharma_tasks.reversal import plan_back
 from dharma_tasks.run import Job, Next, RunState
 from dharma_tasks.settings import Settings

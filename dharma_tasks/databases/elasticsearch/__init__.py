@@ -12,8 +12,8 @@ from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.databases.elasticsearch import errors
 from dharma_tasks.databases.elasticsearch.client import connect
 from dharma_tasks.databases.elasticsearch.journal import ElasticsearchJournal
-from dharma_tasks.journal import Owner
 from dharma_tasks.migration import JSON
+from dharma_tasks.records import Owner
 from dharma_tasks.settings import Settings
 
 __all__ = ["ElasticsearchDatabase", "database"]

@@ -16,8 +16,9 @@ from pydantic import TypeAdapter
 from dharma_tasks.databases.elasticsearch import operations
 from dharma_tasks.databases.elasticsearch.documents import Change, Document, change, now, read
 from dharma_tasks.databases.elasticsearch.indices import Names
-from dharma_tasks.journal import Amendment, Declaration, MigrationState, OperationState
+from dharma_tasks.journal import Amendment, Declaration
 from dharma_tasks.migration import JSON
+from dharma_tasks.records import MigrationState, OperationState
 
 _DECLARATION = TypeAdapter(Declaration)
 _NOBODY: JSON = dict.fromkeys(("error", "worker", "owner"))

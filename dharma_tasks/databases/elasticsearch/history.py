@@ -9,8 +9,9 @@ from __future__ import annotations
 from elasticsearch import Elasticsearch
 
 from dharma_tasks.databases.elasticsearch.documents import create, now
-from dharma_tasks.journal import Declaration, Entry, HistoryRecord, MigrationState
+from dharma_tasks.journal import Declaration, Entry
 from dharma_tasks.migration import JSON
+from dharma_tasks.records import HistoryRecord, MigrationState
 
 _KEPT = ("run", "version", "number", "fence", "generation", "by", "worker", "error", "detail")
 _NAMING = ("run", "version", "number", "fence")

@@ -44,28 +44,20 @@ from dharma_tasks.databases.elasticsearch.history import History
 from dharma_tasks.databases.elasticsearch.indices import Names, make
 from dharma_tasks.databases.elasticsearch.migrations import Migrations
 from dharma_tasks.errors import FenceLost, Outdated
-from dharma_tasks.journal import (
+from dharma_tasks.journal import Declaration, Entry, Journal, Opening, confirm_schema
+from dharma_tasks.migration import JSON, Key
+from dharma_tasks.records import (
     SCHEMA_VERSION,
-    Assignment,
-    Declaration,
     Direction,
-    Earlier,
-    Entry,
     Head,
     HistoryRecord,
-    Journal,
     MigrationState,
-    Opening,
     OperationRecord,
     OperationState,
     Owner,
-    Prepared,
-    Step,
     Survey,
-    Taken,
-    confirm_schema,
 )
-from dharma_tasks.migration import JSON, Key
+from dharma_tasks.work import Assignment, Earlier, Prepared, Step, Taken
 
 _HEAD = "head"
 _PAGE = 1000

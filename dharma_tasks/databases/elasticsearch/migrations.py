@@ -17,14 +17,9 @@ from elasticsearch import Elasticsearch
 
 from dharma_tasks.databases.elasticsearch.documents import Document, change, now, read
 from dharma_tasks.errors import Outdated
-from dharma_tasks.journal import (
-    WAY_BACK,
-    Assignment,
-    MigrationRecord,
-    MigrationState,
-    OperationRecord,
-)
 from dharma_tasks.migration import JSON
+from dharma_tasks.records import MigrationRecord, MigrationState, OperationRecord
+from dharma_tasks.work import WAY_BACK, Assignment
 
 
 class Migrations:

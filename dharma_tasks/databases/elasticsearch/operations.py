@@ -10,15 +10,9 @@ from typing import Any
 
 from dharma_tasks.databases.elasticsearch.documents import Document, now
 from dharma_tasks.errors import Outdated
-from dharma_tasks.journal import (
-    Assignment,
-    OperationRecord,
-    OperationState,
-    Owner,
-    Taken,
-    Walked,
-)
 from dharma_tasks.migration import JSON
+from dharma_tasks.records import OperationRecord, OperationState, Owner
+from dharma_tasks.work import Assignment, Taken, Walked
 
 OPEN = (OperationState.RUNNING.value, OperationState.UNDOING.value)
 """Somebody may be at work. One that was being undone and has failed has no owner."""

@@ -16,8 +16,8 @@ from dharma_tasks.databases.mongodb.connection import Connection, Handle, operat
 from dharma_tasks.databases.mongodb.journal import MongodbJournal
 from dharma_tasks.databases.mongodb.watch import works
 from dharma_tasks.databases.watch import Watcher
-from dharma_tasks.journal import Owner
 from dharma_tasks.migration import JSON
+from dharma_tasks.records import Owner
 from dharma_tasks.settings import Settings
 
 

@@ -9,7 +9,8 @@ from pymongo.collection import Collection
 
 from dharma_tasks.databases.mongodb import records
 from dharma_tasks.databases.mongodb.connection import Document
-from dharma_tasks.journal import Amendment, Declaration, MigrationState, OperationState
+from dharma_tasks.journal import Amendment, Declaration
+from dharma_tasks.records import MigrationState, OperationState
 
 _NOBODY: Document = {"owner": None}
 _ENDED: Document = {"seconds": None, "error": None}

@@ -23,26 +23,17 @@ from dharma_tasks.databases.mongodb import kept, records
 from dharma_tasks.databases.mongodb.connection import Connection, Document, Handle
 from dharma_tasks.databases.mongodb.declaring import Declaring
 from dharma_tasks.errors import FenceLost, Outdated
-from dharma_tasks.journal import (
+from dharma_tasks.journal import Declaration, Entry, Journal, Opening, Pruned, confirm_schema
+from dharma_tasks.migration import Key
+from dharma_tasks.records import (
     SCHEMA_VERSION,
-    Assignment,
-    Declaration,
-    Earlier,
-    Entry,
     HistoryRecord,
-    Journal,
     MigrationState,
-    Opening,
     OperationState,
     Owner,
-    Prepared,
-    Pruned,
-    Step,
     Survey,
-    Taken,
-    confirm_schema,
 )
-from dharma_tasks.migration import Key
+from dharma_tasks.work import Assignment, Earlier, Prepared, Step, Taken
 
 Session = ClientSession | None
 

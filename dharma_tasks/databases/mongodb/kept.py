@@ -22,8 +22,8 @@ from pymongo.collection import Collection
 
 from dharma_tasks.databases.mongodb import records
 from dharma_tasks.databases.mongodb.connection import Document, Handle
-from dharma_tasks.journal import MigrationState, OperationState
 from dharma_tasks.migration import Key
+from dharma_tasks.records import MigrationState, OperationState
 
 PIECE = 12 * 2**20
 """Bytes in one document, which MongoDB limits to 16 MB."""

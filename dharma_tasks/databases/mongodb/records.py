@@ -13,24 +13,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dharma_tasks.databases.mongodb.connection import Document
-from dharma_tasks.journal import (
-    WAY_BACK,
-    Assignment,
-    Entry,
+from dharma_tasks.journal import Entry, Opening, Pruned
+from dharma_tasks.migration import Key
+from dharma_tasks.records import (
     Head,
     HistoryRecord,
     MigrationRecord,
     MigrationState,
-    Opening,
     OperationRecord,
     OperationState,
     Owner,
-    Pruned,
-    Step,
-    Taken,
-    Walked,
 )
-from dharma_tasks.migration import Key
+from dharma_tasks.work import WAY_BACK, Assignment, Step, Taken, Walked
 
 COLLECTIONS = ("head", "migrations", "operations", "history", "undo")
 HEAD = "head"
@@ -248,7 +242,7 @@ def pruned(gone: Pruned, run: str, by: str) -> Document:
         "by": by,
         "version": gone.version,
         "number": gone.number,
-        "detail": f"removed {gone.documents} documents that it kept for its way back",
+        "detail": f"what it kept for its way back was removed (documents: {gone.documents})",
     }
 
 

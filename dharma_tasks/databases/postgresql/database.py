@@ -15,8 +15,8 @@ from dharma_tasks.databases.postgresql.journal import PostgresqlJournal
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.databases.postgresql.watch import Onlooker
 from dharma_tasks.databases.watch import Watcher
-from dharma_tasks.journal import Owner
 from dharma_tasks.migration import JSON
+from dharma_tasks.records import Owner
 from dharma_tasks.settings import Settings
 
 _SAME = """

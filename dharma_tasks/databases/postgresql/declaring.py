@@ -7,7 +7,8 @@ import json
 from dharma_tasks.databases.postgresql.rows import storable
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.databases.postgresql.statements import rendered
-from dharma_tasks.journal import Declaration, MigrationState
+from dharma_tasks.journal import Declaration
+from dharma_tasks.records import MigrationState
 
 _RAISE = """
 WITH raised AS (

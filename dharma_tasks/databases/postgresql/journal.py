@@ -11,26 +11,18 @@ from psycopg import errors
 from dharma_tasks.databases.postgresql import declaring, rows, statements
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import FenceLost, Outdated
-from dharma_tasks.journal import (
+from dharma_tasks.journal import Declaration, Entry, Journal, Opening, confirm_schema
+from dharma_tasks.migration import Key
+from dharma_tasks.records import (
     SCHEMA_VERSION,
-    Assignment,
-    Declaration,
-    Earlier,
-    Entry,
     HistoryRecord,
-    Journal,
     MigrationState,
-    Opening,
     OperationRecord,
     OperationState,
     Owner,
-    Prepared,
-    Step,
     Survey,
-    Taken,
-    confirm_schema,
 )
-from dharma_tasks.migration import Key
+from dharma_tasks.work import Assignment, Earlier, Prepared, Step, Taken
 
 
 class ConnectionChanged(errors.ConnectionException):

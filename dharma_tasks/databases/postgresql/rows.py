@@ -6,19 +6,16 @@ from typing import Any
 
 from psycopg.rows import TupleRow
 
-from dharma_tasks.journal import (
-    WAY_BACK,
-    Assignment,
+from dharma_tasks.migration import JSON
+from dharma_tasks.records import (
     Direction,
     Head,
     MigrationRecord,
     OperationRecord,
     OperationState,
     Owner,
-    Taken,
-    Walked,
 )
-from dharma_tasks.migration import JSON
+from dharma_tasks.work import WAY_BACK, Assignment, Taken, Walked
 
 
 def values(assignment: Assignment) -> dict[str, Any]:

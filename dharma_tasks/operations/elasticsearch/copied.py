@@ -21,10 +21,10 @@ from pydantic import BaseModel
 
 from dharma_tasks.databases.elasticsearch.errors import Interrupted, explain, passes
 from dharma_tasks.errors import OperationFailed
-from dharma_tasks.journal import Work
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.elasticsearch.indices import Index
 from dharma_tasks.operations.elasticsearch.ranges import marks, refresh
+from dharma_tasks.work import Work
 
 _PAGE = 1000
 """As many as the server's own reindex reads at once."""

@@ -9,7 +9,6 @@ from elasticsearch import Elasticsearch
 
 from dharma_tasks.databases.elasticsearch.errors import Interrupted
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.journal import Prepared, Step, Work
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.elasticsearch import aliases
@@ -21,6 +20,7 @@ from dharma_tasks.operations.elasticsearch.indices import (
     told,
     unchanged,
 )
+from dharma_tasks.work import Prepared, Step, Work
 
 
 class CreateAlias(Operation[Elasticsearch]):

@@ -9,7 +9,6 @@ from pydantic import Field
 
 from dharma_tasks.databases.elasticsearch.errors import Interrupted
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.journal import Prepared, Step, Work
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.elasticsearch.definitions import differences, mapping_problems
@@ -23,6 +22,7 @@ from dharma_tasks.operations.elasticsearch.indices import (
     told,
 )
 from dharma_tasks.operations.elasticsearch.ranges import count, refresh
+from dharma_tasks.work import Prepared, Step, Work
 
 
 class CreateIndex(Operation[Elasticsearch]):

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 from elasticsearch import Elasticsearch
 
 from dharma_tasks.errors import Problem
-from dharma_tasks.journal import Prepared, Step, Work
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.elasticsearch.deletion import delete
 from dharma_tasks.operations.elasticsearch.indices import (
@@ -15,6 +14,7 @@ from dharma_tasks.operations.elasticsearch.indices import (
     name_problems,
     require,
 )
+from dharma_tasks.work import Prepared, Step, Work
 
 
 class DeleteIndex(Operation[Elasticsearch]):

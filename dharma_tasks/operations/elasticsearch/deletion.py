@@ -10,8 +10,8 @@ from __future__ import annotations
 from elasticsearch import Elasticsearch, NotFoundError
 
 from dharma_tasks.databases.elasticsearch.errors import Interrupted
-from dharma_tasks.journal import Work
 from dharma_tasks.operations.elasticsearch.indices import recorded, told
+from dharma_tasks.work import Work
 
 
 def delete(work: Work[Elasticsearch], name: str, uuid: str | None) -> None:

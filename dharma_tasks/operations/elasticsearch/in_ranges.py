@@ -23,7 +23,6 @@ from pydantic import BaseModel, ConfigDict
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.databases.elasticsearch.errors import Interrupted, classify, explain, passes
 from dharma_tasks.errors import OperationFailed
-from dharma_tasks.journal import Step, Work
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.elasticsearch import server_tasks
@@ -38,6 +37,7 @@ from dharma_tasks.operations.elasticsearch.ranges import (
     refresh,
 )
 from dharma_tasks.operations.elasticsearch.server_tasks import Running
+from dharma_tasks.work import Step, Work
 
 _AT_ONCE = 2
 """More tasks were not faster (DESIGN.md, "Measured on real engines")."""

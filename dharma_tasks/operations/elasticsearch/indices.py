@@ -11,8 +11,8 @@ from elastic_transport import ApiResponse
 from elasticsearch import Elasticsearch, NotFoundError
 
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.journal import Work
 from dharma_tasks.migration import JSON
+from dharma_tasks.work import Work
 
 _FORBIDDEN = re.compile(r'[\\/*?"<>|\s,#:]|^[-_+]|^\.{1,2}$|^$')
 _WARNING = re.compile(r'\d{3} \S+ "((?:[^"\\]|\\.)*)"')

@@ -16,7 +16,6 @@ from elasticsearch import Elasticsearch
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.journal import Direction, Prepared, Step, Work
 from dharma_tasks.operations.base import Burden
 from dharma_tasks.operations.elasticsearch.destination import (
     original,
@@ -40,6 +39,8 @@ from dharma_tasks.operations.elasticsearch.ranges import (
     refresh,
 )
 from dharma_tasks.operations.elasticsearch.reindex_back import put_back_load, undo
+from dharma_tasks.records import Direction
+from dharma_tasks.work import Prepared, Step, Work
 
 
 def _index(value: object) -> object:

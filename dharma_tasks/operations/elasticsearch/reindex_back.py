@@ -9,7 +9,6 @@ from __future__ import annotations
 from elasticsearch import Elasticsearch
 
 from dharma_tasks.errors import OperationFailed
-from dharma_tasks.journal import Step, Work
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.elasticsearch import server_tasks
 from dharma_tasks.operations.elasticsearch.copied import Back, begin, delete_page
@@ -20,6 +19,7 @@ from dharma_tasks.operations.elasticsearch.destination import (
 )
 from dharma_tasks.operations.elasticsearch.indices import Index, recorded
 from dharma_tasks.operations.elasticsearch.ranges import count, refresh
+from dharma_tasks.work import Step, Work
 
 _LATE: JSON = {"late": True}
 """The cursor after tasks were ended: the walk has not begun."""

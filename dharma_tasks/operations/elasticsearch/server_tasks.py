@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from elasticsearch import ApiError, Elasticsearch, NotFoundError
 
 from dharma_tasks.databases.elasticsearch.errors import Interrupted, explain
-from dharma_tasks.journal import Work
 from dharma_tasks.migration import JSON
+from dharma_tasks.work import Work
 
 _TASKS = ("indices:data/write/reindex", "indices:data/write/update/byquery")
 # The searches of a task end with it; its writes might still be on their way.

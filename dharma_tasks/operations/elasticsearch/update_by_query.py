@@ -16,7 +16,6 @@ from elastic_transport import ApiResponse
 from elasticsearch import Elasticsearch
 
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.journal import Direction, Prepared, Step, Work
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Burden
 from dharma_tasks.operations.elasticsearch import server_tasks
@@ -35,6 +34,8 @@ from dharma_tasks.operations.elasticsearch.ranges import (
     on,
     refresh,
 )
+from dharma_tasks.records import Direction
+from dharma_tasks.work import Prepared, Step, Work
 
 
 class UpdateByQuery(InRanges):

@@ -8,7 +8,6 @@ from elasticsearch import BadRequestError, Elasticsearch
 
 from dharma_tasks.databases.elasticsearch.errors import Interrupted, describe
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.journal import Prepared, Step, Work
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.elasticsearch.definitions import mapping_problems
@@ -18,6 +17,7 @@ from dharma_tasks.operations.elasticsearch.indices import (
     told,
     unchanged,
 )
+from dharma_tasks.work import Prepared, Step, Work
 
 _IN_PLACE = "cannot be changed from type"
 _NEW_INDEX = (

@@ -13,7 +13,7 @@ from pymongo.errors import OperationFailure
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import OperationFailed
 from dharma_tasks.explain import nearest
-from dharma_tasks.journal import Work
+from dharma_tasks.work import Work
 
 NAMESPACE_NOT_FOUND = 26
 INDEX_NOT_FOUND = 27

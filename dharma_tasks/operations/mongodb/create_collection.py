@@ -9,10 +9,10 @@ from pydantic import Field as Default
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.databases.mongodb.faults import shown
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.journal import Prepared, Step, Work
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.mongodb.collections import Found, drop, find
 from dharma_tasks.operations.mongodb.values import CollectionName, ValueDocument, unknown_options
+from dharma_tasks.work import Prepared, Step, Work
 
 _OPTIONS = (
     *("capped", "size", "max", "validator", "validationLevel", "validationAction"),

@@ -9,7 +9,6 @@ from pymongo.errors import OperationFailure
 
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.journal import Direction, Prepared, Step, Work
 from dharma_tasks.operations.base import Burden, Operation
 from dharma_tasks.operations.mongodb import indexes
 from dharma_tasks.operations.mongodb.collections import (
@@ -26,6 +25,8 @@ from dharma_tasks.operations.mongodb.values import (
     ValueDocument,
     unknown_options,
 )
+from dharma_tasks.records import Direction
+from dharma_tasks.work import Prepared, Step, Work
 
 _OPTIONS = (
     *("name", "unique", "sparse", "hidden", "partialFilterExpression", "expireAfterSeconds"),

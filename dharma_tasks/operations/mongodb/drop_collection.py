@@ -8,11 +8,11 @@ from uuid import UUID
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.databases.mongodb.records import COLLECTIONS
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.journal import Prepared, Step, Work
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.mongodb import indexes
 from dharma_tasks.operations.mongodb.collections import Found, drop, find, hint
 from dharma_tasks.operations.mongodb.values import CollectionName, dumps
+from dharma_tasks.work import Prepared, Step, Work
 
 
 class DropCollection(Operation[Handle]):

@@ -9,11 +9,12 @@ from pydantic import BeforeValidator
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import OperationFailed, Problem
 from dharma_tasks.explain import nearest
-from dharma_tasks.journal import Direction, Prepared, Step, Work
 from dharma_tasks.operations.base import Burden, Operation
 from dharma_tasks.operations.mongodb import indexes
 from dharma_tasks.operations.mongodb.collections import aimed, existing, find
 from dharma_tasks.operations.mongodb.values import CollectionName, dumps, index_keys, loads
+from dharma_tasks.records import Direction
+from dharma_tasks.work import Prepared, Step, Work
 
 
 def _name_or_keys(value: Any) -> Any:

@@ -10,12 +10,12 @@ from pymongo.errors import OperationFailure
 
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.databases.mongodb.faults import shown
-from dharma_tasks.journal import Work
 from dharma_tasks.operations.mongodb.collections import (
     NAMESPACE_NOT_FOUND,
     aimed,
     suppress_missing,
 )
+from dharma_tasks.work import Work
 
 _SERVER_COMPLETES = ("collation", "weights")
 _PLAIN = (

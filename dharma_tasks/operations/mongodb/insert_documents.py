@@ -11,13 +11,13 @@ from bson import Regex, Timestamp
 from dharma_tasks.databases.mongodb import kept
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.journal import Prepared, Step, Work
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.mongodb.collections import Found, existing, unchanged
 from dharma_tasks.operations.mongodb.inserted import Inserted, encoded, missing
 from dharma_tasks.operations.mongodb.keeping import CODEC, Documents, chunks, undo
 from dharma_tasks.operations.mongodb.values import CollectionName, ValueList
 from dharma_tasks.strict_json import text_of
+from dharma_tasks.work import Prepared, Step, Work
 
 _LOOK = 1_000
 _EMPTY = Timestamp(0, 0)

@@ -23,8 +23,8 @@ from dharma_tasks.databases.mongodb import kept
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.databases.mongodb.faults import shown
 from dharma_tasks.errors import OperationFailed
-from dharma_tasks.journal import Step, Work
 from dharma_tasks.operations.mongodb.collections import find
+from dharma_tasks.work import Step, Work
 
 __all__ = ["BY_ID", "CODEC", "Documents", "Keeping", "chunks", "undo", "weight_of_id"]
 

@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Literal
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.databases.mongodb.faults import shown
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.journal import Prepared, Step, Work
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.mongodb.collections import Found, aimed, existing, find, unchanged
 from dharma_tasks.operations.mongodb.touched import same
 from dharma_tasks.operations.mongodb.values import CollectionName, ValueDocument, dumps, loads
+from dharma_tasks.work import Prepared, Step, Work
 
 _DEFAULTS: Document = {"validator": {}, "validationLevel": "strict", "validationAction": "error"}
 """What holds where the server lists nothing, by the names that MongoDB's `collMod` has."""

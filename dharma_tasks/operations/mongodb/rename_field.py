@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import Problem
-from dharma_tasks.journal import Work
 from dharma_tasks.operations.mongodb.keeping import Documents
 from dharma_tasks.operations.mongodb.touched import MISSING, Touched, at, below, nested, same
 from dharma_tasks.operations.mongodb.values import Field
 from dharma_tasks.operations.mongodb.walk import Walk
+from dharma_tasks.work import Work
 
 
 class RenameField(Walk):

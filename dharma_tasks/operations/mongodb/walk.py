@@ -19,12 +19,13 @@ from pydantic import Field as Default
 from dharma_tasks.databases.mongodb import kept
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.journal import Direction, Prepared, Step, Work
 from dharma_tasks.operations.base import Burden, Operation
 from dharma_tasks.operations.mongodb.collections import Found, existing
 from dharma_tasks.operations.mongodb.images import Images
 from dharma_tasks.operations.mongodb.keeping import BY_ID, Documents, Keeping, undo
 from dharma_tasks.operations.mongodb.values import CollectionName, ValueDocument
+from dharma_tasks.records import Direction
+from dharma_tasks.work import Prepared, Step, Work
 
 _PLAIN = (ObjectId, str, int, UUID, datetime)
 """Between two of one of these types lie only values that the query operators compare with them."""

@@ -23,10 +23,10 @@ from psycopg import sql as composing
 
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import OperationFailed
-from dharma_tasks.journal import Work
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.postgresql import rules, running
 from dharma_tasks.operations.postgresql.parsing import Statement
+from dharma_tasks.work import Work
 
 _ON_TABLE = """
 SELECT c.oid::bigint, coalesce(i.indisvalid, true), coalesce(i.indrelid = t.oid, false),

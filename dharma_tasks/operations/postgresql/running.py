@@ -9,8 +9,8 @@ import psycopg
 
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import Problem
-from dharma_tasks.journal import Work
 from dharma_tasks.operations.postgresql.parsing import NotSql, Statement, line_of, parse, tokenize
+from dharma_tasks.work import Work
 
 _SHOWN_WORDS = 4
 

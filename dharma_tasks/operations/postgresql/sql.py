@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import Problem
-from dharma_tasks.journal import Step, Work
 from dharma_tasks.operations.postgresql import rules, running
 from dharma_tasks.operations.postgresql.sql_file import SqlFile
+from dharma_tasks.work import Step, Work
 
 
 class Sql(SqlFile):

@@ -10,12 +10,13 @@ from pydantic import Field
 
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.journal import Direction, Prepared, Step, Work
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Burden
 from dharma_tasks.operations.postgresql import rules, running
 from dharma_tasks.operations.postgresql.parsing import END, START, NotSql, batched, parse
 from dharma_tasks.operations.postgresql.sql_file import SqlFile
+from dharma_tasks.records import Direction
+from dharma_tasks.work import Prepared, Step, Work
 
 _STATEMENTS = {
     "insert_stmt",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import Problem
-from dharma_tasks.journal import Direction, Step, Work
 from dharma_tasks.operations.base import Burden, Operation
 from dharma_tasks.operations.postgresql import running
 from dharma_tasks.operations.postgresql.burden import burden
+from dharma_tasks.records import Direction
+from dharma_tasks.work import Step, Work
 
 
 class SqlFile(Operation[Session]):

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import Problem
-from dharma_tasks.journal import Step, Work
 from dharma_tasks.operations.postgresql import indexes, rules, running
 from dharma_tasks.operations.postgresql.parsing import NotSql
 from dharma_tasks.operations.postgresql.parts import Part, split, without_effect
 from dharma_tasks.operations.postgresql.sql_file import SqlFile
+from dharma_tasks.work import Step, Work
 
 
 class SqlStatements(SqlFile):

@@ -33,9 +33,11 @@ from dharma_tasks import dispatch
 from dharma_tasks.databases.elasticsearch.journal import ElasticsearchJournal
 from dharma_tasks.databases.mongodb.journal import MongodbJournal
 from dharma_tasks.databases.postgresql.journal import PostgresqlJournal
-from dharma_tasks.journal import Journal, OperationState, Step, Taken
+from dharma_tasks.journal import Journal
 from dharma_tasks.lease import Leases
+from dharma_tasks.records import OperationState
 from dharma_tasks.runs import Runs
+from dharma_tasks.work import Step, Taken
 
 _ARMED = Path(os.environ["KILLING"])
 _LOG = Path(f"{_ARMED}.log")

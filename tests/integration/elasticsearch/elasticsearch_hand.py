@@ -10,18 +10,11 @@ from dataclasses import dataclass, field, replace
 from elasticsearch import Elasticsearch
 
 from dharma_tasks.databases.elasticsearch import ElasticsearchDatabase
-from dharma_tasks.journal import (
-    Assignment,
-    Direction,
-    MigrationState,
-    Opening,
-    Owner,
-    Step,
-    Taken,
-    Work,
-)
+from dharma_tasks.journal import Opening
 from dharma_tasks.migration import JSON, Key
 from dharma_tasks.operations.elasticsearch import catalogue
+from dharma_tasks.records import Direction, MigrationState, Owner
+from dharma_tasks.work import Assignment, Step, Taken, Work
 
 
 @dataclass

@@ -8,9 +8,9 @@ import pytest
 from elasticsearch import Elasticsearch
 from elasticsearch_hand import Hand
 
-from dharma_tasks.journal import Step
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.elasticsearch import catalogue
+from dharma_tasks.work import Step
 
 MAPPING: JSON = {"properties": {"email": {"type": "keyword"}, "n": {"type": "long"}}}
 

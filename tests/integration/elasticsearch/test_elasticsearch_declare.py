@@ -11,14 +11,9 @@ from elasticsearch_hand import Hand
 
 from dharma_tasks.databases.elasticsearch.declaring import Declaring
 from dharma_tasks.errors import FenceLost, Outdated
-from dharma_tasks.journal import (
-    Amendment,
-    Declaration,
-    MigrationState,
-    OperationState,
-    Prepared,
-    Step,
-)
+from dharma_tasks.journal import Amendment, Declaration
+from dharma_tasks.records import MigrationState, OperationState
+from dharma_tasks.work import Prepared, Step
 
 
 @pytest.fixture

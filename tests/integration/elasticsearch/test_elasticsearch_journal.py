@@ -19,17 +19,9 @@ from dharma_tasks.databases.base import Fault
 from dharma_tasks.databases.elasticsearch import indices
 from dharma_tasks.databases.elasticsearch.journal import ElasticsearchJournal
 from dharma_tasks.errors import FenceLost, Outdated
-from dharma_tasks.journal import (
-    Assignment,
-    Direction,
-    MigrationState,
-    OperationState,
-    Prepared,
-    Step,
-    Taken,
-    Walked,
-)
+from dharma_tasks.records import Direction, MigrationState, OperationState
 from dharma_tasks.settings import Settings
+from dharma_tasks.work import Assignment, Prepared, Step, Taken, Walked
 
 
 @pytest.fixture

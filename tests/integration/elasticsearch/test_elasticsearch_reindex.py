@@ -10,9 +10,10 @@ from elasticsearch import Elasticsearch
 from elasticsearch_hand import Hand
 
 from dharma_tasks.errors import OperationFailed
-from dharma_tasks.journal import MigrationState, OperationState, Taken
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.elasticsearch import ranges, server_tasks
+from dharma_tasks.records import MigrationState, OperationState
+from dharma_tasks.work import Taken
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ from elasticsearch import Elasticsearch
 from elasticsearch_hand import Hand
 
 from dharma_tasks.errors import OperationFailed
-from dharma_tasks.journal import Prepared, Taken
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.elasticsearch import catalogue, copied, ranges, server_tasks
+from dharma_tasks.work import Prepared, Taken
 
 Content = Callable[[str], dict[str, JSON]]
 

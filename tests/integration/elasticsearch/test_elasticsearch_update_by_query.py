@@ -11,10 +11,11 @@ from elasticsearch import Elasticsearch, helpers
 from elasticsearch_hand import Hand
 
 from dharma_tasks.errors import OperationFailed
-from dharma_tasks.journal import MigrationState, OperationState, Taken
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.elasticsearch import catalogue, ranges, server_tasks
 from dharma_tasks.operations.elasticsearch.update_by_query import UpdateByQuery
+from dharma_tasks.records import MigrationState, OperationState
+from dharma_tasks.work import Taken
 
 ROUTES = ["a"] * 16 + ["b"] * 3 + ["e"]
 SIZE = 2000

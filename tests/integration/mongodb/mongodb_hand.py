@@ -8,19 +8,12 @@ from itertools import count
 from typing import Any
 
 from dharma_tasks.databases.mongodb import Handle, MongodbDatabase
-from dharma_tasks.journal import (
-    Assignment,
-    Direction,
-    MigrationState,
-    Opening,
-    Owner,
-    Step,
-    Taken,
-    Work,
-)
+from dharma_tasks.journal import Opening
 from dharma_tasks.migration import Key
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.mongodb import catalogue
+from dharma_tasks.records import Direction, MigrationState, Owner
+from dharma_tasks.work import Assignment, Step, Taken, Work
 
 
 class Hand:

@@ -25,7 +25,7 @@ from pymongo.errors import (
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.databases.mongodb import MongodbDatabase, database
 from dharma_tasks.errors import FenceLost, Refused
-from dharma_tasks.journal import OperationState, Owner
+from dharma_tasks.records import OperationState, Owner
 from dharma_tasks.settings import Settings
 
 INCREMENT = {"collection": "things", "filter": {}, "update": {"$inc": {"n": 1}}}

@@ -16,10 +16,10 @@ from test_mongodb_undo_documents import IDS, VALUES, back_and_forth
 
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import OperationFailed
-from dharma_tasks.journal import MigrationState, OperationState
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.mongodb.inserted import Inserted
 from dharma_tasks.operations.mongodb.values import dumps
+from dharma_tasks.records import MigrationState, OperationState
 
 
 def insert(*documents: Any) -> Operation[Any]:

@@ -16,11 +16,12 @@ from pymongo.database import Database
 
 from dharma_tasks.databases.mongodb.declaring import Declaring
 from dharma_tasks.errors import FenceLost, OperationFailed
-from dharma_tasks.journal import Amendment, Declaration, MigrationState
+from dharma_tasks.journal import Amendment, Declaration
 from dharma_tasks.local.account import CALLER
 from dharma_tasks.local.processes import free_port
 from dharma_tasks.local.programs import package, program
 from dharma_tasks.operations.mongodb import inserted
+from dharma_tasks.records import MigrationState
 from dharma_tasks.settings import Settings
 
 

@@ -16,13 +16,15 @@ from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 
 from dharma_tasks.databases.postgresql import PostgresqlDatabase, database
-from dharma_tasks.journal import Assignment, Direction, MigrationRecord, Opening, Owner, Taken
+from dharma_tasks.journal import Opening
 from dharma_tasks.local import LocalEngines
 from dharma_tasks.migration import Key
 from dharma_tasks.operations import catalogue
 from dharma_tasks.operations.base import Operation
+from dharma_tasks.records import Direction, MigrationRecord, Owner
 from dharma_tasks.runner import Runner
 from dharma_tasks.settings import Settings
+from dharma_tasks.work import Assignment, Taken
 
 DEADLINE = 15
 

@@ -13,19 +13,11 @@ from psycopg import sql
 
 from dharma_tasks.databases.postgresql import PostgresqlDatabase, database
 from dharma_tasks.errors import FenceLost
-from dharma_tasks.journal import (
-    Assignment,
-    Direction,
-    MigrationState,
-    Opening,
-    OperationState,
-    Owner,
-    Step,
-    Survey,
-    Walked,
-)
+from dharma_tasks.journal import Opening
 from dharma_tasks.migration import Key
+from dharma_tasks.records import Direction, MigrationState, OperationState, Owner, Survey
 from dharma_tasks.settings import Settings
+from dharma_tasks.work import Assignment, Step, Walked
 
 OLD = """
 CREATE TABLE {head} (

@@ -11,9 +11,10 @@ import pytest
 
 from dharma_tasks.databases.postgresql import PostgresqlDatabase
 from dharma_tasks.errors import LeaseLost, OperationFailed
-from dharma_tasks.journal import MigrationState, Work
 from dharma_tasks.migration import Key
+from dharma_tasks.records import MigrationState
 from dharma_tasks.runner import MigrationFailed
+from dharma_tasks.work import Work
 
 KIND = "sql_statements"
 KEY = Key(database="postgresql", version="1.0.0", number=1)
