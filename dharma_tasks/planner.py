@@ -19,7 +19,7 @@ from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.explain import suggestion
 from dharma_tasks.majors import Leap, major_problems
-from dharma_tasks.migration import Migration, Reference, Version, reference
+from dharma_tasks.migration import Migration, Reference, Version, plain_version, reference
 from dharma_tasks.records import Direction, MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.versions import BEGUN, Versions, order
 from dharma_tasks.words import several
@@ -164,11 +164,8 @@ def wanted_version(request: Request) -> Version | None:
     """The highest version to apply; None for the latest."""
     if request.target == LATEST and request.direction is Direction.FORWARD:
         return None
-    try:
-        version = Version.parse(request.target)
-    except ValueError:
-        version = None
-    if version is None or version.prerelease or version.build:
+    version = plain_version(request.target)
+    if version is None:
         what = f"the target {request.target!r} is neither {LATEST!r} nor MAJOR.MINOR.PATCH"
         todo = "Write for instance --target 1.2.0."
         if request.direction is Direction.BACK:
