@@ -123,7 +123,7 @@ def begin_message(run: str, database: str) -> Message:
 def operation_chain(runs: Runs, run: Run, upcoming: Next) -> Chain:
     """The rest of a migration from one operation on, after what it waits for is confirmed.
 
-    That is asked again with every chain on the way back: it begins anywhere, and costs little.
+    On the way back that is asked with every chain until it is: a way back begins anywhere.
     """
     operations, rollback = runs.operations(run, upcoming.database, upcoming.version)
     kinds = [*operations, *rollback]
@@ -131,7 +131,7 @@ def operation_chain(runs: Runs, run: Run, upcoming: Next) -> Chain:
     chain = [_operation_message(run, at, kinds[at.number - 1]) for at in rest]
     if run.direction is Direction.FORWARD and upcoming.text != f"{upcoming.version} 1":
         return chain
-    waits = runs.waits(run, upcoming.database, upcoming.version)
+    waits = runs.unconfirmed(run, upcoming.database, upcoming.version)
     return [_confirm_message(run, ref) for ref in waits] + chain
 
 

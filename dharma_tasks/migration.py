@@ -77,7 +77,7 @@ class Migration(BaseModel):
     operations of its rollback file, if it has one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)  # what a newer release adds is no matter (Law 7)
 
     database: str
     version: VersionText
@@ -91,6 +91,8 @@ class Migration(BaseModel):
     rollback: tuple[JSON, ...] = ()
     file: str
     checksum: str = ""
+    written: tuple[JSON, ...] = ()
+    """The operations as they stand in the file, where values are put in; empty elsewhere."""
     values: str = ""
     """Of what its values (`{"$value": …}`) stand for in this run; empty where it has none."""
 
@@ -128,7 +130,7 @@ class Migration(BaseModel):
                 self.name,
                 self.migration_type,
                 sorted(self.dependencies),
-                self.operations,
+                self.written or self.operations,
             ],
             ensure_ascii=False,
             separators=(",", ":"),
@@ -139,4 +141,5 @@ class Migration(BaseModel):
     def resolved(self, operations: Sequence[JSON]) -> Migration:
         """Return a copy with these operations, in which values are put in, and its checksum."""
         digest = hashlib.sha256(json.dumps(operations).encode()).hexdigest()
-        return self.model_copy(update={"operations": tuple(operations), "values": digest[:16]})
+        changes = {"operations": tuple(operations), "written": self.operations}
+        return self.model_copy(update={**changes, "values": digest[:16]})

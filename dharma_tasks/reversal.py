@@ -72,7 +72,12 @@ def plan_back(
     files = {migration.reference: migration for migration in migrations}
     databases = chosen(migrations, request)
     ways = [
-        _Way(name, record, files.get(reference(name, record.version)), record is above[-1])
+        _Way(
+            name,
+            record,
+            files.get(reference(name, record.version)),
+            whole=request.accept_data_loss or record is not above[-1],
+        )
         for name in databases
         if (above := _above(surveys[name], target))
         for record in above
@@ -115,8 +120,8 @@ class _Way:
     database: str
     record: MigrationRecord
     file: Migration | None
-    lowest: bool
-    """Whether nothing below it in its database is to be undone."""
+    whole: bool
+    """Whether nothing of it may stay: more is undone below it, or data loss is accepted."""
 
     @property
     def reference(self) -> Reference:
@@ -150,7 +155,7 @@ class _Way:
     @cached_property
     def until(self) -> int:
         """Where it ends: one that is half undone may go on to what cannot be undone, and stay."""
-        if not (self.file and self.lowest and half_undone(self.record, self.file)):
+        if self.whole or not (self.file and half_undone(self.record, self.file)):
             return 1
         undoing = {n.number for n in self.record.operations if n.state is OperationState.UNDOING}
         return max((n for n in self._final(self.file) if n not in undoing), default=0) + 1
@@ -238,8 +243,8 @@ def _dependents(way: _Way, known: Mapping[Reference, Migration]) -> Iterator[Ref
 def _needed(
     ways: Sequence[_Way], migrations: Sequence[Migration], surveys: Mapping[str, Survey]
 ) -> Iterator[Problem]:
-    """What stays and stands on something that is to be undone."""
-    undone = {way.reference for way in ways}
+    """What stays, in whole or in part, and stands on something that is to be undone."""
+    undone = {way.reference for way in ways if way.until == 1}
     for migration in migrations:
         survey = surveys.get(migration.database)
         record = survey.by_version().get(migration.version) if survey else None
@@ -248,4 +253,6 @@ def _needed(
         for needed in sorted(undone & {*migration.dependencies}):
             what = f"{needed} is to be undone, but {migration.reference} needs it and stays"
             todo = f"Add {migration.database} to --databases, or undo that one first."
+            if any(way.reference == migration.reference for way in ways):
+                todo = "A part of it cannot be undone: --accept-data-loss passes that over."
             yield Problem(migration.file, "dependencies", what, todo)

@@ -156,6 +156,11 @@ class Job(NamedTuple):
         """Whether it must not be carried out, but its migration be undone."""
         return self.forward and self.state is RunState.CANCELLING
 
+    @property
+    def turned(self) -> bool:
+        """Whether it goes back in a run that goes forward, or is to: that waits for nobody."""
+        return self.cancelled or (self.run.direction is Direction.FORWARD and not self.forward)
+
 
 class Progress(BaseModel):
     """What a database does at this moment, for whoever watches. Times are seconds since 1970."""

@@ -247,7 +247,7 @@ class Runs:
             handed_on=handed_on,
             state=RunState(state),
         )
-        if not (job.cancelled or self._confirmed(name, waits)):
+        if not (job.turned or self._confirmed(name, waits)):
             msg = f"{ref} waits until {waits} is confirmed"
             raise Stopped(msg)
         return job
@@ -255,10 +255,17 @@ class Runs:
     def _confirmed(self, name: str, waits: str | None) -> bool:
         return not waits or all(self._redis.smismember(f"{name}:confirmed", waits.split()))
 
-    def waits(self, run: Run, database: str, version: str) -> list[Reference]:
-        """What `version` depends on in other databases; on the way back what depends on it."""
-        text = self._redis.hget(f"{self._key(run.id)}:waits", reference(database, version))
-        return [Reference(ref) for ref in (text or "").split()]
+    def unconfirmed(self, run: Run, database: str, version: str) -> list[Reference]:
+        """What `version` depends on in other databases, and they have not confirmed.
+
+        On the way back it is what depends on it.
+        """
+        key = self._key(run.id)
+        text = self._redis.hget(f"{key}:waits", reference(database, version))
+        if not text:
+            return []
+        found = self._redis.smismember(f"{key}:confirmed", text.split())
+        return [Reference(ref) for ref, there in zip(text.split(), found, strict=True) if not there]
 
     def operations(self, run: Run, database: str, version: str) -> tuple[list[str], list[str]]:
         """The types of the operations of one migration, and those of its rollback file."""

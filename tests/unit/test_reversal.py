@@ -249,6 +249,21 @@ def test_half_undone_goes_on_to_what_cannot_be_undone() -> None:
     assert "is undone down to its operation 3" in made.warnings[0]
     (problem,) = refused([M1, file], "0.0.0", survey("mongodb", record(M1), half))
     assert "1.2.0 cannot be undone: operation 2" in problem
+    whole = planned([M1, file], "1.0.0", survey("mongodb", record(M1), half), accept_data_loss=True)
+    assert whole.first == {"mongodb:1.2.0": "1.2.0 3 1"}
+
+
+def test_what_a_half_stands_on_stays() -> None:
+    """A run would wait for ever until the half is gone that cannot be undone."""
+    base = migration("postgresql:1.0.0", operations=(SQL,), rollback=(SQL,))
+    file = migration("mongodb:1.0.0", "postgresql:1.0.0", operations=(REMOVE, INDEX))
+    half = record(file, MigrationState.FAILED, OperationState.DONE, OperationState.UNDOING)
+    there = (survey("mongodb", half), survey("postgresql", record(base)))
+    (problem,) = refused([base, file], "0.0.0", *there)
+    assert "postgresql:1.0.0 is to be undone, but mongodb:1.0.0 needs it and stays" in problem
+    assert "--accept-data-loss passes that over" in problem
+    made = planned([base, file], "0.0.0", *there, accept_data_loss=True)
+    assert made.dependencies["postgresql:1.0.0"] == ("mongodb:1.0.0",)
 
 
 @pytest.mark.parametrize("way", ["back", "forward"])

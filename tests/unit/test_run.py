@@ -174,6 +174,28 @@ def test_a_dependency_outside_of_the_plan_is_confirmed_too(crossed: Driver) -> N
     ]
 
 
+def test_what_turns_back_waits_for_nobody(crossed: Driver) -> None:
+    """A run that is cancelled before its dependency is confirmed could not end otherwise."""
+    run = crossed.submit(databases=("postgresql",))
+    assert crossed.runs.start(run, crossed.plan(run, "mongodb:1.0.0"))
+    crossed.runs.begun(run, "postgresql", 1)
+    crossed.runs.cancel(run, applied(P1), keep=False)
+    assert crossed.runs.job(run.id, P1).cancelled
+    undo = P1._replace(until=1)
+    crossed.runs.moved(run, P1, undo, applied(P1), ended=False)
+    assert crossed.runs.job(run.id, undo).at == undo
+
+
+def test_what_is_confirmed_is_not_asked_again(crossed: Driver) -> None:
+    """Its database may be away by then, and has nothing to add."""
+    run = crossed.submit(databases=("postgresql",), direction=Direction.BACK, target="0.0.0")
+    assert crossed.runs.start(run, crossed.plan(run, "mongodb:1.0.0"))
+    crossed.runs.begun(run, "postgresql", 1)
+    crossed.runs.confirm(run, reference("mongodb", "1.0.0"))
+    chain = operation_chain(crossed.runs, run, P1)
+    assert [message.task for message in chain] == ["postgresql.kind_1"]
+
+
 def test_a_run_with_nothing_to_do_is_done(crossed: Driver) -> None:
     """An empty plan ends at once and gives the databases back."""
     run = crossed.submit()

@@ -394,3 +394,20 @@ def test_status_needs_none(
     document = json.loads(dharma("status", "--json").stdout)
     (found,) = document["databases"]["elasticsearch"]["migrations"]
     assert (found["state"], found["changed"], document["problems"]) == ("applied", False, [])
+
+
+def test_renumbered(folder: Migrations) -> None:
+    """It is known again by its file, not by what its values stand for; else it would run twice."""
+    before = only(load(folder.path, Values({"REPLICAS": 2})))
+    folder.write(FILE, "1.0.1", operations=[INDEX])
+    after = only(load(folder.path, Values({"REPLICAS": 2})))
+    (problem,) = refused([after], survey("elasticsearch", (before, MigrationState.APPLIED)))
+    assert "1.0.0" in problem
+    assert "1.0.1" in problem
+
+
+def test_an_older_worker_reads_what_a_newer_release_has_added(folder: Migrations) -> None:
+    """Law 7: workers and submitters are not updated at the same instant."""
+    found = only(load(folder.path))
+    newer = found.model_dump(mode="json") | {"added_later": 1}
+    assert Migration.model_validate_json(json.dumps(newer)) == found
