@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from dharma_tasks.migration import JSON
 
@@ -122,8 +122,9 @@ class HistoryRecord(BaseModel):
     """One entry of the audit trail: when, what, in which run, and who asked for it.
 
     `worker` is who took the operation, `error` why it failed, `detail` what else is to say. An
-    entry that ends a migration says which it was and how many `seconds` it took, where the
-    journal still knows.
+    entry that ends a migration, or by which a person declares something of one, says its `name`
+    and `checksum` as they were then; an end says how many `seconds` it took. They are written with
+    the end itself; older releases wrote less.
     """
 
     at: datetime
@@ -138,6 +139,11 @@ class HistoryRecord(BaseModel):
     name: str | None = None
     checksum: str | None = None
     seconds: float | None = None
+
+    @field_validator("checksum")
+    @classmethod
+    def _without_values(cls, stamp: str | None) -> str | None:
+        return stamp and stamp.partition("+")[0]
 
 
 class Head(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -13,14 +13,13 @@ from dharma_tasks.declaring.repair import Action
 from dharma_tasks.journal import Journal
 from dharma_tasks.messages import read_message
 from dharma_tasks.reading import Question, Relayed, Send, ask, workers
-from dharma_tasks.records import HistoryRecord, MigrationRecord, MigrationState
+from dharma_tasks.records import HistoryRecord
 from dharma_tasks.settings import Settings
 
 __all__ = ["DECLARED", "History", "Told", "Trail", "gather", "read"]
 
 DECLARED = frozenset(("baseline", *Action, "pruned"))
 """What a person has done to the journal itself, in a run of its own."""
-_ENDS = {MigrationState.APPLIED, MigrationState.FAILED, MigrationState.ROLLED_BACK}
 
 
 class Trail(BaseModel):
@@ -52,32 +51,8 @@ class History(BaseModel):
 
 
 def read(journal: Journal[Any], limit: int) -> Trail:
-    """Read the last `limit` entries of one trail, with what the journal knows besides."""
-    entries = journal.history(limit)
-    return Trail(entries=_known(entries, journal.survey().by_version()) if entries else [])
-
-
-def _known(
-    entries: Sequence[HistoryRecord], records: Mapping[str, MigrationRecord]
-) -> list[HistoryRecord]:
-    """Complete the entries that end a migration.
-
-    The migration's record tells of its last end only, so an earlier one stays as it is. What a
-    person did to one gets its name.
-    """
-    found: list[HistoryRecord] = []
-    seen: set[str] = set()
-    for entry in reversed(entries):
-        record = records.get(entry.version or "")
-        if record and entry.event in _ENDS and record.version not in seen:
-            seen.add(record.version)
-            if record.state == entry.event:
-                more = {"name": record.name, "checksum": record.checksum}
-                entry = entry.model_copy(update={**more, "seconds": record.seconds})  # noqa: PLW2901
-        if record and entry.event in DECLARED:
-            entry = entry.model_copy(update={"name": record.name})  # noqa: PLW2901
-        found.append(entry)
-    return found[::-1]
+    """Read the last `limit` entries of one trail."""
+    return Trail(entries=journal.history(limit))
 
 
 def gather(settings: Settings, names: Sequence[str], limit: int, send: Send) -> History:

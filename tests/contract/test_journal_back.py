@@ -192,6 +192,7 @@ def test_a_last_operation_that_was_never_begun(worker: Worker) -> None:
     assert record(worker).state is MigrationState.ROLLED_BACK
     (last,) = worker.journal.history(100)[told:]
     assert (last.event, last.number, last.version) == ("rolled_back", None, "1.0.0")
+    assert (last.name, last.checksum, last.seconds) == ("first", "sum-1", record(worker).seconds)
 
 
 def test_what_a_run_has_undone_in_part_it_does_not_begin_again(worker: Worker) -> None:
@@ -219,6 +220,7 @@ def test_a_rollback_file_that_leaves_nothing(worker: Worker) -> None:
     (assignment,) = applied(worker)
     generation = worker.begin("run-2", assignment.generation)
     first = rollback_file(assignment, 2, 3, run="run-2", generation=generation)
+    worker.backdate("1.0.0", timedelta(hours=1))
     taken = worker.take(first)
     worker.journal.fail(taken, "no", MigrationState.APPLIED)
     found = record(worker)
@@ -227,6 +229,8 @@ def test_a_rollback_file_that_leaves_nothing(worker: Worker) -> None:
     assert found.finished is not None
     told = worker.journal.history(100)[-1]
     assert (told.event, told.number, told.error) == ("failed", 2, "no")
+    assert (told.name, told.checksum) == ("first", "sum-1")
+    assert 0 <= (told.seconds or -1) < 60  # of the way back: of the migration none is known
     refused(worker, taken)
     with pytest.raises(FenceLost):
         worker.take(first)

@@ -73,7 +73,10 @@ def state(worker: Worker) -> tuple[Any, ...]:
 def told(worker: Worker) -> list[tuple[Any, ...]]:
     """The entries of declarations."""
     entries = [each for each in worker.journal.history(100) if each.event == "baseline"]
-    return [(each.run, each.by, each.version, each.number, each.detail) for each in entries]
+    return [
+        (each.run, each.by, each.version, each.number, each.detail, each.name, each.checksum)
+        for each in entries
+    ]
 
 
 def test_an_empty_database_is_taken_over(worker: Worker) -> None:
@@ -100,7 +103,8 @@ def test_an_empty_database_is_taken_over(worker: Worker) -> None:
         kinds = [(each.number, each.type, each.state) for each in found.operations]
         assert kinds == [(1, "kind", OperationState.DONE), (2, "other", OperationState.DONE)]
         assert [each.irreversible for each in found.operations] == [REASON, REASON]
-    expected = [("declared", "me@here", each, None, REASON) for each in ("1.0.0", "1.1.0")]
+    what = (None, REASON, "new name", "sum-2")
+    expected = [("declared", "me@here", each, *what) for each in ("1.0.0", "1.1.0")]
     assert sorted(told(worker)) == expected
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from journal_hand import Worker, back, record
 
 from dharma_tasks.databases import NAMES, Database, connect
 from dharma_tasks.flow import asked
@@ -135,28 +136,60 @@ def test_only_the_last(story: Story) -> None:
     assert [each.event for each in story.journal.history(2)] == ["unlocked", "failed"]
 
 
-def test_how_long_it_took(story: Story) -> None:
-    """The entry of a migration's last end says which it was, and how long it took."""
-    story.applies_and_fails()
-    records = story.journal.survey().by_version()
-    ends = {each.version: each for each in read(story.journal, 100).entries if each.checksum}
-    assert set(ends) == {"1.0.0", "1.1.0"}
-    for version, entry in ends.items():
-        record = records[version]
-        assert (entry.name, entry.checksum) == (record.name, record.checksum)
-        assert entry.event == record.state
-        assert entry.seconds == record.seconds
-        assert entry.seconds is not None
+def ends(worker: Worker) -> list[tuple[Any, ...]]:
+    """What the history alone says of each end: what, of which file, how long, and why."""
+    return [
+        (each.event, each.name, each.checksum, each.seconds, each.error)
+        for each in read(worker.journal, 100).entries
+        if each.event in {"applied", "failed", "rolled_back"}
+    ]
 
 
-def test_an_earlier_end_is_left_as_it_is(story: Story) -> None:
-    """What failed and was applied later: the journal knows only how long it took to the end."""
-    story.applies_and_fails()
-    story.begin("run-3", 2)
-    story.finish(story.take("run-3", 3, "1.1.0", 1, 1))
-    entries = [each for each in read(story.journal, 100).entries if each.version == "1.1.0"]
-    ends = [(each.event, each.checksum) for each in entries if each.event in {"failed", "applied"}]
-    assert ends == [("failed", None), ("applied", "sum-1")]
+def hours(worker: Worker, expected: int) -> float:
+    """How long the last end took by the migration's record: about as many hours as were forged."""
+    seconds = record(worker).seconds
+    assert seconds is not None
+    assert expected * 3600 <= seconds < expected * 3600 + 60
+    return seconds
+
+
+def test_each_end_keeps_what_it_was(worker: Worker) -> None:
+    """Applied, rolled back, applied from a changed file: none of it changes what was told."""
+    first = replace(worker.assignment(worker.begin()), checksum="sum-1+values")
+    taken = worker.take(first)
+    worker.backdate("1.0.0", timedelta(hours=2))
+    worker.step(taken, "end", finished=True)
+    expected = [("applied", "first", "sum-1", hours(worker, 2), None)]
+    assert ends(worker) == expected
+    worker.step(worker.take(back(first, worker.begin("run-2", 1))), None, finished=True)
+    expected.append(("rolled_back", "first", "sum-1", hours(worker, 0), None))
+    assert ends(worker) == expected
+    generation = worker.begin("run-3", 2)
+    changed = {"run": "run-3", "generation": generation, "name": "second", "checksum": "sum-2"}
+    anew = replace(first, **changed)
+    taken = worker.take(anew)
+    worker.backdate("1.0.0", timedelta(hours=1))
+    worker.step(taken, "end", finished=True)
+    expected.append(("applied", "second", "sum-2", hours(worker, 1), None))
+    assert ends(worker) == expected
+    assert worker.take(anew).over  # a duplicate tells nothing again
+    assert ends(worker) == expected
+
+
+def test_a_failure_is_an_end(worker: Worker) -> None:
+    """With its error, as are the way back from it, and what goes on from there."""
+    first, second = (worker.assignment(worker.begin(), number, 2) for number in (1, 2))
+    taken = worker.take(first)
+    worker.backdate("1.0.0", timedelta(hours=1))
+    worker.journal.fail(taken, "no", MigrationState.FAILED)
+    expected = [("failed", "first", "sum-1", hours(worker, 1), "no")]
+    assert ends(worker) == expected
+    worker.journal.fail(worker.take(back(first)), "no way", MigrationState.FAILED)
+    expected.append(("failed", "first", "sum-1", hours(worker, 0), "no way"))
+    assert worker.take(back(second)).over
+    worker.step(worker.take(back(first)), None, finished=True)
+    expected.append(("rolled_back", "first", "sum-1", hours(worker, 0), None))
+    assert ends(worker) == expected
 
 
 def test_through_a_worker(story: Story, settings: Settings) -> None:

@@ -18,7 +18,7 @@ from dharma_tasks.cli import common, main
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Unreachable
 from dharma_tasks.messages import Chain, read_message
-from dharma_tasks.records import HistoryRecord, MigrationRecord, MigrationState, Survey
+from dharma_tasks.records import HistoryRecord
 from dharma_tasks.settings import Settings
 from dharma_tasks.trail import Trail
 from dharma_tasks.workers import Worker, Workers
@@ -33,36 +33,18 @@ def entry(second: float, event: str, **more: object) -> HistoryRecord:
     return made.model_copy(update=more)
 
 
-def applied(version: str, name: str) -> MigrationRecord:
-    """What the journal keeps besides."""
-    return MigrationRecord(
-        version=version,
-        name=name,
-        state=MigrationState.APPLIED,
-        checksum="sum",
-        run=RUN,
-        by="me@here",
-        started=BEGUN,
-        seconds=83.0,
-    )
-
-
 class FakeDatabase:
     """A database whose journal tells what the test wants."""
 
-    def __init__(self, entries: list[HistoryRecord], records: list[MigrationRecord]) -> None:
+    def __init__(self, entries: list[HistoryRecord]) -> None:
         self.journal = self
         self.entries = entries
-        self.records = records
         self.error: Exception | None = None
 
     def history(self, limit: int) -> list[HistoryRecord]:
         if self.error:
             raise self.error
         return self.entries[-limit:]
-
-    def survey(self) -> Survey:
-        return Survey(database="fake", migrations=self.records)
 
     def describe(self, error: BaseException) -> str:
         return f"described: {error}"
@@ -109,9 +91,9 @@ class Stage:
         self.redis = FakeRedis(decode_responses=True)
         Workers(self.redis, NAMESPACE).announce(Worker(name="w@h", databases=names), 100)
 
-    def tells(self, name: str, *entries: HistoryRecord, records: Any = ()) -> FakeDatabase:
+    def tells(self, name: str, *entries: HistoryRecord) -> FakeDatabase:
         """Let a database be reached directly, and tell this."""
-        self.databases[name] = FakeDatabase(list(entries), list(records))
+        self.databases[name] = FakeDatabase(list(entries))
         return self.databases[name]
 
     def history(self, *arguments: str) -> Result:
@@ -131,13 +113,13 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 def a_run(stage: Stage) -> None:
     """A run over two databases and over midnight, with all that may happen."""
+    ended = {"name": "rename_mail_to_email", "checksum": "sum", "seconds": 83.0}
     stage.tells(
         "mongodb",
         entry(0, "run", detail="forward"),
         entry(1, "taken", version="1.10.0", number=1, worker="celery@host"),
         entry(2.5, "unlocked", version="1.10.0", number=1, by="you@there", detail="lease 1 of w"),
-        entry(4, "applied", version="1.10.0"),
-        records=[applied("1.10.0", "rename_mail_to_email")],
+        entry(4, "applied", version="1.10.0", **ended),
     )
     stage.tells(
         "postgresql",
@@ -171,12 +153,12 @@ def test_for_people(stage: Stage) -> None:
 def test_what_was_declared(stage: Stage) -> None:
     """By whom in its heading, as of a run; the reason once, below the first that has it."""
     more = {"run": "20260510-000000-cd34ef", "by": "ops@desk", "detail": "taken over"}
+    other = {"run": "r2", "by": "ops@desk", "detail": "it was failed"}
     stage.tells(
         "mongodb",
-        entry(0, "baseline", version="1.0.0", **more),
-        entry(0, "baseline", version="1.1.0", **more),
-        entry(1, "retry", version="1.10.0", **{**more, "run": "r2", "detail": "it was failed"}),
-        records=[applied("1.0.0", "create_users"), applied("1.10.0", "rename")],
+        entry(0, "baseline", version="1.0.0", name="create_users", **more),
+        entry(0, "baseline", version="1.1.0", **more),  # an older release has not told its name
+        entry(1, "retry", version="1.10.0", name="rename", **other),
     )
     lines = [line.rstrip() for line in stage.history().stdout.splitlines()]
     assert lines[:6] == [

@@ -9,11 +9,14 @@ from __future__ import annotations
 from elasticsearch import Elasticsearch
 
 from dharma_tasks.databases.elasticsearch.documents import create, now
-from dharma_tasks.journal import Declaration, Entry
+from dharma_tasks.journal import Amendment, Declaration, Entry
 from dharma_tasks.migration import JSON
 from dharma_tasks.records import HistoryRecord, MigrationState
 
-_KEPT = ("run", "version", "number", "fence", "generation", "by", "worker", "error", "detail")
+_KEPT = (
+    *("run", "version", "number", "fence", "generation", "by", "worker", "error", "detail"),
+    *("name", "checksum", "seconds"),
+)
 _NAMING = ("run", "version", "number", "fence")
 _WORDS = {"begin": "run", "take": "taken"}
 """In the words that every journal has for it."""
@@ -48,10 +51,17 @@ class History:
         }
         create(self._client, self._index, entry.id, told)
 
-    def declared(self, declaration: Declaration, version: str) -> None:
+    def declared(self, declaration: Declaration, amendment: Amendment) -> None:
         """Tell what a person has declared of a migration."""
-        said = {"run": declaration.run, "by": declaration.by, "version": version}
-        self.tell(declaration.event, {**said, "detail": declaration.reason})
+        said = {
+            "run": declaration.run,
+            "by": declaration.by,
+            "version": amendment.version,
+            "name": amendment.name,
+            "checksum": amendment.checksum,
+            "detail": declaration.reason,
+        }
+        self.tell(declaration.event, said)
 
     def last(self, limit: int) -> list[HistoryRecord]:
         """Return the last `limit` entries, oldest first; none where nobody has made the index.

@@ -37,9 +37,10 @@ _FIELDS: dict[str, JSON] = {
         "updated": _DATE,
     },
     "history": {
-        **dict.fromkeys(("event", "run", "version", "by", "worker"), _KEYWORD),
+        **dict.fromkeys(("event", "run", "version", "checksum", "by", "worker"), _KEYWORD),
         **dict.fromkeys(("number", "fence", "generation"), _LONG),
-        **dict.fromkeys(("error", "detail"), _TEXT),
+        **dict.fromkeys(("name", "error", "detail"), _TEXT),
+        "seconds": {"type": "double"},
         "at": _DATE,
     },
 }

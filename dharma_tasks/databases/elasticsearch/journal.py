@@ -141,7 +141,7 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
             declaring.Declaring(self._client, self._names, declaration, generation).write()
             self._fence_out(generation)
             for amendment in declaration.amendments:
-                self._history.declared(declaration, amendment.version)
+                self._history.declared(declaration, amendment)
             if replace(self._client, head, {"generation": generation + 1, "declaration": None}):
                 return
 
@@ -255,13 +255,13 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
         self._write(taken, operations.failed(taken, error))
         failed, era = taken.mark, taken.mark.get("era")
         if state is MigrationState.APPLIED:
-            self._migrations.spare(taken.assignment, era)
-            self._history.tell(MigrationState.FAILED.value, failed.source)
+            told = self._migrations.spare(taken.assignment, era)
+            self._history.tell(MigrationState.FAILED.value, {**failed.source, **told})
             pending = {"state": OperationState.PENDING.value}
             replace(self._client, failed, {**operations.NOTHING, **pending})
             return
-        self._migrations.end(taken.assignment, era, state, error)
-        self._history.tell(state.value, failed.source)
+        told = self._migrations.end(taken.assignment, era, state, error)
+        self._history.tell(state.value, {**failed.source, **told})
 
     def note(self, taken: Taken, error: str | None) -> None:
         """Write a passing error or an orderly stop, and take the attempt back."""
@@ -332,9 +332,10 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
     def _conclude(self, taken: Taken, era: int) -> None:
         """After an operation is over: bring the migration to its outcome, tell. Repeatable."""
         assignment = taken.assignment
-        if assignment.last:
-            self._migrations.end(assignment, era, assignment.outcome)
         key, outcome = assignment.key, assignment.outcome
+        told: JSON = {}
+        if assignment.last:
+            told = self._migrations.end(assignment, era, outcome)
         if taken.mark is not None:
             source = taken.mark.source
             self._history.tell("undone" if assignment.back else "done", source)
@@ -343,7 +344,7 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
         else:
             source = {"run": assignment.run, "by": assignment.by, "version": key.version}
         if assignment.last:
-            self._history.tell(outcome.value, source)
+            self._history.tell(outcome.value, {**source, **told})
 
     # --- writing ---
 

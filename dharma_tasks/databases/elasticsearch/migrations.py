@@ -75,36 +75,62 @@ class Migrations:
 
     def end(
         self, assignment: Assignment, era: int, state: MigrationState, error: str | None = None
-    ) -> None:
-        """End the migration, where it is still going as the assignment has it go."""
+    ) -> JSON:
+        """End the migration, where it is still going as the assignment has it go.
 
-        def ended(found: Document) -> JSON:
-            at = datetime.now(UTC)
-            begun = found.get("turned") or found.get("started")
-            return {
-                "state": state.value,
-                "finished": at.isoformat(),
-                "seconds": (at - datetime.fromisoformat(begun)).total_seconds(),
-                "error": found.get("error") or (error and assignment.failure(error)),
-            }
+        Returns what the history tells of that end, also where it was written before a crash;
+        nothing where the migration has moved on.
+        """
+        shown = error and assignment.failure(error)
+        return self._end(
+            assignment, era, state, lambda found: {"error": found.get("error") or shown}
+        )
 
-        self._end(assignment, era, ended)
+    def spare(self, assignment: Assignment, era: int) -> JSON:
+        """Let the migration be applied as before: its rollback file has left nothing.
 
-    def spare(self, assignment: Assignment, era: int) -> None:
-        """Let the migration be applied as before: its rollback file has left nothing."""
+        Returns what the history tells of that failure.
+        """
         nothing: JSON = dict.fromkeys(("seconds", "error", "turned"))
-        applied = {**nothing, "state": MigrationState.APPLIED.value, "finished": now()}
-        self._end(assignment, era, lambda _: applied)
+        return self._end(assignment, era, MigrationState.APPLIED, lambda _: nothing)
 
-    def _end(self, assignment: Assignment, era: int, ended: Callable[[Document], JSON]) -> None:
-        going = {"era": era, "state": assignment.going.value, "generation": assignment.generation}
+    def _end(
+        self,
+        assignment: Assignment,
+        era: int,
+        state: MigrationState,
+        more: Callable[[Document], JSON],
+    ) -> JSON:
+        told: JSON = {}
 
         def how(found: Document | None) -> JSON | None:
-            if found is None or not going.items() <= found.source.items():
+            nonlocal told
+            told = {}
+            if found is None or found.get("era") != era:
                 return None
-            return ended(found)
+            generation = found.get("generation") or 0
+            if found.get("state") == state and generation <= assignment.generation:
+                told = _told(found.source)
+                return None
+            if (found.get("state"), generation) != (assignment.going, assignment.generation):
+                return None
+            ended = _ended(found, state)
+            told = _told({**found.source, **ended})
+            return {**ended, **more(found)}
 
         change(self._client, self._index, assignment.key.version, how)
+        return told
+
+
+def _ended(found: Document, state: MigrationState) -> JSON:
+    at = datetime.now(UTC)
+    begun = datetime.fromisoformat(found.get("turned") or found.get("started"))
+    took = (at - begun).total_seconds()
+    return {"state": state.value, "finished": at.isoformat(), "seconds": took}
+
+
+def _told(source: JSON) -> JSON:
+    return {field: source.get(field) for field in ("name", "checksum", "seconds")}
 
 
 def _ours(assignment: Assignment, found: Document | None) -> JSON:

@@ -113,6 +113,7 @@ class Declaring:
             "by": declaration.by,
             "version": amendment.version,
             "detail": declaration.reason,
+            **_named(amendment),
         }
         once = {"_id": f"{declaration.run} {amendment.version}"}
         self.history.update_one(once, {"$setOnInsert": entry}, upsert=True, session=self.session)

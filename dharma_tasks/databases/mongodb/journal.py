@@ -349,13 +349,15 @@ class MongodbJournal(Journal[Handle]):
         def write(session: Session) -> None:
             self._write(taken, failed, session, fence=taken.fence + 1)
             record = self._migrations.find_one(version, session=session)
+            told = {"number": assignment.key.number, "error": error, **records.which(record)}
             if record:
                 first = record["error"] or assignment.failure(error)
-                ended = records.spared() if applied else records.ended(record, state, first)
-                self._migrations.update_one(version, {"$set": ended}, session=session)
+                ended = records.ended(record, state, first)
+                told["seconds"] = ended["seconds"]
+                written = ended | records.SPARED if applied else ended
+                self._migrations.update_one(version, {"$set": written}, session=session)
             event = MigrationState.FAILED if applied else state
-            number = assignment.key.number
-            self._tell(assignment, event.value, session, number=number, error=error)
+            self._tell(assignment, event.value, session, **told)
 
         self._connection.atomically(write)
 
@@ -385,7 +387,8 @@ class MongodbJournal(Journal[Handle]):
         name = {"version": entry["version"], "number": entry["number"]}
         given_up = kept.give_up(self._migrations, self._operations, name, session)
         if given_up:
-            self._history.insert_one({**entry}, session=session)
+            record = self._migrations.find_one({"_id": entry["version"]}, session=session)
+            self._history.insert_one(entry | records.which(record), session=session)
         return given_up
 
     def audit(self, entry: Entry) -> None:
@@ -413,7 +416,8 @@ class MongodbJournal(Journal[Handle]):
             error = None if outcome is MigrationState.APPLIED else record["error"]
             ended = records.ended(record, outcome, error)
             self._migrations.update_one(open_, {"$set": ended}, session=session)
-            self._tell(assignment, outcome.value, session, seconds=ended["seconds"])
+            told = {**records.which(record), "seconds": ended["seconds"]}
+            self._tell(assignment, outcome.value, session, **told)
 
     def _tell(self, assignment: Assignment, what: str, session: Session, **more: object) -> None:
         self._history.insert_one(records.event(assignment, what, **more), session=session)

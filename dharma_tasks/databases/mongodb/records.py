@@ -188,10 +188,8 @@ def ended(record: Document, state: MigrationState, error: str | None) -> Documen
     return {"state": state, "finished": finished, "seconds": seconds, "error": error}
 
 
-def spared() -> Document:
-    """A migration is applied as before, for its rollback file has left nothing."""
-    nothing: Document = dict.fromkeys(("seconds", "error", "turned"))
-    return nothing | {"state": MigrationState.APPLIED, "finished": now()}
+SPARED: Document = dict.fromkeys(("seconds", "error", "turned"))
+"""What is not known of a migration that is applied as before: its rollback file left nothing."""
 
 
 def event(assignment: Assignment, what: str, **more: Any) -> Document:
@@ -204,6 +202,11 @@ def event(assignment: Assignment, what: str, **more: Any) -> Document:
         "version": assignment.key.version,
         **more,
     }
+
+
+def which(record: Document | None) -> Document:
+    """What an entry of the audit trail says of the migration that it is about."""
+    return {field: record[field] for field in ("name", "checksum")} if record else {}
 
 
 def begun(opening: Opening, generation: int) -> Document:

@@ -18,8 +18,8 @@ UPDATE {head} SET run = %(run)s, generation = generation + 1, plan = NULL
 """
 
 _TELL = """
-INSERT INTO {history} (event, run, by, version, detail)
-VALUES (%(event)s, %(run)s, %(by)s, %(version)s, %(reason)s)
+INSERT INTO {history} (event, run, by, version, detail, name, checksum)
+VALUES (%(event)s, %(run)s, %(by)s, %(version)s, %(reason)s, %(name)s, %(checksum)s)
 """
 
 _NAME = """

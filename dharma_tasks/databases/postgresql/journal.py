@@ -71,7 +71,7 @@ class PostgresqlJournal(Journal[Session]):
             return []
         fields = HistoryRecord.model_fields
         found = self._session.journal(self._sql.HISTORY, limit=limit)
-        return [HistoryRecord(**dict(zip(fields, row, strict=False))) for row in found[::-1]]
+        return [HistoryRecord(**dict(zip(fields, row, strict=True))) for row in found[::-1]]
 
     def owner(self, key: Key) -> Owner | None:
         """Who has the operation; None after an orderly stop, a failure or its end."""

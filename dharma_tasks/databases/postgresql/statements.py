@@ -64,16 +64,23 @@ CREATE TABLE IF NOT EXISTS {history} (
     version text,
     number integer,
     fence bigint,
-    detail text
-)
+    detail text,
+    name text,
+    checksum text,
+    seconds double precision
+);
+ALTER TABLE {history} ADD COLUMN IF NOT EXISTS name text,
+    ADD COLUMN IF NOT EXISTS checksum text,
+    ADD COLUMN IF NOT EXISTS seconds double precision
 """
 """`owner` is who has the operation now, NULL after its end and after an orderly stop; `former`
 is who had it before the present owner. `worker` is only shown. A later `attempts` counts the
 takings that ended without a word, and the present one, since the cursor last moved. `walked`
 is how far an operation had come that is being undone: `{"cursor": …, "done": …}`; `run` took it
-last. `turned` is when a migration began to be rolled back. A journal of an older release has no
-`walked`, `run` and `turned`: it is brought up to date before it is written to, and nothing that
-only reads may name them."""
+last. `turned` is when a migration began to be rolled back. The history's `name`, `checksum` and
+`seconds` are those of the migration that the entry ends. A journal of an older release lacks what
+is added by ALTER TABLE: it is brought up to date before it is written to, and nothing that only
+reads may name that."""
 
 NOTHING = """
 state = 'pending', cursor = NULL, undo = NULL, walked = NULL, done = 0, total = NULL, attempts = 0,
@@ -87,9 +94,10 @@ EXISTS = "SELECT to_regclass({head_name}) IS NOT NULL"
 
 CURRENT = """
 SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute
-    WHERE attrelid = to_regclass({migrations_name}) AND attname = 'turned')
+    WHERE attrelid = to_regclass({history_name}) AND attname = 'seconds')
 """
-"""Asked first, because ALTER TABLE … IF NOT EXISTS locks everybody out to find the same."""
+"""Whether the column is there that was added last. Asked first, because ALTER TABLE … IF NOT EXISTS
+locks everybody out to find the same."""
 
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended({head_name}, 0))"
 """CREATE TABLE IF NOT EXISTS fails when two sessions do it at once."""
@@ -139,11 +147,12 @@ SELECT at, event, run, by, version,
     CASE WHEN event = 'taken' THEN detail END,
     CASE WHEN event = 'run' THEN regexp_replace(detail, ' [^ ]*$', '')
         WHEN event NOT IN ('taken', 'failed', 'rolled_back') THEN detail END,
-    CASE WHEN event IN ('failed', 'rolled_back') THEN detail END
-FROM {history} ORDER BY id DESC LIMIT %(limit)s
+    CASE WHEN event IN ('failed', 'rolled_back') THEN detail END,
+    to_jsonb(h) ->> 'name', to_jsonb(h) ->> 'checksum', (to_jsonb(h) ->> 'seconds')::float8
+FROM {history} h ORDER BY id DESC LIMIT %(limit)s
 """
 """As `HistoryRecord` has it; `detail` holds a worker, an error, or what a run is and, as its last
-word, the plan's checksum."""
+word, the plan's checksum. An older journal has not the last three: as keys they may be missing."""
 
 OWNER = """
 SELECT owner FROM {operations}
@@ -287,12 +296,14 @@ WITH head AS (
     UPDATE {migrations} SET state = %(outcome)s, finished = clock_timestamp(), seconds = {took}
     WHERE version = %(version)s AND %(last)s AND state <> %(outcome)s
         AND EXISTS (SELECT 1 FROM undone)
-    RETURNING 1
+    RETURNING name, checksum, seconds
 ), history AS (
-    INSERT INTO {history} (event, run, by, version, number, fence, detail)
-    SELECT 'taken', %(run)s, %(by)s, %(version)s, %(number)s, fence, %(worker)s FROM taken
+    INSERT INTO {history} (event, run, by, version, number, fence, detail, name, checksum, seconds)
+    SELECT 'taken', %(run)s, %(by)s, %(version)s, %(number)s, fence, %(worker)s, NULL, NULL, NULL
+    FROM taken
     UNION ALL
-    SELECT %(outcome)s, %(run)s, %(by)s, %(version)s, NULL, NULL, NULL FROM ended
+    SELECT %(outcome)s, %(run)s, %(by)s, %(version)s, NULL, NULL, NULL, name, checksum, seconds
+    FROM ended
 )
 SELECT fence, state, cursor, undo, done, total, attempts, former, walked FROM taken
 UNION ALL
@@ -341,11 +352,12 @@ WITH ended AS (
 ENDING = """, migration AS (
     UPDATE {migrations} SET state = %(outcome)s, finished = clock_timestamp(), seconds = {took}
     WHERE version = %(version)s AND %(last)s AND EXISTS (SELECT 1 FROM ended)
+    RETURNING name, checksum, seconds
 ), history AS (
-    INSERT INTO {history} (event, run, by, version, number, fence)
+    INSERT INTO {history} (event, run, by, version, number, fence, name, checksum, seconds)
     SELECT CASE WHEN %(last)s THEN %(outcome)s ELSE %(ended)s END, %(run)s, %(by)s, %(version)s,
-        %(number)s, %(fence)s
-    FROM ended
+        %(number)s, %(fence)s, name, checksum, seconds
+    FROM ended LEFT JOIN migration ON true
 )
 SELECT 1 FROM ended
 """
@@ -363,9 +375,12 @@ WITH failed AS (
     UPDATE {migrations} SET state = %(state)s, error = coalesce(error, %(shown)s),
         finished = clock_timestamp(), seconds = {took}
     WHERE version = %(version)s AND EXISTS (SELECT 1 FROM failed)
+    RETURNING name, checksum, seconds
 ), history AS (
-    INSERT INTO {history} (event, run, by, version, number, fence, detail)
-    SELECT %(state)s, %(run)s, %(by)s, %(version)s, %(number)s, %(fence)s, %(error)s FROM failed
+    INSERT INTO {history} (event, run, by, version, number, fence, detail, name, checksum, seconds)
+    SELECT %(state)s, %(run)s, %(by)s, %(version)s, %(number)s, %(fence)s, %(error)s, name,
+        checksum, seconds
+    FROM failed LEFT JOIN migration ON true
 )
 SELECT 1 FROM failed
 """
@@ -383,12 +398,15 @@ WITH failed AS (
         seconds = NULL, turned = NULL
     WHERE version = %(version)s AND EXISTS (SELECT 1 FROM failed)
 ), history AS (
-    INSERT INTO {history} (event, run, by, version, number, fence, detail)
-    SELECT 'failed', %(run)s, %(by)s, %(version)s, %(number)s, %(fence)s, %(error)s FROM failed
+    INSERT INTO {history} (event, run, by, version, number, fence, detail, name, checksum, seconds)
+    SELECT 'failed', %(run)s, %(by)s, %(version)s, %(number)s, %(fence)s, %(error)s, name,
+        checksum, {took}
+    FROM failed LEFT JOIN {migrations} ON version = %(version)s
 )
 SELECT 1 FROM failed
 """
-"""A rollback file that has left nothing: the migration is applied, as it was."""
+"""A rollback file that has left nothing: the migration is applied, as it was. The history reads its
+row as it was before the statement, with `turned`."""
 
 NOTE = """
 UPDATE {operations} SET error = %(error)s, attempts = greatest(attempts - 1, 0), owner = NULL,
@@ -420,8 +438,7 @@ def rendered(template: str, namespace: str) -> str:
         for table in ("head", "migrations", "operations", "history")
     }
     names = {
-        f"{table}_name": sql.Literal(f"public.{namespace}_{table}")
-        for table in ("head", "migrations", "operations")
+        f"{table}_name": sql.Literal(f"public.{namespace}_{table}") for table in ("head", "history")
     }
     parts = {"nothing": sql.SQL(NOTHING), "took": sql.SQL(TOOK)}
     ending = sql.SQL(ENDING).format(**tables, **parts)

@@ -202,6 +202,13 @@ def test_the_next_take_completes_an_end_that_was_cut_short(
     (migration,) = hand.database.journal.survey().migrations
     assert migration.state is MigrationState.APPLIED
     assert _history(client, unique) == ["applied", "begin", "done", "take"]
+    last = hand.database.journal.history(1)[0]
+    assert (last.event, last.checksum, last.seconds) == (
+        "applied",
+        migration.checksum,
+        migration.seconds,
+    )
+    assert last.seconds is not None
 
 
 def test_the_history_of_an_operation_is_completed_by_the_one_after(
@@ -389,7 +396,7 @@ def test_a_journal_of_an_earlier_version_gets_its_new_fields(
     opened: bool,  # noqa: FBT001
 ) -> None:
     """By the next run, and by a worker that goes on with a run that was opened before it."""
-    new = {"operations": "walked", "migrations": "generation"}
+    new = {"operations": "walked", "migrations": "generation", "history": "seconds"}
     client.indices.delete(index=[f"{unique}_{kind}" for kind in new])
     before = {
         kind: {name: field for name, field in fields.items() if name != new.get(kind)}

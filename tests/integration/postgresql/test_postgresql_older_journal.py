@@ -83,11 +83,19 @@ INSERT INTO {history} (event, run, by) VALUES ('run', 'run', 'me')
 """
 """As the release before the way back made them, while it carries out the run's second migration."""
 
+ADDED = """
+ALTER TABLE {migrations} ADD COLUMN turned timestamptz;
+ALTER TABLE {operations} ADD COLUMN walked json, ADD COLUMN run text
+"""
+"""As the release after that did, whose history does not say yet what a migration's end was."""
+
 ME = Owner(worker="w", node="n", boot="b", pid=1, started=1.0)
 
 
-@pytest.fixture
-def make(settings: Settings) -> Iterator[Callable[[], PostgresqlDatabase]]:
+@pytest.fixture(params=[(OLD,), (OLD, ADDED)], ids=["before the way back", "a day old"])
+def make(
+    request: pytest.FixtureRequest, settings: Settings
+) -> Iterator[Callable[[], PostgresqlDatabase]]:
     """Make workers on a database with such a journal."""
     url = settings.postgresql_url
     assert url is not None
@@ -97,7 +105,8 @@ def make(settings: Settings) -> Iterator[Callable[[], PostgresqlDatabase]]:
     }
     owner = sql.Literal(json.dumps(ME.model_dump()))
     with psycopg.connect(url.get_secret_value()) as connection:
-        connection.execute(sql.SQL(OLD).format(**tables, owner=owner))
+        for text in request.param:
+            connection.execute(sql.SQL(text).format(**tables, owner=owner))
     made: list[PostgresqlDatabase] = []
 
     def worker() -> PostgresqlDatabase:
@@ -125,8 +134,11 @@ def back(version: str, **more: Any) -> Assignment:
 def current(worker: PostgresqlDatabase, settings: Settings) -> bool:
     """Whether the journal is up to date."""
     text = "SELECT attname FROM pg_attribute WHERE attrelid = %(table)s::regclass"
-    table = f"public.{settings.namespace}_operations"
-    return ("walked",) in worker.handle.query(text, table=table)
+    added = {"migrations": "turned", "operations": "walked", "history": "seconds"}
+    return all(
+        (name,) in worker.handle.query(text, table=f"public.{settings.namespace}_{part}")
+        for part, name in added.items()
+    )
 
 
 def begin(worker: PostgresqlDatabase, run: str, expected: int) -> int:
@@ -151,6 +163,8 @@ def test_it_can_be_read(make: Callable[[], PostgresqlDatabase], settings: Settin
     worker = make()
     tells_all(worker.journal.survey())
     assert worker.journal.owner(assignment("1.1.0").key) == ME
+    (told,) = worker.journal.history(10)
+    assert (told.event, told.by, told.name, told.seconds) == ("run", "me", None, None)
     assert not current(worker, settings)
 
 
@@ -165,6 +179,10 @@ def test_a_run_that_has_begun_goes_on(
     worker.journal.step(taken, lambda _session: step, transactional=True)
     assert worker.journal.survey().by_version()["1.1.0"].state is MigrationState.APPLIED
     assert current(worker, settings)
+    told = worker.journal.history(10)
+    assert [each.event for each in told] == ["run", "taken", "applied"]
+    assert (told[-1].name, told[-1].checksum) == ("name", "sum")
+    assert told[-1].seconds is not None
 
 
 def test_a_run_that_has_begun_may_turn_back(
