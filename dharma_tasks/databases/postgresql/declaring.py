@@ -45,7 +45,7 @@ _APPLIED = """
 INSERT INTO {migrations} AS m
     (version, name, state, checksum, count, run, by, started, finished)
 VALUES (%(version)s, %(name)s, 'applied', %(checksum)s, %(stay)s, %(run)s, %(by)s,
-    clock_timestamp(), clock_timestamp())
+    statement_timestamp(), statement_timestamp())
 ON CONFLICT (version) DO UPDATE SET name = excluded.name, state = excluded.state,
     checksum = excluded.checksum, count = excluded.count, run = excluded.run, by = excluded.by,
     finished = excluded.finished, seconds = NULL, error = NULL, turned = NULL
