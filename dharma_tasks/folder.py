@@ -176,17 +176,17 @@ def _folder_below(path: Path) -> _Wrong | None:
 
 
 def _unusable(path: Path, root: Path) -> _Wrong | None:
-    """Say why what `path` names must not be read.
+    """Say why what `path`, in a folder inside `root`, must not be read.
 
     Links inside `root` are fine: a mounted Kubernetes ConfigMap is made of them.
     """
     try:
-        target = path.resolve(strict=True)
+        leaves = path.is_symlink() and not path.resolve(strict=True).is_relative_to(root)
     except (OSError, RuntimeError):
         return "a symbolic link that leads nowhere", "Correct or remove it."
-    if not target.is_relative_to(root):
+    if leaves:
         return "a symbolic link that leaves the migrations folder", "Put the file itself here."
-    if not (target.is_file() or target.is_dir()):
+    if not (path.is_file() or path.is_dir()):
         return "not a regular file", "Remove it."
     return None
 
