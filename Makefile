@@ -39,7 +39,7 @@ lint: setup ## Format, rules and types
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: setup ## Dharma Tasks beside other ways to do the same; QUICK=1 tries it, NAMES="reindex" for some
+bench: setup ## Dharma Tasks beside other ways to do the same; QUICK=1 tries it
 	@$(BIN)/python -m benchmarks $(if $(QUICK),--factor 0.01 --rounds 2) $(NAMES)
 
 KILLS ?= 100

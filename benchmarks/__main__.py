@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ def main(names: tuple[str, ...], factor: float, rounds: int) -> None:
     A run of all, at their full size, is written to benchmarks/RESULTS.md. Exit status: 0, or 1
     where a limit that the project has set itself is missed.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # engines end too
     servers: dict[str, str] = {}
     tables: list[Table] = []
     begun = datetime.now(UTC)
