@@ -39,8 +39,8 @@ lint: setup ## Format, rules and types
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: setup ## Dharma Tasks against a bare loop and other tools
-	@$(BIN)/python -m benchmarks
+bench: setup ## Dharma Tasks beside other ways to do the same; QUICK=1 tries it
+	@$(BIN)/python -m benchmarks $(if $(QUICK),--factor 0.01 --rounds 2) $(NAMES)
 
 KILLS ?= 100
 MINUTES ?= 45

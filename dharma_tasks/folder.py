@@ -82,8 +82,8 @@ class _DatabaseFolder:
     def __init__(self, folder: Path, root: Path) -> None:
         self.database = folder.name
         self.companion = catalogue(folder.name).companion
-        self.root = root
         self.paths = {path.name: path for path in _visible(folder)}
+        self.unusable = {name: _unusable(path, root) for name, path in self.paths.items()}
         stems = {path.stem for path in self.paths.values() if path.suffix == ".json"}
         self.migrations = {stem for stem in stems if not stem.endswith(_ROLLBACK)}
         self.stems = stems
@@ -96,12 +96,12 @@ class _DatabaseFolder:
             if path.suffix == ".json"
             and (match := _NAME.fullmatch(path.stem))
             and path.is_file()
-            and not _unusable(path, self.root)
+            and not self.unusable[path.name]
         ]
 
     def _file(self, path: Path, number: int) -> MigrationFile:
         beside = self.paths.get(f"{path.stem}{self.companion}")
-        if beside and (not beside.is_file() or _unusable(beside, self.root)):
+        if beside and (not beside.is_file() or self.unusable[beside.name]):
             beside = None
         undone = path.stem.removesuffix(_ROLLBACK)
         undoes = f"{self.database}/{undone}.json" if undone != path.stem else None
@@ -117,7 +117,7 @@ class _DatabaseFolder:
         ]
 
     def _wrong(self, path: Path) -> _Wrong | None:
-        if wrong := _unusable(path, self.root):
+        if wrong := self.unusable[path.name]:
             return wrong
         if path.is_dir():
             return _folder_below(path)
@@ -176,17 +176,17 @@ def _folder_below(path: Path) -> _Wrong | None:
 
 
 def _unusable(path: Path, root: Path) -> _Wrong | None:
-    """Say why what `path` names must not be read.
+    """Say why what `path`, in a folder inside `root`, must not be read.
 
     Links inside `root` are fine: a mounted Kubernetes ConfigMap is made of them.
     """
     try:
-        target = path.resolve(strict=True)
+        leaves = path.is_symlink() and not path.resolve(strict=True).is_relative_to(root)
     except (OSError, RuntimeError):
         return "a symbolic link that leads nowhere", "Correct or remove it."
-    if not target.is_relative_to(root):
+    if leaves:
         return "a symbolic link that leaves the migrations folder", "Put the file itself here."
-    if not (target.is_file() or target.is_dir()):
+    if not (path.is_file() or path.is_dir()):
         return "not a regular file", "Remove it."
     return None
 

@@ -17,7 +17,6 @@ from rich.text import Text
 from dharma_tasks import words
 from dharma_tasks.cli import common, options
 from dharma_tasks.cli.screen import console
-from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.loader import Loaded, load
 from dharma_tasks.migration import JSON
@@ -113,10 +112,10 @@ def check(
 def advice(loaded: Loaded, folder: Path, exclude: Sequence[str] = ()) -> list[Problem]:
     """What programs beside ours say of the files, but for the rules to `exclude`."""
     found: list[Problem] = []
-    for database in NAMES:
+    for database in dict.fromkeys(each.database for each in loaded.migrations):
         known = catalogue(database)
         files = dict(_companions(loaded, database, known.companion or ""))
-        if not files or known.advisor is None:
+        if known.advisor is None:
             continue
         if missing := known.advisor.missing():
             click.echo(f"note: {missing}", err=True)

@@ -137,11 +137,13 @@ class _Counter:
 
 
 def _advice(loaded: Loaded, found: Preview, folder: Path) -> list[Problem]:
-    """What is said of the files that would run."""
+    """What is said of the files that would run, and of nothing else in the folder."""
     end = "_rollback" if found.direction is Direction.BACK else ""
-    planned = (migration for order in found.databases.values() for migration in order)
-    files = {migration.file.removesuffix(".json") + end for migration in planned}
-    return [p for p in advice(loaded, folder) if p.file.rpartition(".")[0] in files]
+    planned = {migration.file for order in found.databases.values() for migration in order}
+    files = {file.removesuffix(".json") + end for file in planned}
+    looked_at = tuple(m for m in loaded.migrations if m.file in planned)
+    said = advice(replace(loaded, migrations=looked_at), folder)
+    return [problem for problem in said if problem.file.rpartition(".")[0] in files]
 
 
 class _Report:

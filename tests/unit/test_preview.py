@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from dharma_tasks.errors import Unreachable
 from dharma_tasks.loader import load
 from dharma_tasks.messages import Chain
 from dharma_tasks.migration import JSON
+from dharma_tasks.operations.postgresql import squawk
 from dharma_tasks.records import MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Worker, Workers
@@ -129,6 +131,19 @@ def test_nothing_to_do(plan: Plan, folder: Migrations, databases: dict[str, Fake
     """Everything is applied."""
     apply(folder, databases)
     assert plan("plan").stdout == "Nothing to do.\n"
+
+
+def test_only_what_would_run_is_looked_at(
+    plan: Plan,
+    folder: Migrations,
+    databases: dict[str, FakeDatabase],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Squawk is not called for a thousand files that are applied."""
+    monkeypatch.setattr(shutil, "which", lambda *_arguments, **_keys: None)
+    assert plan("plan").stderr == f"note: {squawk.HOW_TO_GET_IT}\n"
+    apply(folder, databases)
+    assert plan("plan").stderr == ""
 
 
 def test_the_way_back(plan: Plan, folder: Migrations, databases: dict[str, FakeDatabase]) -> None:

@@ -21,6 +21,7 @@ from fake_run import (
 )
 from fakeredis import FakeRedis
 from pydantic import SecretStr
+from rich.cells import cell_len
 
 from dharma_tasks import reading
 from dharma_tasks import status as gathering
@@ -238,6 +239,20 @@ def test_a_file_that_was_changed(stage: Stage) -> None:
     shown = stage.status().stdout
     assert "applied *" in shown
     assert "the file of 1.0.0 was changed after it had been applied" in shown
+
+
+def test_names_of_any_length_and_width(stage: Stage) -> None:
+    """The table keeps its columns, and 80 of them are enough."""
+    names = ("short", "a_name_that_is_longer_than_its_column", "表を作成してからすべての行を移す")
+    made = [migration("mongodb", f"1.{n}.0", name=name) for n, name in enumerate(names)]
+    stage.migrations = tuple(made)
+    stage.journal("mongodb", *(record(each, MigrationState.APPLIED) for each in made))
+    _, head, *rows, _ = (line for line in stage.status().stdout.splitlines()[:6])
+    assert head.split("  ")[1:3] == ["version", "name"]
+    assert rows[1].startswith("  1.1.0    a_name_that_is_longer_t…  applied  ")
+    columns = {(cell_len(row[: row.index("applied")]), cell_len(row)) for row in rows}
+    assert len(columns) == 1
+    assert columns.pop()[1] <= 80
 
 
 def test_files_that_are_missing_or_late(stage: Stage) -> None:

@@ -1,0 +1,55 @@
+"""`status` and `plan` where a thousand migrations are applied."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+from collections.abc import Callable, Iterator
+
+from benchmarks.place import Place, Project
+from benchmarks.rounds import measure
+from benchmarks.table import Check, Table, Times
+
+DATABASE = "postgresql"
+MIGRATIONS = 1_000
+
+
+def run(place: Place) -> Iterator[Table]:
+    """Whole commands, as a person waits for them, and the processor's time of them."""
+    size = place.size(MIGRATIONS)
+    project = place.project("applied")
+    for number in range(1, size + 1):
+        project.add(number, sql=f"CREATE TABLE t{number} (id integer PRIMARY KEY, name text);\n")
+    with project.worker():
+        project.submit()
+    commands = ("status", "plan")
+    times, loads = measure([_way(project, name) for name in commands], place.rounds)
+    rows = [
+        [name, f"{statistics.median(seconds):.2f} s", f"{min(seconds):.2f} to {max(seconds):.2f} s"]
+        for name, seconds in times.items()
+    ]
+    yield Table(
+        f"Commands with {size:,} applied migrations",
+        ["command", "median", "lowest to highest"],
+        rows,
+        checks=[
+            Check(name, statistics.median(times[name]), 1, at_most=True, unit=" s")
+            for name in commands
+        ],
+        loads=loads,
+    )
+
+
+def _way(project: Project, command: str) -> Callable[[], Times]:
+    def way() -> Times:
+        before = _processor()
+        seconds = project.run(command)
+        return {command: [seconds], f"{command}, the processor's part": [_processor() - before]}
+
+    return way
+
+
+def _processor() -> float:
+    """Of all commands until now; other work on the machine hardly counts in it."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
