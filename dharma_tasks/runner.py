@@ -27,7 +27,7 @@ from dharma_tasks.errors import (
 from dharma_tasks.identity import owner
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Operation
-from dharma_tasks.pace import Pace
+from dharma_tasks.pace import Bounds, Pace
 from dharma_tasks.records import MigrationState
 from dharma_tasks.settings import Settings
 from dharma_tasks.work import Assignment, Step, Taken, Walked, Work
@@ -96,6 +96,8 @@ class Runner:
     control: Control
     settings: Settings
     worker: str
+    max_rate: float | None = None
+    """Documents or rows a second, where the run limits it."""
     stuck_before: float = 0.0
     """Seconds that passing errors have kept it from moving, under the workers before this one."""
     handed_on: bool = False
@@ -120,7 +122,7 @@ class Runner:
             StepAside: another worker has it, or this one must stop; nothing is lost.
             MigrationFailed: a lasting error, already written to the journal.
         """
-        pace = Pace(self.settings.batch_seconds, self.stuck_before, self.operation.bounds())
+        pace = Pace(self.settings.batch_seconds, self.stuck_before, self._bounds)
         taken: Taken | None = None
         ours: Taken | None = None  # the last that is known, also while it is not sure any more
         self._counted = self.handed_on
@@ -160,6 +162,11 @@ class Runner:
                 pause = self._after(error, taken, pace)
                 taken = None
         return taken
+
+    @property
+    def _bounds(self) -> Bounds:
+        """What the batches keep to."""
+        return self.operation.bounds().slowed(self.max_rate)
 
     def keeps_something(self) -> bool:
         """Take the operation over, and say whether anything of it may be there."""
@@ -267,7 +274,7 @@ class Runner:
             confirm=self.control.confirm,
             warn=self._warn,
             earlier=lambda: self.database.journal.earlier(self.assignment.key),
-            rate=self.operation.bounds().rate,
+            rate=self._bounds.rate,
         )
 
     def _after(self, error: Exception, taken: Taken | None, pace: Pace) -> float:
