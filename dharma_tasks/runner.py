@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import structlog
@@ -24,6 +25,7 @@ from dharma_tasks.errors import (
     StepAside,
     Stopped,
 )
+from dharma_tasks.health import LOOK_SECONDS, Health
 from dharma_tasks.identity import owner
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Operation
@@ -96,6 +98,8 @@ class Runner:
     control: Control
     settings: Settings
     worker: str
+    heavy: bool = False
+    """Whether this is bulk work, which waits while its database is under strain."""
     max_rate: float | None = None
     """Documents or rows a second, where the run limits it."""
     stuck_before: float = 0.0
@@ -321,13 +325,22 @@ class Runner:
             time.sleep(min(left, 0.5))
 
     def _hold(self, pace: Pace) -> None:
-        """Wait until the rate allows the next batch, which is not being stuck."""
-        begun = time.monotonic()
-        while (owed := pace.owed) > 0:
-            self._wait(min(owed, _SIGN_SECONDS))
-            if owed > _SIGN_SECONDS:
-                self.control.alive()
-        pace.held(time.monotonic() - begun)
+        """Wait until rate and health allow the next batch, which is not being stuck."""
+        begun, stuck_for = time.monotonic(), pace.stuck_in_all
+        try:
+            while (owed := pace.owed) > 0:
+                self._wait(min(owed, _SIGN_SECONDS))
+                if owed > _SIGN_SECONDS:
+                    self.control.alive()
+            while self.heavy and (reason := self._health.strain()):
+                self.control.waiting(reason, stuck_for)
+                self._wait(LOOK_SECONDS)
+        finally:
+            pace.held(time.monotonic() - begun)
+
+    @cached_property
+    def _health(self) -> Health:
+        return Health(self.database, self._warn)
 
     def _failed(self, error: Exception, message: str, taken: Taken | None) -> MigrationFailed:
         """Write the lasting error to the journal. `taken` is None when the taking itself failed."""

@@ -118,6 +118,7 @@ def _runner(context: Context, job: Job, parsed: Operation[Any], lease: Lease) ->
         ),
         settings=context.settings,
         worker=context.worker,
+        heavy=heavy,
         max_rate=max_rate,
         stuck_before=job.stuck_for,
         handed_on=job.handed_on,

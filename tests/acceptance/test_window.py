@@ -5,13 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from place import Place, wait_for
 from pymongo.database import Database
 
-ROWS = 3_000
+ROWS = 6_000
 RATE = 400
 
 
+@pytest.mark.campaign
 def test_rests_and_goes_on(place: Place, mongodb: Database[dict[str, Any]]) -> None:
     """It stops at the end of a batch, leaves the worker free, says until when, and goes on."""
     counters = mongodb["counters"]
@@ -21,7 +23,7 @@ def test_rests_and_goes_on(place: Place, mongodb: Database[dict[str, Any]]) -> N
     place.write("mongodb", "001_count", {"version": "1.0.0", "operations": [operation]})
     place.start_worker("-c", "1", DHARMA_RESCUE_SECONDS="0.5")
     now = datetime.now(UTC)
-    closes, opens = now + timedelta(seconds=4), now + timedelta(seconds=9)
+    closes, opens = now + timedelta(seconds=10), now + timedelta(seconds=25)
     window = f"{opens:%H:%M:%S}-{closes:%H:%M:%S}"
     submitted = place.start_submit("--max-rate", str(RATE), "--window", window)
 

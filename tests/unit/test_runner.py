@@ -176,6 +176,61 @@ def test_whoever_goes_on_keeps_the_rate_from_the_start(slept: list[float]) -> No
     assert server.done <= 1 + sum(slept) * 0.25
 
 
+def heavy(
+    control: FakeControl, *strains: str | Exception | None, rate: float = 0.5
+) -> tuple[Runner, ModelDatabase]:
+    """Bulk work of two seconds a document, on a database of which this is said."""
+    runner = make_runner(make_server(), Faults(), control, operation=Slowed(rate=rate))
+    database = runner.database
+    assert isinstance(database, ModelDatabase)
+    database.strains += strains
+    runner.heavy = True
+    return runner, database
+
+
+def test_bulk_work_waits_for_its_database_to_be_well(slept: list[float]) -> None:
+    """It says why, gives signs of life, and is not stuck for it."""
+    control = FakeControl()
+    runner, _ = heavy(control, None, Passing("away"), *["it lags"] * 4, Passing("away"))
+    runner.settings = runner.settings.model_copy(update={"retry_seconds": 1})
+    assert runner.run().over
+    assert control.waits == ["model: away", *["it lags"] * 4, "model: away"]
+    assert sum(slept) == pytest.approx(2 * (DOCUMENTS - 1) + 4 * 2, abs=2)
+    assert control.signs == 0 < len(control.waits)
+
+
+def test_it_looks_no_more_often_than_needed(slept: list[float]) -> None:
+    """Short batches need not pay for it; and what is not bulk work never does."""
+    runner, database = heavy(FakeControl(), rate=2)
+    runner.run()
+    assert database.looks == 1 + int((DOCUMENTS - 1) * 0.5 / 2)
+    light, unasked = heavy(FakeControl(), "it lags")
+    light.heavy = False
+    light.run()
+    assert unasked.looks == 0
+    assert slept
+
+
+def test_a_stop_is_answered_while_it_waits(slept: list[float]) -> None:
+    """As between batches."""
+    runner, _ = heavy(FakeControl(stop_after=10), *["it lags"] * 100)
+    with pytest.raises(Stopped):
+        runner.run()
+    assert sum(slept) < 10
+
+
+def test_what_may_not_be_seen_is_not_waited_for(slept: list[float]) -> None:
+    """It is said once; what passes is retried like any error."""
+    control = FakeControl()
+    runner, _ = heavy(control, *[ValueError("not allowed")] * 3, Passing("away"))
+    assert runner.run().over
+    assert len(control.warnings) == 1
+    assert "how model is cannot be seen" in control.warnings[0]
+    assert "not allowed" in control.warnings[0]
+    assert control.waits == ["model: away"]
+    assert slept
+
+
 @given(st.lists(st.tuples(st.integers(1, 60), st.sampled_from([Crash, Passing, Conflict]))))
 def test_every_fault_at_every_point(plan: list[tuple[int, type[BaseException]]]) -> None:
     """Whatever fails wherever, and however often: each document is exactly one higher."""

@@ -11,14 +11,14 @@ from elasticsearch_hand import Hand
 
 from dharma_tasks.operations.elasticsearch import server_tasks
 
-RATE = 400
+RATE = 300
 
 
 @pytest.mark.parametrize("kind", ["reindex", "update_by_query"])
 def test_the_server_keeps_the_rate(
     hand: Hand, client: Elasticsearch, fill: Callable[..., None], unique: str, kind: str
 ) -> None:
-    """Over all its tasks: 1,200 documents at 400 a second take about three seconds, not a tenth."""
+    """Over all its tasks: 1,200 documents at 300 a second take about four seconds, not a tenth."""
     fill(f"{unique}-v1", 1200)
     client.indices.create(index=f"{unique}-v2")
     if kind == "reindex":
@@ -29,7 +29,7 @@ def test_the_server_keeps_the_rate(
     begun = time.monotonic()
     done = hand.do(operation)
     # The server does not wait before its first batch of each task.
-    assert 1200 / RATE - 1.5 < time.monotonic() - begun < 20
+    assert 1200 / RATE - 1 <= time.monotonic() - begun < 20
     assert done.done == 1200
 
 
