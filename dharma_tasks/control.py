@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from dharma_tasks.errors import Cancelled, Halted, Stopped
 from dharma_tasks.lease import Lease
+from dharma_tasks.limits import Window
 from dharma_tasks.run import Event, Progress, RunState
 from dharma_tasks.runs import Runs
 from dharma_tasks.work import Taken
@@ -26,7 +27,8 @@ class OperationControl:
     """Watches over one operation: its lease, its run, and this worker's own shutdown.
 
     `progress` is what is shown at the start; `shutting_down` says whether this worker was
-    told to end; `forward` whether it is undone when the run is cancelled (see `Job`).
+    told to end; `forward` whether it is undone when the run is cancelled (see `Job`). Outside of
+    the `window` it rests.
     """
 
     lease: Lease
@@ -36,6 +38,7 @@ class OperationControl:
     progress: Progress
     shutting_down: Callable[[], bool]
     forward: bool = True
+    window: Window | None = None
     _asked: float = field(default_factory=time.monotonic)
     # What is over sooner needs no progress bar.
     _reported: float = field(default_factory=time.time)
@@ -63,9 +66,12 @@ class OperationControl:
 
         Raises:
             Stopped: the run is over, paused, cancelled or lost, or this worker is shutting down.
+            Halted: this is bulk work, and the run's window is closed.
             LeaseLost: another worker has the lease.
         """
         now = time.monotonic()
+        if self.window and not self.window.is_open(datetime.now(UTC)):
+            raise self.ending() or self._rest(self.window)
         if not self.shutting_down():
             if now - self._asked < _ASK_SECONDS:
                 return
@@ -74,6 +80,14 @@ class OperationControl:
         why = self.ending()
         if why is not None:
             raise why
+
+    def _rest(self, window: Window) -> Halted:
+        """Let nobody go on with it until the window opens; whoever does is told the same."""
+        opens = window.opens(datetime.now(UTC))
+        why = f"outside the window {window}; bulk work goes on at {opens:%Y-%m-%d %H:%M %Z}"
+        self.progress = self.progress.model_copy(update={"opens": opens.timestamp()})
+        self.waiting(why, self.progress.stuck_for, handed_on=self.progress.handed_on)
+        return Halted(why)
 
     def alive(self) -> None:
         """Give a sign of life from within a long statement."""

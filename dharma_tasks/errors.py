@@ -11,7 +11,7 @@
         │   └── Outdated   the journal is not where this run left it: the run cannot go on
         ├── CutOff         this worker alone may be cut off from the database
         └── Stopped        this worker is shutting down, or Redis does not know the run any more
-            └── Halted     the run is paused or over
+            └── Halted     the run is paused or over, or rests outside its window
                 └── Cancelled  the run is cancelled: what it has begun is to be undone
 
 `StepAside` is not a failure: the work is where it was, and somebody else goes on with it.
@@ -100,7 +100,10 @@ class Stopped(StepAside):
 
 
 class Halted(Stopped):
-    """The run is paused or over: nothing of it goes on, on the database's server neither."""
+    """The run is paused or over, or rests outside its window.
+
+    Nothing of it goes on, on the database's server neither.
+    """
 
 
 class Cancelled(Halted):

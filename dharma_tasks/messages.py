@@ -141,10 +141,22 @@ def _chain(runs: Runs, snapshot: Snapshot, upcoming: Next) -> Chain:
     That waits for no other database, and the worker that makes it knows what is to be sent.
     """
     chain = operation_chain(runs, snapshot.run, upcoming)
-    forward = snapshot.run.direction is Direction.FORWARD and upcoming.until is None
-    if snapshot.state is RunState.CANCELLING and forward:
+    if _turns(snapshot, upcoming):
         return [message for message in chain if message.task != "confirm"][:1]
     return chain
+
+
+def _turns(snapshot: Snapshot, upcoming: Next) -> bool:
+    """Whether it is not to be carried out any more, but its migration to be undone."""
+    forward = snapshot.run.direction is Direction.FORWARD and upcoming.until is None
+    return snapshot.state is RunState.CANCELLING and forward
+
+
+def _rests(snapshot: Snapshot, upcoming: Next) -> bool:
+    """Whether it waits for its run's window; a cancelled run turns back without."""
+    progress = snapshot.progress.get(upcoming.database)
+    resting = progress is not None and progress.resting(upcoming)
+    return resting and not _turns(snapshot, upcoming)
 
 
 def _operation_message(run: Run, at: Next, kind: str) -> Message:
@@ -164,7 +176,8 @@ def orphans(
 ) -> Iterator[tuple[str, Chain]]:
     """What is next in each database and has no live lease, with a name to claim it by.
 
-    It may be in a queue still: whoever sends it again makes a duplicate then, which steps aside.
+    What rests outside its window is left out. The others may be in a queue still: whoever sends
+    them again makes a duplicate then, which steps aside.
     """
     run = snapshot.run
     if snapshot.state.rests:
@@ -175,7 +188,7 @@ def orphans(
                 yield f"{run.id}:survey:{database}", [survey_message(run.id, database)]
         elif database in snapshot.working:
             upcoming = snapshot.working[database]
-            if leases.holder(upcoming.key) is None:
+            if not _rests(snapshot, upcoming) and leases.holder(upcoming.key) is None:
                 yield f"{run.id}:{upcoming.key}", _chain(runs, snapshot, upcoming)
         elif snapshot.state is not RunState.RUNNING:
             continue

@@ -18,6 +18,7 @@ from dharma_tasks import advice
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.explain import suggestion
+from dharma_tasks.limits import Limits
 from dharma_tasks.majors import Leap, major_problems
 from dharma_tasks.migration import Migration, Reference, Version, plain_version, reference
 from dharma_tasks.records import Direction, MigrationRecord, MigrationState, OperationState, Survey
@@ -46,7 +47,7 @@ class Request(BaseModel):
 
     `target` is `latest` or the highest version to apply in each database, and on the way back
     the one that stays (`0.0.0` for none); `databases` None means every database that has
-    migrations.
+    migrations. `limits` change nothing of the plan.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +58,7 @@ class Request(BaseModel):
     allow_major: bool = False
     direction: Direction = Direction.FORWARD
     accept_data_loss: bool = False
+    limits: Limits = Limits()
 
 
 class Plan(BaseModel):

@@ -6,6 +6,7 @@ It is kept in Redis, by `runs.py`.
 from __future__ import annotations
 
 import secrets
+import time
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from dharma_tasks.errors import Problem
+from dharma_tasks.limits import Limits
 from dharma_tasks.migration import Key, Migration
 from dharma_tasks.records import Direction
 
@@ -78,6 +80,7 @@ class Run(BaseModel):
     direction: Direction = Direction.FORWARD
     accept_data_loss: bool = False
     """Whether what cannot be undone is passed over on the way back."""
+    limits: Limits = Limits()
     fingerprint: str
     """Equal for two submits that want the same."""
 
@@ -169,6 +172,8 @@ class Progress(BaseModel):
     name: str
     number: int
     count: int
+    back: bool = False
+    """Whether it is undone."""
     type: str
     summary: str
     worker: str
@@ -178,12 +183,22 @@ class Progress(BaseModel):
     since_done: int = 0
     """What was done at `since`: the rate is over this worker's own time."""
     heartbeat: float
+    limit: float | None = None
+    """How many documents or rows a second it may work through."""
     waiting: str | None = None
     """Why it does not move: a passing error, a worker that is too old."""
+    opens: float | None = None
+    """When the run's window opens, outside of which it rests."""
     stuck_for: float = 0.0
     """Seconds that passing errors had kept it from moving, over all its workers, at `heartbeat`."""
     handed_on: bool = False
     """Whether a worker that was cut off has left it, in order, to another one."""
+
+    def resting(self, at: Next) -> bool:
+        """Whether this is about `at`, and that rests until a time that has not come."""
+        here = (at.version, at.number, at.until is not None)
+        is_it = here == (self.version, self.number, self.back)
+        return is_it and self.opens is not None and time.time() < self.opens
 
     @property
     def rate(self) -> float:

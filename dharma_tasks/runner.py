@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import structlog
@@ -24,10 +25,11 @@ from dharma_tasks.errors import (
     StepAside,
     Stopped,
 )
+from dharma_tasks.health import LOOK_SECONDS, Health
 from dharma_tasks.identity import owner
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Operation
-from dharma_tasks.pace import Pace
+from dharma_tasks.pace import Bounds, Pace
 from dharma_tasks.records import MigrationState
 from dharma_tasks.settings import Settings
 from dharma_tasks.work import Assignment, Step, Taken, Walked, Work
@@ -36,6 +38,9 @@ log = structlog.get_logger()
 
 _LOOKS_BEFORE_INTERRUPT = 3
 """Looks at a long statement, a second apart, before a worker that is to stop interrupts it."""
+
+_SIGN_SECONDS = 2
+"""How often whoever watches gets a sign of life while a batch waits for its time."""
 
 
 class Control(Protocol):
@@ -93,6 +98,10 @@ class Runner:
     control: Control
     settings: Settings
     worker: str
+    heavy: bool = False
+    """Whether this is bulk work, which waits while its database is under strain."""
+    max_rate: float | None = None
+    """Documents or rows a second, where the run limits it."""
     stuck_before: float = 0.0
     """Seconds that passing errors have kept it from moving, under the workers before this one."""
     handed_on: bool = False
@@ -117,7 +126,7 @@ class Runner:
             StepAside: another worker has it, or this one must stop; nothing is lost.
             MigrationFailed: a lasting error, already written to the journal.
         """
-        pace = Pace(self.settings.batch_seconds, self.stuck_before)
+        pace = Pace(self.settings.batch_seconds, self.stuck_before, self._bounds)
         taken: Taken | None = None
         ours: Taken | None = None  # the last that is known, also while it is not sure any more
         self._counted = self.handed_on
@@ -133,9 +142,12 @@ class Runner:
                     prepared = taken.undo is not None or self.assignment.back
                     self._check_attempts(taken)
                     pace.begun(taken.attempts)
+                    if taken is self.first and taken.done:
+                        pace.resumed()
                 elif not prepared:
                     taken, prepared = self._prepare(taken, pace), True
                 else:
+                    self._hold(pace)
                     taken = self._batch(taken, pace)
                 ours = taken
                 self.control.report(taken, pace.stuck_in_all)
@@ -154,6 +166,11 @@ class Runner:
                 pause = self._after(error, taken, pace)
                 taken = None
         return taken
+
+    @property
+    def _bounds(self) -> Bounds:
+        """What the batches keep to."""
+        return self.operation.bounds().slowed(self.max_rate)
 
     def keeps_something(self) -> bool:
         """Take the operation over, and say whether anything of it may be there."""
@@ -206,7 +223,8 @@ class Runner:
                 taken, batch, transactional=transactional(taken.cursor)
             )
         moved = (after.cursor, after.done) != (taken.cursor, taken.done)
-        pace.went_well(time.monotonic() - begun, moved=moved)
+        done = after.done - taken.done
+        pace.went_well(time.monotonic() - begun, done=done, moved=moved)
         return after
 
     def _undo(self, work: Work[Any]) -> Step:
@@ -260,6 +278,7 @@ class Runner:
             confirm=self.control.confirm,
             warn=self._warn,
             earlier=lambda: self.database.journal.earlier(self.assignment.key),
+            rate=self._bounds.rate,
         )
 
     def _after(self, error: Exception, taken: Taken | None, pace: Pace) -> float:
@@ -304,6 +323,24 @@ class Runner:
         while (left := until - time.monotonic()) > 0:
             self.control.check()
             time.sleep(min(left, 0.5))
+
+    def _hold(self, pace: Pace) -> None:
+        """Wait until rate and health allow the next batch, which is not being stuck."""
+        begun, stuck_for = time.monotonic(), pace.stuck_in_all
+        try:
+            while (owed := pace.owed) > 0:
+                self._wait(min(owed, _SIGN_SECONDS))
+                if owed > _SIGN_SECONDS:
+                    self.control.alive()
+            while self.heavy and (reason := self._health.strain()):
+                self.control.waiting(reason, stuck_for)
+                self._wait(LOOK_SECONDS)
+        finally:
+            pace.held(time.monotonic() - begun)
+
+    @cached_property
+    def _health(self) -> Health:
+        return Health(self.database, self._warn)
 
     def _failed(self, error: Exception, message: str, taken: Taken | None) -> MigrationFailed:
         """Write the lasting error to the journal. `taken` is None when the taking itself failed."""

@@ -44,6 +44,10 @@ class Settings(BaseSettings):
     """How long one batch should take; the number of documents follows from it."""
     lock_timeout_seconds: float = Field(default=5, gt=0)
     """PostgreSQL's `lock_timeout`: a DDL that waits longer lets the traffic behind it pass."""
+    max_lag_seconds: float = Field(default=10, ge=0)
+    """How far behind a replica may be for bulk work to go on."""
+    max_lock_waits: int = Field(default=10, ge=0)
+    """How many sessions of PostgreSQL may wait for locks for bulk work to go on."""
     keep_undo_days: int = Field(default=30, ge=0)
     """How old what is kept for the way back must be for `dharma prune` to remove it."""
 

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from redis import Redis
 
 from dharma_tasks.errors import Problem, Refused, Unreachable
+from dharma_tasks.limits import Limits
 from dharma_tasks.loader import Loaded
 from dharma_tasks.messages import Chain, survey_message
 from dharma_tasks.planner import Request, required_databases
@@ -178,6 +179,8 @@ def make_run(loaded: Loaded, request: Request, by: str) -> Run:
         *selected,
         *sorted(f"{m.reference} {m.stamp} {json.dumps(m.rollback)}" for m in loaded.migrations),
     ]
+    if request.limits != Limits():
+        wanted.append(request.limits.model_dump_json())
     now = datetime.now(UTC)
     return Run(
         id=new_run_id(now),
@@ -190,6 +193,7 @@ def make_run(loaded: Loaded, request: Request, by: str) -> Run:
         allow_major=request.allow_major,
         direction=request.direction,
         accept_data_loss=request.accept_data_loss,
+        limits=request.limits,
         fingerprint=hashlib.sha256("\n".join(wanted).encode()).hexdigest(),
     )
 

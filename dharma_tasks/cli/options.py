@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from dharma_tasks.errors import Refused
+from dharma_tasks.limits import Limits, Window
 from dharma_tasks.planner import LATEST
 from dharma_tasks.strict_json import value_of
 from dharma_tasks.values import NAME
@@ -80,6 +81,42 @@ values = click.option(
     "where it is valid JSON (2, true, {…}), and text where it is not (007, logs-eu); '\"2\"' is "
     "text too.  [default: DHARMA_VALUE_NAME, or the default in the file]",
 )
+
+max_rate = click.option(
+    "--max-rate",
+    metavar="N",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Bulk work goes through no more than N documents or rows a second.  [default: no limit]",
+)
+window = click.option(
+    "--window",
+    metavar="HH:MM-HH:MM",
+    help="Bulk work rests outside this part of the day, and goes on by itself.  [default: always]",
+)
+timezone = click.option(
+    "--timezone",
+    metavar="ZONE",
+    help="Whose clocks --window is read by, such as Europe/Berlin.  [default: UTC]",
+)
+
+
+def limits(max_rate: float | None, window: str | None, timezone: str | None) -> Limits:
+    """Put them together.
+
+    Raises:
+        click.BadParameter: it is no window.
+        click.UsageError: a time zone without a window.
+    """
+    if window is None:
+        if timezone is not None:
+            msg = "--timezone is for --window"
+            raise click.UsageError(msg)
+        return Limits(max_rate=max_rate)
+    try:
+        return Limits(max_rate=max_rate, window=Window.parse(window, timezone or "UTC"))
+    except ValueError as error:
+        msg = f"--window: {error}"
+        raise click.BadParameter(msg) from None
 
 
 def one_way(rollback_to: str | None, *, target: str, **allowed: bool) -> None:

@@ -32,6 +32,9 @@ from dharma_tasks.words import several
 @options.no_wait
 @options.timeout
 @options.as_json
+@options.max_rate
+@options.window
+@options.timezone
 @options.values
 @options.by
 def rollback(  # noqa: PLR0913 - one for each option
@@ -45,6 +48,9 @@ def rollback(  # noqa: PLR0913 - one for each option
     no_wait: bool,
     timeout: float | None,
     as_json: bool,
+    max_rate: float | None,
+    window: str | None,
+    timezone: str | None,
     given: JSON,
     by: str | None,
 ) -> None:
@@ -62,6 +68,7 @@ def rollback(  # noqa: PLR0913 - one for each option
         databases=chosen,
         direction=Direction.BACK,
         accept_data_loss=accept_data_loss,
+        limits=options.limits(max_rate, window, timezone),
     )
     who = by or default_by()
     wanted = Options(request, migrations, given, who, not no_wait, timeout, as_json, inline=False)

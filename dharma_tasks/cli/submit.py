@@ -46,6 +46,9 @@ from dharma_tasks.submit import default_by
     is_flag=True,
     help="With --rollback-to: pass over what cannot be undone, and leave it as it is.",
 )
+@options.max_rate
+@options.window
+@options.timezone
 @options.values
 @options.by
 def submit(  # noqa: PLR0913 - one for each option
@@ -63,6 +66,9 @@ def submit(  # noqa: PLR0913 - one for each option
     allow_major: bool,
     rollback_to: str | None,
     accept_data_loss: bool,
+    max_rate: float | None,
+    window: str | None,
+    timezone: str | None,
     given: JSON,
     by: str | None,
 ) -> None:
@@ -93,6 +99,7 @@ def submit(  # noqa: PLR0913 - one for each option
         allow_major=allow_major,
         direction=Direction.BACK if rollback_to else Direction.FORWARD,
         accept_data_loss=accept_data_loss,
+        limits=options.limits(max_rate, window, timezone),
     )
     if dry_run:
         sys.exit(show(Asked(request, migrations, as_json, given)))

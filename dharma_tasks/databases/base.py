@@ -67,6 +67,13 @@ class Database(ABC, Generic[HandleT]):
         nothing of that name.
         """
 
+    def strain(self, warn: Callable[[str], None]) -> str | None:  # noqa: ARG002
+        """Why bulk work should wait now, in words with the numbers; None where it need not.
+
+        `warn` is told what cannot be seen, and so is not waited for.
+        """
+        return None
+
     @abstractmethod
     def classify(self, error: BaseException) -> Fault:
         """Say what an exception of the driver means. Unknown ones are lasting."""

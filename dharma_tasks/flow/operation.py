@@ -21,6 +21,7 @@ from dharma_tasks.messages import Chain
 from dharma_tasks.migration import Key, reference
 from dharma_tasks.operations import catalogue
 from dharma_tasks.operations.base import Operation
+from dharma_tasks.operations.paced import Throttled
 from dharma_tasks.records import Direction, MigrationState
 from dharma_tasks.run import Event, Job, Next, Progress
 from dharma_tasks.runner import MigrationFailed, Runner
@@ -98,7 +99,9 @@ def _parsed(context: Context, job: Job) -> Operation[Any]:
 
 
 def _runner(context: Context, job: Job, parsed: Operation[Any], lease: Lease) -> Runner:
-    assignment = _assignment(job)
+    assignment, limits = _assignment(job), job.run.limits
+    max_rate = limits.max_rate if isinstance(parsed, Throttled) else None
+    heavy = parsed.burden(assignment.direction).heavy
     return Runner(
         operation=parsed,
         assignment=assignment,
@@ -108,12 +111,15 @@ def _runner(context: Context, job: Job, parsed: Operation[Any], lease: Lease) ->
             runs=context.runs,
             run=job.run.id,
             database=job.at.database,
-            progress=_progress(context, assignment, parsed, job),
+            progress=_progress(context, assignment, parsed, job, max_rate),
             shutting_down=context.shutting_down,
             forward=job.forward,
+            window=limits.window if heavy else None,
         ),
         settings=context.settings,
         worker=context.worker,
+        heavy=heavy,
+        max_rate=max_rate,
         stuck_before=job.stuck_for,
         handed_on=job.handed_on,
         accept_data_loss=job.run.accept_data_loss,
@@ -216,7 +222,11 @@ def _event(kind: str, key: Key, text: str, seconds: float | None = None) -> Even
 
 
 def _progress(
-    context: Context, assignment: Assignment, parsed: Operation[Any], job: Job
+    context: Context,
+    assignment: Assignment,
+    parsed: Operation[Any],
+    job: Job,
+    max_rate: float | None,
 ) -> Progress:
     now = time.time()
     return Progress(
@@ -224,11 +234,13 @@ def _progress(
         name=assignment.name,
         number=assignment.key.number,
         count=assignment.count,
+        back=assignment.back,
         type=assignment.type,
         summary=parsed.summary,
         worker=context.worker,
         since=now,
         heartbeat=now,
+        limit=parsed.bounds().slowed(max_rate).rate,
         stuck_for=job.stuck_for,
         handed_on=job.handed_on,
     )

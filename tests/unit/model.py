@@ -175,6 +175,9 @@ class ModelDatabase(Database[dict[int, int]]):
     def __init__(self, server: Server, faults: Faults) -> None:
         self._journal = ModelJournal(server, faults)
         self.recovered = 0
+        self.strains: list[str | Exception | None] = []
+        """What is said of the next looks at it; then that it is well."""
+        self.looks = 0
 
     @property
     def journal(self) -> ModelJournal:
@@ -192,6 +195,13 @@ class ModelDatabase(Database[dict[int, int]]):
 
     def count(self, names: Sequence[str]) -> dict[str, int | None]:
         raise NotImplementedError
+
+    def strain(self, warn: Callable[[str], None]) -> str | None:
+        self.looks += 1
+        found = self.strains.pop(0) if self.strains else None
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def classify(self, error: BaseException) -> Fault:
         if isinstance(error, Conflict):

@@ -556,3 +556,35 @@ def test_json_when_unreachable(stage: Stage) -> None:
     assert (document["state"], document["exit_status"]) == ("unreachable", 4)
     assert "no worker is alive" in document["message"]
     assert document["warnings"] == ["postgresql/1.sql: only comments."]
+
+
+def test_limits_go_with_the_run(stage: Stage) -> None:
+    """Workers read them from its record; a submit with others is no equal one to join."""
+    options = ["--max-rate", "500", "--window", "22:00-04:00", "--timezone", "Europe/Berlin"]
+    first = stage.submit("--no-wait", *options)
+    snapshot = stage.driver.runs.snapshot(first.stdout.strip())
+    assert snapshot is not None
+    limits = snapshot.run.limits
+    assert limits.max_rate == 500
+    assert str(limits.window) == "22:00-04:00 (Europe/Berlin)"
+    assert stage.submit("--no-wait", *options).stdout == first.stdout
+    other = stage.submit("--no-wait", "--max-rate", "499")
+    assert other.exit_code == 3
+    assert f"run {snapshot.run.id} is active" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--max-rate", "0"], "--max-rate"),
+        (["--window", "01:00"], "write 01:00-05:00"),
+        (["--window", "01:00-05:00", "--timezone", "Berlin"], "Europe/Berlin"),
+        (["--timezone", "Europe/Berlin"], "--timezone is for --window"),
+    ],
+)
+def test_limits_that_are_none(stage: Stage, options: list[str], said: str) -> None:
+    """Nothing is submitted."""
+    refused = stage.submit(*options)
+    assert refused.exit_code == 2
+    assert said in refused.stderr
+    assert stage.sent == []

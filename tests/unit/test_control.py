@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from fake_run import NAMESPACE, Driver, key, migration, progress
 from fakeredis import FakeRedis
 
 from dharma_tasks.control import OperationControl
+from dharma_tasks.errors import Cancelled, Halted
 from dharma_tasks.identity import owner
 from dharma_tasks.lease import Leases
+from dharma_tasks.limits import Window
+from dharma_tasks.messages import orphans
 from dharma_tasks.records import OperationState
-from dharma_tasks.run import Next, Run
+from dharma_tasks.run import Event, Next, Run
 from dharma_tasks.work import Assignment, Taken
 
 FIRST, SECOND = (Next("mongodb", "1.0.0", number) for number in (1, 2))
@@ -33,7 +37,7 @@ def run(driver: Driver) -> Run:
     return run
 
 
-def make_control(driver: Driver, run: Run) -> OperationControl:
+def make_control(driver: Driver, run: Run, window: Window | None = None) -> OperationControl:
     """Return what a worker has that begins on the first operation."""
     job = driver.runs.job(run.id, FIRST)
     return OperationControl(
@@ -43,6 +47,7 @@ def make_control(driver: Driver, run: Run) -> OperationControl:
         database="mongodb",
         progress=progress(FIRST, stuck_for=job.stuck_for, handed_on=job.handed_on),
         shutting_down=lambda: False,
+        window=window,
     )
 
 
@@ -101,3 +106,50 @@ def test_another_operation_was_stuck(driver: Driver, run: Run) -> None:
     driver.move(run, FIRST, last=False)
     second = driver.runs.job(run.id, SECOND)
     assert (second.stuck_for, second.handed_on) == (0, False)
+
+
+def closed_for(seconds: float) -> Window:
+    """A window that opens then."""
+    now = datetime.now(UTC)
+    opens = (now + timedelta(seconds=seconds)).time()
+    return Window(start=opens, end=(now - timedelta(seconds=60)).time(), timezone="UTC")
+
+
+def orphaned(driver: Driver, run: Run) -> list[list[str]]:
+    """The tasks that a rescuer would send."""
+    snapshot = driver.runs.snapshot(run.id)
+    assert snapshot is not None
+    found = orphans(driver.runs, Leases(driver.redis, NAMESPACE, 10), snapshot, ["mongodb"])
+    return [[message.task for message in chain] for _, chain in found]
+
+
+def test_outside_its_window_it_rests_and_nobody_sends_it(driver: Driver, run: Run) -> None:
+    """From the first question on; when the window opens, rescuers send it as any orphan."""
+    control = make_control(driver, run, closed_for(0.5))
+    with pytest.raises(Halted, match="outside the window"):
+        control.check()
+    control.lease.release()
+    assert orphaned(driver, run) == []
+    until = time.monotonic() + 5
+    while not orphaned(driver, run):
+        assert time.monotonic() < until
+    make_control(driver, run, control.window).check()
+
+
+def test_a_cancelled_run_turns_back_outside_its_window(driver: Driver, run: Run) -> None:
+    """It does nothing more but to say what is to be undone, which then rests on its own."""
+    control = make_control(driver, run, closed_for(60))
+    with pytest.raises(Halted):
+        control.check()
+    control.lease.release()
+    driver.runs.cancel(run, Event(at=datetime.now(UTC), kind="cancelled", text=""), keep=False)
+    assert orphaned(driver, run) == [["mongodb.kind_1"]]
+    with pytest.raises(Cancelled):
+        make_control(driver, run, control.window).check()
+
+
+def test_inside_its_window_it_works(driver: Driver, run: Run) -> None:
+    """As without one."""
+    now = datetime.now(UTC)
+    ends = [(now + timedelta(seconds=each)).time() for each in (-60, 60)]
+    make_control(driver, run, Window(start=ends[0], end=ends[1], timezone="UTC")).check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 import pytest
@@ -18,8 +19,10 @@ from dharma_tasks import submit as submitting
 from dharma_tasks.cli import common, main, running
 from dharma_tasks.errors import CutOff
 from dharma_tasks.flow import context, operation, planning
+from dharma_tasks.limits import Window
 from dharma_tasks.loader import Loaded
-from dharma_tasks.records import MigrationState, Survey
+from dharma_tasks.operations.base import Burden
+from dharma_tasks.records import Direction, MigrationState, Survey
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 from dharma_tasks.work import Step, Work
@@ -35,6 +38,13 @@ class Slow(Increment):
         """Take a millisecond."""
         time.sleep(0.001)
         return super().step(work)
+
+
+class Heavy(Slow):
+    """Bulk work."""
+
+    def burden(self, direction: Direction) -> Burden:
+        return Burden(heavy=True)
 
 
 class Journal(ModelJournal):
@@ -97,9 +107,9 @@ class Stage:
 
         self._patch.setattr(submitting.Submission, "watch", until)
 
-    def submit(self) -> Result:
+    def submit(self, *options: str) -> Result:
         """Run `dharma submit --inline`."""
-        return CliRunner().invoke(main, ["submit", "--inline", "--timeout", "30"])
+        return CliRunner().invoke(main, ["submit", "--inline", "--timeout", "30", *options])
 
 
 @pytest.fixture
@@ -115,6 +125,28 @@ def test_it_applies_without_a_worker(stage: Stage) -> None:
     assert "mongodb 1.0.0 change applied in" in result.stdout
     assert set(stage.server.documents.values()) == {1}
     assert stage.redis.keys(f"{NAMESPACE}:lease:*") == []
+
+
+@pytest.mark.parametrize("kind", [Heavy, Slow])
+def test_bulk_work_rests_outside_its_window(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, kind: type[Slow]
+) -> None:
+    """It closes in the middle: the work is let go, and taken up again by itself when it opens."""
+    stage.operation = kind()
+    opens: list[datetime] = []
+
+    def is_open(_window: Window, at: datetime) -> bool:
+        if stage.server.done >= 100 and not opens:
+            opens.append(at + timedelta(seconds=1))
+        return not opens or at >= opens[0]
+
+    monkeypatch.setattr(Window, "is_open", is_open)
+    monkeypatch.setattr(Window, "opens", lambda _window, _after: opens[0])
+    result = stage.submit("--window", "01:00-05:00")
+    assert result.exit_code == 0, result.output
+    assert set(stage.server.documents.values()) == {1}
+    assert stage.server.fence == (2 if kind is Heavy else 1)
+    assert stage.server.attempts == 0
 
 
 class Outage(Faults):

@@ -12,6 +12,7 @@ from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.databases.elasticsearch import errors
 from dharma_tasks.databases.elasticsearch.client import connect
 from dharma_tasks.databases.elasticsearch.journal import ElasticsearchJournal
+from dharma_tasks.databases.elasticsearch.strain import Strain
 from dharma_tasks.migration import JSON
 from dharma_tasks.records import Owner
 from dharma_tasks.settings import Settings
@@ -38,6 +39,7 @@ class ElasticsearchDatabase(Database[Elasticsearch]):
         if url is None:
             raise KeyError(self.name)
         self._client = connect(url, settings.lease_seconds * _PART_OF_LEASE)
+        self._strain = Strain(self._client)
         self._journal = ElasticsearchJournal(self._client, settings.namespace)
 
     @property
@@ -80,6 +82,10 @@ class ElasticsearchDatabase(Database[Elasticsearch]):
         except BadRequestError:
             return None
         return None if answer["_shards"]["failed"] else answer["count"]
+
+    def strain(self, warn: Callable[[str], None]) -> str | None:  # noqa: ARG002
+        """A red cluster, or writes that were refused."""
+        return self._strain.look()
 
     def classify(self, error: BaseException) -> Fault:
         """Say what an exception of the driver means. Unknown ones are lasting."""

@@ -14,6 +14,7 @@ from dharma_tasks.databases.freeing import ended
 from dharma_tasks.databases.mongodb import faults
 from dharma_tasks.databases.mongodb.connection import Connection, Handle, operating
 from dharma_tasks.databases.mongodb.journal import MongodbJournal
+from dharma_tasks.databases.mongodb.strain import strain
 from dharma_tasks.databases.mongodb.watch import works
 from dharma_tasks.databases.watch import Watcher
 from dharma_tasks.migration import JSON
@@ -29,6 +30,7 @@ class MongodbDatabase(Database[Handle]):
     def __init__(self, settings: Settings) -> None:
         """Remember where the database is; connect on first use."""
         self._connection = Connection(settings)
+        self._most_lag = settings.max_lag_seconds
         self._watcher = Watcher()
         self._journal = MongodbJournal(self._connection, settings.namespace, self.free)
 
@@ -77,6 +79,12 @@ class MongodbDatabase(Database[Handle]):
             name: database[name].estimated_document_count() if kind == "collection" else None
             for name, kind in types.items()
         }
+
+    def strain(self, warn: Callable[[str], None]) -> str | None:  # noqa: ARG002
+        """A secondary that lags."""
+        if not self.transactions:
+            return None
+        return strain(self._connection.client, self._most_lag)
 
     def classify(self, error: BaseException) -> Fault:
         """By the server's code and the driver's labels; a lost connection is passing."""

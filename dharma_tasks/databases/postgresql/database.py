@@ -13,6 +13,7 @@ from dharma_tasks.databases.freeing import FREE_SECONDS, ended
 from dharma_tasks.databases.postgresql import faults
 from dharma_tasks.databases.postgresql.journal import PostgresqlJournal
 from dharma_tasks.databases.postgresql.session import Session
+from dharma_tasks.databases.postgresql.strain import strain
 from dharma_tasks.databases.postgresql.watch import Onlooker
 from dharma_tasks.databases.watch import Watcher
 from dharma_tasks.migration import JSON
@@ -54,6 +55,7 @@ class PostgresqlDatabase(Database[Session]):
 
     def __init__(self, settings: Settings) -> None:
         """Remember where the database is; connect on first use."""
+        self._settings = settings
         self._session = Session(settings)
         self._watcher = Watcher()
         self._onlooker = Onlooker(settings)
@@ -99,6 +101,10 @@ class PostgresqlDatabase(Database[Session]):
             if is_there:
                 found[name] = rows
         return found
+
+    def strain(self, warn: Callable[[str], None]) -> str | None:
+        """A standby that lags, or sessions that wait for locks."""
+        return strain(self._onlooker.query, self._settings, warn)
 
     def classify(self, error: BaseException) -> Fault:
         """By SQLSTATE; a lost connection is passing."""

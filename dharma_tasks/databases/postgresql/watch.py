@@ -1,10 +1,11 @@
-"""Whether the server works on a statement of ours, as `pg_stat_activity` shows it."""
+"""What is seen beside the work: whether the server works on a statement of ours, and how it is."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import psycopg
+from psycopg.rows import TupleRow
 
 from dharma_tasks.databases.postgresql.connection import Connection
 from dharma_tasks.databases.postgresql.session import connect
@@ -21,7 +22,7 @@ _ANSWER_SECONDS = 5
 
 
 class Onlooker:
-    """A connection that looks at another one; made when a statement is long."""
+    """A connection that looks on; made when a statement is long, or many rows are to come."""
 
     def __init__(self, settings: Settings) -> None:
         """Remember where the database is."""
@@ -31,14 +32,21 @@ class Onlooker:
     def works(self, identity: dict[str, Any]) -> bool:
         """Whether the server process `identity` works on a statement; False if in doubt."""
         try:
+            ((found,),) = self.query(_WORKING, identity)
+        except psycopg.Error:
+            return False
+        return bool(found)
+
+    def query(self, text: str, values: dict[str, Any] | None = None) -> list[TupleRow]:
+        """Ask the server. After an error the connection is made anew."""
+        try:
             if self._connection is None:
                 self._connection = connect(self._settings)
                 self._connection.patience = _ANSWER_SECONDS
-            row = self._connection.execute(_WORKING, identity).fetchone()
+            return self._connection.execute(text, values).fetchall()
         except psycopg.Error:
             self.close()
-            return False
-        return bool(row and row[0])
+            raise
 
     def close(self) -> None:
         """Close the connection. Harmless when repeated."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from psycopg import sql as composing
@@ -12,9 +13,11 @@ from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import OperationFailed, Problem
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Burden
+from dharma_tasks.operations.paced import Paced
 from dharma_tasks.operations.postgresql import rules, running
 from dharma_tasks.operations.postgresql.parsing import END, START, NotSql, batched, parse
 from dharma_tasks.operations.postgresql.sql_file import SqlFile
+from dharma_tasks.pace import Bounds
 from dharma_tasks.records import Direction
 from dharma_tasks.work import Prepared, Step, Work
 
@@ -79,12 +82,12 @@ _FEW = 100_000
 _SMALL = "SELECT count(*) FROM (SELECT 1 FROM {table} LIMIT %(few)s) AS few"
 
 
-class SqlBatch(SqlFile):
+class SqlBatch(Paced[Session], SqlFile):
     """One statement with `:batch_start` and `:batch_end`, both inclusive keys that exist.
 
     It walks the column `key` of `table` in its own order, from the smallest to the largest
     key that is there when it begins. `size` is the number of rows in a range; without it, a
-    range takes about as long as any batch.
+    range takes about as long as any batch. A conflict makes it smaller all the same.
     """
 
     kind: ClassVar[str] = "sql_batch"
@@ -122,6 +125,11 @@ class SqlBatch(SqlFile):
             what = f"it changes {self.key}, by which it walks: rows would be met twice, or never"
             return [rules.problem(statement, what, "Walk by another column.")]
         return []
+
+    def bounds(self) -> Bounds:
+        """What the migration says; `size` is both bounds in one."""
+        found = super().bounds()
+        return replace(found, least=self.size, most=self.size) if self.size else found
 
     def burden(self, direction: Direction) -> Burden:
         """It goes through its table; what a range locks is free again with its checkpoint."""
@@ -188,8 +196,7 @@ class SqlBatch(SqlFile):
 
     def step(self, work: Work[Session]) -> Step:
         """Run the statement over the next range."""
-        size = self.size or work.size
-        start, end, count = self._range(work, size)
+        start, end, count = self._range(work, work.size)
         if not count:
             return Step(cursor=work.cursor, finished=True)
         text = batched(self.sql).text
@@ -197,7 +204,7 @@ class SqlBatch(SqlFile):
             work.handle.run_typed(text.encode(), [start, end], work.undo["oid"])
         for warning in work.handle.warnings():
             work.warn(warning)
-        return Step(cursor=end, done=count, finished=count < size or end == work.undo["last"])
+        return Step(cursor=end, done=count, finished=count < work.size or end == work.undo["last"])
 
     @staticmethod
     def _range(work: Work[Session], size: int) -> TupleRow:
