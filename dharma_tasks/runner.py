@@ -268,7 +268,7 @@ class Runner:
         message = self.database.describe(error)
         if fault is Fault.LASTING:
             raise self._failed(error, message, taken) from error
-        if fault is Fault.CONFLICT:
+        if fault is Fault.CONFLICT and taken is not None:
             pace.conflicted()
         log.warning("retry", fault=fault.value, error=message, batch_size=pace.size)
         self.database.recover()

@@ -24,7 +24,7 @@ class Fault(Enum):
     PASSING = "passing"
     """Retried from the checkpoint, with a new fence, after a pause."""
     CONFLICT = "conflict"
-    """As PASSING, and the batch is halved: others write the same documents."""
+    """As PASSING, and the batch is halved: others write the same documents, or it took too long."""
 
 
 class Database(ABC, Generic[HandleT]):

@@ -15,11 +15,13 @@ from pymongo.database import Database
 from pymongo.errors import (
     AutoReconnect,
     BulkWriteError,
+    ExecutionTimeout,
     NetworkTimeout,
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
     WriteError,
+    WTimeoutError,
 )
 
 from dharma_tasks.databases.base import Fault
@@ -262,7 +264,9 @@ def labelled(label: str, code: int) -> OperationFailure:
     ("error", "fault"),
     [
         (AutoReconnect("gone"), Fault.PASSING),
-        (NetworkTimeout("silent"), Fault.PASSING),
+        (NetworkTimeout("silent"), Fault.CONFLICT),
+        (ExecutionTimeout("no time left", 50), Fault.CONFLICT),
+        (WTimeoutError("not on a majority", 64), Fault.CONFLICT),
         (ServerSelectionTimeoutError("no primary"), Fault.PASSING),
         (TimeoutError("slow"), Fault.PASSING),
         (labelled("TransientTransactionError", 24), Fault.PASSING),

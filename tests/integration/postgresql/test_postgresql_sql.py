@@ -341,6 +341,7 @@ def test_errors_are_told_apart(postgres: Any) -> None:
     assert database.classify(psycopg.InterfaceError("closed")) is Fault.PASSING
     assert database.classify(psycopg.errors.SerializationFailure()) is Fault.CONFLICT
     assert database.classify(psycopg.errors.DeadlockDetected()) is Fault.CONFLICT
+    assert database.classify(psycopg.errors.LockNotAvailable()) is Fault.CONFLICT
     assert database.classify(ValueError("no")) is Fault.LASTING
     with pytest.raises(psycopg.Error) as caught:
         postgres.see.execute("SELECT 1 / 0")
