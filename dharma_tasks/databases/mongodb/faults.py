@@ -108,7 +108,11 @@ def _codes(error: PyMongoError) -> set[int]:
 
 
 def describe(error: BaseException) -> str:
-    """The server's whole message with its code, and the document it is about where it says so."""
+    """The server's whole message with its code, and the document it is about."""
+    return "\n".join([_message(error), *getattr(error, "__notes__", [])])
+
+
+def _message(error: BaseException) -> str:
     if isinstance(error, BulkWriteError):
         details: Any = error.details or {}
         found = [*details.get("writeErrors", ()), *details.get("writeConcernErrors", ())]

@@ -9,17 +9,20 @@ alone; the second say which documents are in the batch, where its two ends diffe
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from bson import ObjectId
 from pydantic import Field as Default
+from pymongo.errors import OperationFailure
 
 from dharma_tasks.databases.mongodb import kept
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import OperationFailed, Problem
 from dharma_tasks.operations.base import Burden, Operation
+from dharma_tasks.operations.mongodb import refused
 from dharma_tasks.operations.mongodb.collections import Found, existing
 from dharma_tasks.operations.mongodb.images import Images
 from dharma_tasks.operations.mongodb.keeping import BY_ID, Documents, Keeping, undo
@@ -176,6 +179,17 @@ class Walk(Operation[Handle]):
 
     def _update(self, work: Work[Handle], within: Document) -> int:
         """Change what is `within` the batch; returns how many documents it changed."""
+
+        def change(conditions: Iterable[Document]) -> int:
+            return self._send(work, {"$and": [within, *conditions]})
+
+        try:
+            return self._send(work, within)
+        except OperationFailure as error:
+            refused.name(error, self._documents(work), self._matching(within), change)
+            raise
+
+    def _send(self, work: Work[Handle], within: Document) -> int:
         _, update = self.change()
         if work.handle.session is None:
             work.confirm()
