@@ -118,6 +118,7 @@ class Runner:
             MigrationFailed: a lasting error, already written to the journal.
         """
         pace = Pace(self.settings.batch_seconds, self.stuck_before)
+        pace.size = self.operation.first_size or pace.size
         taken: Taken | None = None
         ours: Taken | None = None  # the last that is known, also while it is not sure any more
         self._counted = self.handed_on

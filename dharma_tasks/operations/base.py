@@ -62,6 +62,11 @@ class Operation(BaseModel, ABC, Generic[HandleT]):
     def summary(self) -> str:
         """What it works on, in a few words, for logs and progress: `users(email)`."""
 
+    @property
+    def first_size(self) -> int | None:
+        """How many documents or rows its first batch is to have, where the migration says so."""
+        return None
+
     def problems(self) -> list[Problem]:
         """What is wrong with the parameters beyond their types (`file` is left empty)."""
         return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 
 from dharma_tasks.errors import Stopped
@@ -14,7 +15,7 @@ KIND = "sql_batch"
 
 
 def test_every_row_once(postgres: Any) -> None:
-    """Ranges are as large as told, and their ends are keys that exist."""
+    """The first range is as large as told, and the ends of ranges are keys that exist."""
     postgres.see.execute(
         "CREATE TABLE t (id int PRIMARY KEY, n int DEFAULT 0, low int, high int);"
         "INSERT INTO t (id) SELECT g * 3 FROM generate_series(1, 1000) g"
@@ -28,12 +29,27 @@ def test_every_row_once(postgres: Any) -> None:
         size=300,
     )
     assert done.done == 1000
-    assert postgres.rows("SELECT low, high, count(*), sum(n) FROM t GROUP BY 1, 2 ORDER BY 1") == [
-        (3, 900, 300, 300),
-        (903, 1800, 300, 300),
-        (1803, 2700, 300, 300),
-        (2703, 3000, 100, 100),
-    ]
+    ranges = postgres.rows(
+        "SELECT low, high, count(*), min(id), max(id), min(n), max(n) FROM t GROUP BY 1, 2"
+        " ORDER BY 1"
+    )
+    assert ranges[0] == (3, 900, 300, 3, 900, 1, 1)
+    assert len(ranges) > 1
+    assert all(each[:2] == each[3:5] and each[5:] == (1, 1) for each in ranges)
+
+
+def test_a_conflict_makes_ranges_smaller(postgres: Any) -> None:
+    """Also where the file says how large they are at first."""
+    postgres.see.execute("CREATE TABLE t (k int PRIMARY KEY, n int DEFAULT 0, high int)")
+    postgres.see.execute("INSERT INTO t (k) SELECT g FROM generate_series(1, 400) g")
+    sql = "UPDATE t SET n = n + 1, high = :batch_end WHERE k BETWEEN :batch_start AND :batch_end"
+    with psycopg.connect(postgres.url) as holder:
+        holder.execute("UPDATE t SET n = 0 WHERE k = 350")
+        work = postgres.in_background(lambda: postgres.run(sql, KIND, table="t", key="k", size=400))
+        postgres.wait_for("SELECT count(*) > 100 FROM t WHERE n = 1")
+    assert work.result(15).done == 400
+    assert postgres.rows("SELECT DISTINCT n FROM t") == [(1,)]
+    assert postgres.value("SELECT min(high) FROM t") <= 200
 
 
 @pytest.mark.parametrize(
@@ -68,6 +84,74 @@ def test_keys_of_many_types(postgres: Any, kind: str, value: str) -> None:
     done = postgres.run(sql, KIND, table="t", key="k", size=37)
     assert done.done == 500
     assert postgres.rows("SELECT DISTINCT n FROM t") == [(1,)]
+
+
+def test_keys_of_several_columns(postgres: Any, warnings: Callable[[], list[str]]) -> None:
+    """Compared as rows, in the order of their index; the last column need not be unique."""
+    postgres.see.execute(
+        "CREATE TABLE t (day date NOT NULL, org text NOT NULL, id uuid NOT NULL, n int DEFAULT 0);"
+        "CREATE INDEX ON t (org, day, id, n);"
+        "INSERT INTO t SELECT date '2024-01-01' + g % 5, repeat('ü', g % 7) || E'\\'', "
+        " md5((g / 2)::text)::uuid FROM generate_series(1, 500) g"
+    )
+    sql = (
+        "UPDATE t SET n = n + 1\n"
+        "WHERE (org, day, id) BETWEEN :batch_start AND :batch_end AND day IS NOT NULL"
+    )
+    done = postgres.run(sql, KIND, table="t", key=["org", "day", "id"], size=7)
+    assert done.done == 500
+    assert postgres.rows("SELECT DISTINCT n FROM t") == [(1,)]
+    assert warnings() == []
+
+
+def test_stops_in_a_key_of_several_columns(postgres: Any) -> None:
+    """Another worker goes on from the row that the journal names, also where it is deleted."""
+    postgres.see.execute(
+        "CREATE TABLE t (org int, id bigint, n int DEFAULT 0, PRIMARY KEY (org, id));"
+        "INSERT INTO t SELECT g % 3, g * g FROM generate_series(1, 400) g"
+    )
+    sql = "UPDATE t SET n = n + 1 WHERE (org, id) BETWEEN :batch_start AND :batch_end"
+    operation = postgres.operation(sql, KIND, table="t", key=["org", "id"], size=10)
+    assignment = postgres.assignment(KIND)
+    checks = []
+
+    def disturb() -> None:
+        checks.append(1)
+        if len(checks) % 4 == 0:
+            reached = postgres.value("SELECT max((org, id)) FROM t WHERE n = 1") or "(0,0)"
+            postgres.see.execute("DELETE FROM t WHERE (org, id)::text = %s", [str(reached)])
+            raise Stopped
+
+    postgres.control.on_check = disturb
+    while True:
+        try:
+            postgres.runner(operation, assignment).run()
+        except Stopped:
+            continue
+        break
+    assert postgres.rows("SELECT DISTINCT n FROM t") == [(1,)]
+
+
+def test_a_key_that_very_many_rows_have(
+    postgres: Any, warnings: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are one transaction: many are warned of, too many are refused, with the numbers."""
+    monkeypatch.setattr("dharma_tasks.operations.postgresql.keys.LARGEST", 50)
+    monkeypatch.setattr("dharma_tasks.operations.postgresql.keys._TOO_MANY", 500)
+    postgres.see.execute("CREATE TABLE t (id serial PRIMARY KEY, org int, n int DEFAULT 0)")
+    postgres.see.execute("CREATE INDEX ON t (org, id)")
+    fill = "INSERT INTO t (org) SELECT greatest(101 - g, 7) FROM generate_series(1, %s) g"
+    postgres.see.execute(fill, [199])
+    sql = "UPDATE t SET n = n + 1 WHERE org BETWEEN :batch_start AND :batch_end"
+    assert postgres.run(sql, KIND, table="t", key="org", size=10).done == 199
+    assert postgres.rows("SELECT DISTINCT n FROM t") == [(1,)]
+    assert "106 rows of public.t have the same org, 7:" in warnings()[0]
+    postgres.see.execute(fill, [599])
+    with pytest.raises(MigrationFailed, match=r'612 rows .* the same org, 7: .*"key": \["org"'):
+        postgres.run(sql, KIND, table="t", key="org")
+    assert postgres.rows("SELECT DISTINCT n FROM t") == [(0,), (1,)]
+    both = "UPDATE t SET n = n + 1 WHERE (org, id) BETWEEN :batch_start AND :batch_end"
+    assert postgres.run(both, KIND, table="t", key=["org", "id"]).done == 798
 
 
 def test_equal_keys_and_missing_ones(postgres: Any, warnings: Callable[[], list[str]]) -> None:
@@ -144,19 +228,25 @@ def test_stops_kills_and_new_workers(postgres: Any) -> None:
     ("batch", "said"),
     [
         ({"table": "nothing", "key": "k"}, "there is no table nothing"),
-        ({"table": "t", "key": "q"}, "it has k, n, j"),
+        ({"table": "t", "key": "q"}, "it has k, n, j, m"),
         ({"table": "t", "key": "n"}, "no btree index"),
+        ({"table": "t", "key": ["m", "k"]}, r"t\.\(m, k\) has no btree index"),
+        ({"table": "t", "key": ["k", "q"]}, "it has k, n, j, m"),
+        ({"table": "t", "key": ["k", "n"]}, r"1 rows of t have no \(k, n\)"),
         ({"table": "t", "key": "j"}, "jsonb, which cannot be walked"),
     ],
 )
 def test_what_cannot_be_walked_is_refused(postgres: Any, batch: Any, said: str) -> None:
     """Before anything is changed, with what there is instead."""
-    postgres.see.execute("CREATE TABLE t (k int PRIMARY KEY, n int DEFAULT 0, j jsonb UNIQUE)")
-    postgres.see.execute("CREATE INDEX ON t (n) WHERE n > 1; INSERT INTO t VALUES (1)")
+    postgres.see.execute(
+        "CREATE TABLE t (k int PRIMARY KEY, n int DEFAULT 0, j jsonb UNIQUE, m int);"
+        "CREATE INDEX ON t (n) WHERE n > 1; INSERT INTO t VALUES (1, 0), (2, NULL);"
+        "CREATE INDEX ON t (m, k DESC); CREATE INDEX ON t (k, n)"
+    )
     sql = "DELETE FROM t WHERE k BETWEEN :batch_start AND :batch_end"
     with pytest.raises(MigrationFailed, match=said):
         postgres.run(sql, KIND, **batch)
-    assert postgres.rows("SELECT n FROM t") == [(0,)]
+    assert postgres.rows("SELECT n FROM t ORDER BY k") == [(0,), (None,)]
 
 
 def test_an_error_says_its_line(postgres: Any) -> None:
