@@ -38,6 +38,10 @@ VersionText = Annotated[str, AfterValidator(_plain)]
 """MAJOR.MINOR.PATCH, see semver.org; pre-release and build parts are not taken."""
 
 
+_PACE = ("batch", "throttle")
+"""Parameters that say how fast an operation goes: see `operations/paced.py`."""
+
+
 class Key(BaseModel):
     """Names one operation of one migration; `number` counts from 1."""
 
@@ -99,8 +103,8 @@ class Migration(BaseModel):
     def with_checksum(self) -> Migration:
         """Return a copy that carries the checksum of its meaning.
 
-        White space, the order of the file's top-level keys, the description, the breaking note and
-        the rollback file do not count;
+        White space, the order of the file's top-level keys, the description, the breaking note,
+        how fast its operations go, and the rollback file do not count;
         the order of keys inside an operation does, because MongoDB compares embedded
         documents with their order.
         """
@@ -111,7 +115,7 @@ class Migration(BaseModel):
                 self.name,
                 self.migration_type,
                 sorted(self.dependencies),
-                self.operations,
+                _meaning(self.operations),
             ],
             ensure_ascii=False,
             separators=(",", ":"),
@@ -121,5 +125,12 @@ class Migration(BaseModel):
 
     def resolved(self, operations: Sequence[JSON]) -> Migration:
         """Return a copy with these operations, in which values are put in, and its checksum."""
-        digest = hashlib.sha256(json.dumps(operations).encode()).hexdigest()
-        return self.model_copy(update={"operations": tuple(operations), "values": digest[:16]})
+        meaning = _meaning(operations)
+        given = hashlib.sha256(json.dumps(meaning).encode()).hexdigest()[:16]
+        values = given if meaning != _meaning(self.operations) else ""
+        return self.model_copy(update={"operations": tuple(operations), "values": values})
+
+
+def _meaning(operations: Sequence[JSON]) -> list[JSON]:
+    """What the operations do, however fast."""
+    return [{k: v for k, v in each.items() if k not in _PACE} for each in operations]

@@ -203,8 +203,9 @@ def _of(number: int, count: int, found: Migration | None) -> str:
 
 
 def numbers(progress: Progress) -> list[str]:
-    """Done and total, the rate, and the time left, as far as they are known."""
-    return words.progress(progress.done, progress.total, progress.rate)
+    """Done and total, the rate and its limit, and the time left, as far as they are known."""
+    found = words.progress(progress.done, progress.total, progress.rate)
+    return found if progress.limit is None else [*found, f"at most {words.rate(progress.limit)}"]
 
 
 def _still(progress: Progress) -> Progress:

@@ -173,6 +173,8 @@ class Progress(BaseModel):
     since_done: int = 0
     """What was done at `since`: the rate is over this worker's own time."""
     heartbeat: float
+    limit: float | None = None
+    """How many documents or rows a second it may work through."""
     waiting: str | None = None
     """Why it does not move: a passing error, a worker that is too old."""
     stuck_for: float = 0.0

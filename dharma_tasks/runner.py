@@ -37,6 +37,9 @@ log = structlog.get_logger()
 _LOOKS_BEFORE_INTERRUPT = 3
 """Looks at a long statement, a second apart, before a worker that is to stop interrupts it."""
 
+_SIGN_SECONDS = 2
+"""How often whoever watches gets a sign of life while a batch waits for its time."""
+
 
 class Control(Protocol):
     """What the loop asks between batches, and whom it tells."""
@@ -117,8 +120,7 @@ class Runner:
             StepAside: another worker has it, or this one must stop; nothing is lost.
             MigrationFailed: a lasting error, already written to the journal.
         """
-        pace = Pace(self.settings.batch_seconds, self.stuck_before)
-        pace.size = self.operation.first_size or pace.size
+        pace = Pace(self.settings.batch_seconds, self.stuck_before, self.operation.bounds())
         taken: Taken | None = None
         ours: Taken | None = None  # the last that is known, also while it is not sure any more
         self._counted = self.handed_on
@@ -134,9 +136,12 @@ class Runner:
                     prepared = taken.undo is not None or self.assignment.back
                     self._check_attempts(taken)
                     pace.begun(taken.attempts)
+                    if taken is self.first and taken.done:
+                        pace.resumed()
                 elif not prepared:
                     taken, prepared = self._prepare(taken, pace), True
                 else:
+                    self._hold(pace)
                     taken = self._batch(taken, pace)
                 ours = taken
                 self.control.report(taken, pace.stuck_in_all)
@@ -207,7 +212,8 @@ class Runner:
                 taken, batch, transactional=transactional(taken.cursor)
             )
         moved = (after.cursor, after.done) != (taken.cursor, taken.done)
-        pace.went_well(time.monotonic() - begun, moved=moved)
+        done = after.done - taken.done
+        pace.went_well(time.monotonic() - begun, done=done, moved=moved)
         return after
 
     def _undo(self, work: Work[Any]) -> Step:
@@ -261,6 +267,7 @@ class Runner:
             confirm=self.control.confirm,
             warn=self._warn,
             earlier=lambda: self.database.journal.earlier(self.assignment.key),
+            rate=self.operation.bounds().rate,
         )
 
     def _after(self, error: Exception, taken: Taken | None, pace: Pace) -> float:
@@ -305,6 +312,15 @@ class Runner:
         while (left := until - time.monotonic()) > 0:
             self.control.check()
             time.sleep(min(left, 0.5))
+
+    def _hold(self, pace: Pace) -> None:
+        """Wait until the rate allows the next batch, which is not being stuck."""
+        begun = time.monotonic()
+        while (owed := pace.owed) > 0:
+            self._wait(min(owed, _SIGN_SECONDS))
+            if owed > _SIGN_SECONDS:
+                self.control.alive()
+        pace.held(time.monotonic() - begun)
 
     def _failed(self, error: Exception, message: str, taken: Taken | None) -> MigrationFailed:
         """Write the lasting error to the journal. `taken` is None when the taking itself failed."""

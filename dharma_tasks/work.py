@@ -172,7 +172,8 @@ class Work(Generic[HandleT]):
     """What an operation gets to work with; it needs nothing else, and gets nothing else.
 
     `handle` is the database's own (connection, session, …), inside the batch's transaction
-    where there is one. `size` is how many documents this batch should have. `label` names
+    where there is one. `size` is how many documents this batch should have, `rate` how many a
+    second the server may work through where it goes on without us. `label` names
     run, operation and fence: it goes along to the server (comment, X-Opaque-Id) where that
     helps a successor. `key` names the operation; `walked` is, on the way back, how far the
     way forward had come. `confirm` raises `LeaseLost` unless the lease is ours now: called
@@ -191,3 +192,4 @@ class Work(Generic[HandleT]):
     warn: Callable[[str], None] = field(default=lambda _message: None)
     walked: Walked | None = None
     earlier: Callable[[], list[Earlier]] = field(default=list)
+    rate: float | None = None

@@ -229,6 +229,7 @@ def _progress(
         worker=context.worker,
         since=now,
         heartbeat=now,
+        limit=parsed.bounds().rate,
         stuck_for=job.stuck_for,
         handed_on=job.handed_on,
     )

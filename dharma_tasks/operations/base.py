@@ -10,6 +10,7 @@ An operation is one small file with the same few verbs:
 - `halt`: ends what it has going on the server without us, where it has any;
 - `irreversible`: why it cannot be undone, known before anything runs;
 - `burden`: what it means for others, and for how long, known before anything runs;
+- `bounds`: how large and how frequent its batches may be;
 - `undo`: undoes one batch, from a cursor of its own, with the same promise as `step`.
 """
 
@@ -25,6 +26,7 @@ from pydantic import BaseModel, ConfigDict
 
 from dharma_tasks.errors import Problem
 from dharma_tasks.migration import JSON
+from dharma_tasks.pace import Bounds
 from dharma_tasks.records import Direction
 from dharma_tasks.work import Prepared, Step, Work
 
@@ -61,11 +63,6 @@ class Operation(BaseModel, ABC, Generic[HandleT]):
     @abstractmethod
     def summary(self) -> str:
         """What it works on, in a few words, for logs and progress: `users(email)`."""
-
-    @property
-    def first_size(self) -> int | None:
-        """How many documents or rows its first batch is to have, where the migration says so."""
-        return None
 
     def problems(self) -> list[Problem]:
         """What is wrong with the parameters beyond their types (`file` is left empty)."""
@@ -113,6 +110,10 @@ class Operation(BaseModel, ABC, Generic[HandleT]):
     def burden(self, direction: Direction) -> Burden:  # noqa: ARG002
         """What carrying it out, or undoing it, means for others. Most are over at once."""
         return Burden()
+
+    def bounds(self) -> Bounds:
+        """What its batches keep to, on both ways; see `paced.py`."""
+        return Bounds()
 
     def undoes_in_transaction(self, cursor: Any) -> bool:  # noqa: ARG002
         """Whether the `undo` at `cursor` runs inside a transaction with its checkpoint."""

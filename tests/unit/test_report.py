@@ -50,6 +50,13 @@ def by_database(found: View) -> dict[str, Row]:
     return {row.database: row for row in rows(found)}
 
 
+def test_the_limit_is_shown_beside_the_rate() -> None:
+    """Who wonders why it is slow sees that it is meant to be."""
+    shown = progress(M1).model_copy(update={"done": 10, "total": 100, "limit": 500.0})
+    assert "at most 500/s" in numbers(shown)
+    assert "at most" not in " ".join(numbers(progress(M1)))
+
+
 # -- numbers -------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from dharma_tasks.errors import (
     Stopped,
 )
 from dharma_tasks.migration import Key
-from dharma_tasks.pace import START
+from dharma_tasks.pace import START, Bounds
 from dharma_tasks.records import Direction, MigrationState, OperationState
 from dharma_tasks.runner import MigrationFailed, Runner
 from dharma_tasks.settings import Settings
@@ -43,6 +43,8 @@ class FakeControl:
     warnings: list[str] = field(default_factory=list)
     stops: type[Stopped] = Stopped
     end: Stopped | None = None
+    signs: int = 0
+    waits: list[str] = field(default_factory=list)
 
     def check(self) -> None:
         self.asked += 1
@@ -51,7 +53,7 @@ class FakeControl:
             raise self.stops(msg)
 
     def alive(self) -> None:
-        pass
+        self.signs += 1
 
     def confirm(self) -> None:
         pass
@@ -61,6 +63,7 @@ class FakeControl:
         self.stuck_for = stuck_for
 
     def waiting(self, reason: str, stuck_for: float, *, handed_on: bool = False) -> None:
+        self.waits.append(reason)
         self.stuck_for, self.handed_on = stuck_for, handed_on
 
     def ending(self) -> Stopped | None:
@@ -117,6 +120,25 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dharma_tasks.pace.Pace._pause", wait_none())
 
 
+class Slowed(Increment):
+    """With a rate."""
+
+    kind: ClassVar[str] = "slowed"
+    rate: float
+
+    def bounds(self) -> Bounds:
+        return Bounds(rate=self.rate)
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What was slept: the clock goes on by that, and by nothing else."""
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    monkeypatch.setattr("time.monotonic", lambda: sum(slept))
+    return slept
+
+
 def assert_applied_once(server: Server) -> None:
     """Every document is exactly one higher, and the journal says so."""
     assert set(server.documents.values()) == {1}
@@ -132,6 +154,26 @@ def test_undisturbed() -> None:
     assert_applied_once(server)
     assert server.prepared == 1
     assert control.reports == [0, 0, 3, 6, 9, 11]
+
+
+def test_a_rate_is_kept_between_batches(slept: list[float]) -> None:
+    """Whoever watches gets signs of life while a batch waits, and a stop is answered at once."""
+    server, control = make_server(), FakeControl()
+    make_runner(server, Faults(), control, operation=Slowed(rate=0.25)).run()
+    assert_applied_once(server)
+    assert sum(slept) == pytest.approx((DOCUMENTS - 1) / 0.25)
+    assert control.signs >= DOCUMENTS - 1
+    assert control.asked >= sum(slept) / 0.5
+
+
+def test_whoever_goes_on_keeps_the_rate_from_the_start(slept: list[float]) -> None:
+    """The worker before it may have done a batch just now."""
+    server = make_server()
+    for _ in range(3):
+        stopping = FakeControl(stop_after=3)
+        with suppress(Stopped):
+            make_runner(server, Faults(), stopping, operation=Slowed(rate=0.25)).run()
+    assert server.done <= 1 + sum(slept) * 0.25
 
 
 @given(st.lists(st.tuples(st.integers(1, 60), st.sampled_from([Crash, Passing, Conflict]))))

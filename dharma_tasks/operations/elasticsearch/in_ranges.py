@@ -13,18 +13,18 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from contextlib import suppress
+from math import inf
 from typing import Any
 from uuid import uuid4
 
 from elastic_transport import ApiResponse
 from elasticsearch import ApiError, Elasticsearch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.databases.elasticsearch.errors import Interrupted, classify, explain, passes
 from dharma_tasks.errors import OperationFailed
 from dharma_tasks.migration import JSON
-from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.elasticsearch import server_tasks
 from dharma_tasks.operations.elasticsearch.indices import told, unchanged
 from dharma_tasks.operations.elasticsearch.ranges import (
@@ -37,10 +37,13 @@ from dharma_tasks.operations.elasticsearch.ranges import (
     refresh,
 )
 from dharma_tasks.operations.elasticsearch.server_tasks import Running
+from dharma_tasks.operations.paced import Throttled
 from dharma_tasks.work import Step, Work
 
 _AT_ONCE = 2
 """More tasks were not faster (DESIGN.md, "Measured on real engines")."""
+_RANGE_SECONDS = 20
+"""How long a range may take where the rate is held down: it is what a lost task costs."""
 _STEP_SECONDS = 0.8
 _POLL_SECONDS = 0.1
 _TRIES = 20
@@ -57,8 +60,21 @@ class Source(BaseModel):
     query: JSON | None = None
 
 
-class InRanges(Operation[Elasticsearch]):
-    """Goes through an index. `prepare` records its UUID as `source`, and a `tag`: see `tag`."""
+class ServerBatch(BaseModel):
+    """How many documents the server itself reads and writes at once, within a range."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max: int = Field(default=1_000, ge=1, le=10_000)
+
+
+class InRanges(Throttled[Elasticsearch]):
+    """Goes through an index. `prepare` records its UUID as `source`, and a `tag`: see `tag`.
+
+    The server keeps the rate itself: a task that goes on without us is never far ahead of it.
+    """
+
+    batch: ServerBatch = ServerBatch()
 
     @property
     @abstractmethod
@@ -206,9 +222,10 @@ class InRanges(Operation[Elasticsearch]):
         return not strangers
 
     def _start(self, work: Work[Elasticsearch], progress: Progress) -> bool:
-        """Start tasks until two run. Returns whether any was started."""
+        """Start tasks until enough run. Returns whether any was started."""
         started = False
-        while len(progress.running) < _AT_ONCE:
+        # A rate is kept by one task; two would each have to know of the other's end.
+        while len(progress.running) < (_AT_ONCE if work.rate is None else 1):
             one = progress.again.pop(0) if progress.again else self._cut(work, progress)
             if one is None:
                 break
@@ -217,7 +234,12 @@ class InRanges(Operation[Elasticsearch]):
         return started
 
     def _cut(self, work: Work[Elasticsearch], progress: Progress) -> Range | None:
-        return cut(work.handle, self.origin.index, self.origin.query, progress)
+        most = inf if work.rate is None else max(1, work.rate * _RANGE_SECONDS)
+        return cut(work.handle, self.origin.index, self.origin.query, progress, most)
+
+    def at_once(self, work: Work[Elasticsearch]) -> int:
+        """Documents in one of the server's own batches: after each it waits for its time."""
+        return int(max(1, min(self.batch.max, work.rate or inf)))
 
     def _send(self, work: Work[Elasticsearch], one: Range) -> Range:
         header = f"{work.undo['tag']}/{one.low}-{one.high}/{uuid4().hex[:8]}"

@@ -11,6 +11,7 @@ which are below the largest one of another shard: he goes through one shard afte
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 from elasticsearch import ConnectionTimeout, Elasticsearch
@@ -81,29 +82,37 @@ def matching(query: JSON | None, low: int, high: int) -> JSON:
     return {"bool": {"filter": [within] if query is None else [within, query]}}
 
 
-def cut(client: Elasticsearch, index: str, query: JSON | None, progress: Progress) -> Range | None:
-    """Cut off the next range, moving `progress` on; None where no documents are left."""
-    found = _cut(client, index, query, progress)
+def cut(
+    client: Elasticsearch, index: str, query: JSON | None, progress: Progress, most: float = inf
+) -> Range | None:
+    """Cut off the next range, moving `progress` on; None where no documents are left.
+
+    It has no more than `most` documents, as far as that can be counted.
+    """
+    found = _cut(client, index, query, progress, most)
     while found is None and progress.shards:
         progress.shard = progress.shards.pop(0)
         progress.next, progress.end = 0, progress.marks[progress.shard]
-        found = _cut(client, index, query, progress)
+        found = _cut(client, index, query, progress, most)
     return found
 
 
-def _cut(client: Elasticsearch, index: str, query: JSON | None, progress: Progress) -> Range | None:
+def _cut(
+    client: Elasticsearch, index: str, query: JSON | None, progress: Progress, most: float
+) -> Range | None:
     """The next range of this shard. Its width follows where documents are rare or frequent."""
-    shrunk = False
+    shrunk, most = False, min(MOST, most)
+    fewest = FEWEST * most / MOST
     while progress.next <= progress.end:
         low, high = progress.next, min(progress.next + progress.width - 1, progress.end)
         documents = estimate(client, index, matching(query, low, high), progress.shard)
         if documents == 0:
             progress.next = high + 1
             progress.width *= 2
-        elif documents is not None and documents > MOST and progress.width > 1:
+        elif documents is not None and documents > most and progress.width > 1:
             progress.width //= 2
             shrunk = True
-        elif documents is not None and documents < FEWEST and high < progress.end and not shrunk:
+        elif documents is not None and documents < fewest and high < progress.end and not shrunk:
             progress.width *= 2
         else:
             progress.next = high + 1

@@ -138,9 +138,11 @@ class Reindex(InRanges):
             source={
                 "index": self.source.index,
                 "query": matching(self.source.query, one.low, one.high),
+                "size": self.at_once(work),
             },
             dest={"index": self.dest.index, "op_type": "create"},
             conflicts="proceed",
+            requests_per_second=work.rate,
             wait_for_completion=False,
         )
 

@@ -95,6 +95,8 @@ class UpdateByQuery(InRanges):
             preference=on(one.shard),
             pipeline="_none",  # the index's default pipeline is for what is new
             conflicts="proceed",
+            scroll_size=self.at_once(work),
+            requests_per_second=work.rate,
             wait_for_completion=False,
         )
 

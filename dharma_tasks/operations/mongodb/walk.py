@@ -21,12 +21,13 @@ from pymongo.errors import OperationFailure
 from dharma_tasks.databases.mongodb import kept
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.operations.base import Burden, Operation
+from dharma_tasks.operations.base import Burden
 from dharma_tasks.operations.mongodb import refused
 from dharma_tasks.operations.mongodb.collections import Found, existing
 from dharma_tasks.operations.mongodb.images import Images
 from dharma_tasks.operations.mongodb.keeping import BY_ID, Documents, Keeping, undo
 from dharma_tasks.operations.mongodb.values import CollectionName, ValueDocument
+from dharma_tasks.operations.paced import Paced
 from dharma_tasks.records import Direction
 from dharma_tasks.work import Prepared, Step, Work
 
@@ -34,7 +35,7 @@ _PLAIN = (ObjectId, str, int, UUID, datetime)
 """Between two of one of these types lie only values that the query operators compare with them."""
 
 
-class Walk(Operation[Handle]):
+class Walk(Paced[Handle]):
     """Changes documents in batches, from the smallest `_id` to the largest one at the start.
 
     On a replica set a batch and its checkpoint are one transaction, so each document is changed

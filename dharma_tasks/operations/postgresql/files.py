@@ -15,7 +15,9 @@ from dharma_tasks.operations.postgresql.sql import Sql
 from dharma_tasks.operations.postgresql.sql_batch import SqlBatch
 from dharma_tasks.operations.postgresql.sql_statements import SqlStatements
 
-_BATCH_KEYS = ("table", "key", "size")
+_PACE_KEYS = ("min", "max", "seconds")
+"""Of `batch`, those that an operation has in a `batch` of its own."""
+_BATCH_KEYS = ("table", "key", "size", "throttle", *_PACE_KEYS)
 
 
 def read(content: JSON, path: Path) -> tuple[list[JSON], list[Problem]]:
@@ -31,7 +33,7 @@ def read(content: JSON, path: Path) -> tuple[list[JSON], list[Problem]]:
             what = 'each range runs in a transaction, so "transactional": false does not fit'
             problems.append(Problem("", "transactional", what, "Remove one of the two."))
     if isinstance(batch, dict):
-        return [{"type": SqlBatch.kind, "sql": text, **batch}], problems
+        return [{"type": SqlBatch.kind, "sql": text, **_parameters(batch)}], problems
     kind = Sql.kind if transactional else SqlStatements.kind
     return [{"type": kind, "sql": text}], problems
 
@@ -59,6 +61,13 @@ def _text(file: Path) -> tuple[str, list[Problem]]:
     return text, []
 
 
+def _parameters(batch: JSON) -> JSON:
+    """The operation's: how large its ranges may be is in a place of its own there."""
+    pace = {name: value for name, value in batch.items() if name in _PACE_KEYS}
+    other = {name: value for name, value in batch.items() if name not in _PACE_KEYS}
+    return other | ({"batch": pace} if pace else {})
+
+
 def _batch_problems(batch: Any) -> list[Problem]:
     if not isinstance(batch, dict):
         todo = 'Write {"table": "name", "key": "id"}.'
@@ -70,9 +79,9 @@ def _batch_problems(batch: Any) -> list[Problem]:
             problems.append(Problem("", f"batch.{name}", f"unknown key {name!r}", todo))
     known = {name: value for name, value in batch.items() if name in _BATCH_KEYS}
     try:
-        SqlBatch.model_validate({"sql": "", **known})
+        SqlBatch.model_validate({"sql": "", **_parameters(known)})
     except ValidationError as error:
-        for found in explain(error, SqlBatch, known):
-            place = f"batch.{found.place}" if found.place in known else "batch"
-            problems.append(replace(found, place=place))
+        for found in explain(error, SqlBatch, _parameters(known)):
+            name = found.place.removeprefix("batch.")
+            problems.append(replace(found, place=f"batch.{name}" if name in known else "batch"))
     return problems

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
@@ -9,9 +10,11 @@ from pydantic import BeforeValidator, Field
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import OperationFailed, Problem
 from dharma_tasks.operations.base import Burden
+from dharma_tasks.operations.paced import Paced
 from dharma_tasks.operations.postgresql import keys, rules, running
 from dharma_tasks.operations.postgresql.parsing import END, START, NotSql, batched, parse
 from dharma_tasks.operations.postgresql.sql_file import SqlFile
+from dharma_tasks.pace import Bounds
 from dharma_tasks.records import Direction
 from dharma_tasks.work import Prepared, Step, Work
 
@@ -39,12 +42,12 @@ _Key = Annotated[
 ]
 
 
-class SqlBatch(SqlFile):
+class SqlBatch(Paced[Session], SqlFile):
     """One statement with `:batch_start` and `:batch_end`, both inclusive keys that exist.
 
     It walks the column `key` of `table` (or several together) in its own order, from the smallest
-    to the largest key that is there when it begins. `size` is the number of rows in the first
-    range; those after it take about as long as any batch.
+    to the largest key that is there when it begins. `size` is the number of rows in a range;
+    without it, a range takes about as long as any batch. A conflict makes it smaller all the same.
     """
 
     kind: ClassVar[str] = "sql_batch"
@@ -57,11 +60,6 @@ class SqlBatch(SqlFile):
     def summary(self) -> str:
         """The table and its key."""
         return f"{self.table}({', '.join(self.key)})"
-
-    @property
-    def first_size(self) -> int | None:
-        """As the file says."""
-        return self.size
 
     def problems(self) -> list[Problem]:
         """Syntax, the marks, and what cannot run over ranges; lines are the .sql file's."""
@@ -88,6 +86,11 @@ class SqlBatch(SqlFile):
             what = f"it changes {key}, by which it walks: rows would be met twice, or never"
             return [rules.problem(statement, what, "Walk by another column.")]
         return []
+
+    def bounds(self) -> Bounds:
+        """What the migration says; `size` is both bounds in one."""
+        found = super().bounds()
+        return replace(found, least=self.size, most=self.size) if self.size else found
 
     def burden(self, direction: Direction) -> Burden:
         """It goes through its table; what a range locks is free again with its checkpoint."""

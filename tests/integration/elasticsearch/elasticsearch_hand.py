@@ -30,6 +30,7 @@ class Hand:
     count: int = 1
     warnings: list[str] = field(default_factory=list)
     confirmed: int = 0
+    rate: float | None = None
 
     def begin(self) -> None:
         """Open the run."""
@@ -73,6 +74,7 @@ class Hand:
             confirm=confirm,
             warn=self.warnings.append,
             earlier=lambda: self.database.journal.earlier(taken.assignment.key),
+            rate=self.rate,
         )
 
     def prepared(self, operation: JSON) -> Taken:

@@ -1,0 +1,55 @@
+"""What the bulk operations of all databases let a user say of their batches, in the same words.
+
+How fast a migration goes is not what it does: these parameters do not count in its checksum
+(`migration.py`), so that they may be changed when it has begun, or is applied.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from dharma_tasks.operations.base import HandleT, Operation
+from dharma_tasks.pace import LARGEST, Bounds
+
+Throttle = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""Documents or rows a second."""
+
+
+class Batch(BaseModel):
+    """How many documents or rows a batch has, and how many seconds it should take."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min: int = Field(default=1, ge=1)
+    max: int = Field(default=LARGEST, ge=1, le=1_000_000)
+    seconds: float | None = Field(default=None, gt=0, le=60)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Batch:
+        if self.min > self.max:
+            msg = f"min ({self.min}) is above max ({self.max})"
+            raise ValueError(msg)
+        return self
+
+
+class Throttled(Operation[HandleT]):
+    """Works through no more than `throttle` documents or rows a second, on both ways."""
+
+    throttle: Throttle | None = None
+
+    def bounds(self) -> Bounds:
+        """The rate."""
+        return Bounds(rate=self.throttle)
+
+
+class Paced(Throttled[HandleT]):
+    """Its batches are cut by the runner, between the bounds in `batch`."""
+
+    batch: Batch = Batch()
+
+    def bounds(self) -> Bounds:
+        """What the migration says."""
+        batch = self.batch
+        return Bounds(batch.min, batch.max, batch.seconds, self.throttle)
