@@ -30,7 +30,7 @@ from dharma_tasks.operations.base import Operation
 from dharma_tasks.pace import Pace
 from dharma_tasks.records import MigrationState
 from dharma_tasks.settings import Settings
-from dharma_tasks.work import Assignment, Step, Taken, Walked, Work
+from dharma_tasks.work import Amount, Assignment, Step, Taken, Walked, Work
 
 log = structlog.get_logger()
 
@@ -50,8 +50,11 @@ class Control(Protocol):
     def check(self) -> None:
         """Raise `StepAside` when this worker must stop at this batch boundary; else renew."""
 
-    def alive(self) -> None:
-        """Give a sign of life from within a long statement. Called from another thread."""
+    def alive(self, seen: Amount | None = None) -> None:
+        """Give a sign of life from within a long statement, and show how far the server is with it.
+
+        Called from another thread.
+        """
 
     def confirm(self) -> None:
         """Raise `LeaseLost` unless the lease is ours at this moment."""
@@ -235,7 +238,7 @@ class Runner:
         self._warn(f"left as it is: {reason}")
         return Step(cursor=None, finished=True)
 
-    def _alive(self) -> Callable[[], None]:
+    def _alive(self) -> Callable[[Amount | None], None]:
         """A sign of life from a long statement; one that outlives the end of the work is ended.
 
         Else a worker that shuts down would be killed in it, and that would count as an attempt
@@ -243,9 +246,9 @@ class Runner:
         """
         looks = 0
 
-        def alive() -> None:
+        def alive(seen: Amount | None) -> None:
             nonlocal looks
-            self.control.alive()
+            self.control.alive(seen)
             why = self.control.ending()
             looks = looks + 1 if why is not None else 0
             if looks > _LOOKS_BEFORE_INTERRUPT:

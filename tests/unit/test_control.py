@@ -13,7 +13,7 @@ from dharma_tasks.identity import owner
 from dharma_tasks.lease import Leases
 from dharma_tasks.records import OperationState
 from dharma_tasks.run import Next, Run
-from dharma_tasks.work import Assignment, Taken
+from dharma_tasks.work import Amount, Assignment, Taken
 
 FIRST, SECOND = (Next("mongodb", "1.0.0", number) for number in (1, 2))
 
@@ -101,3 +101,21 @@ def test_another_operation_was_stuck(driver: Driver, run: Run) -> None:
     driver.move(run, FIRST, last=False)
     second = driver.runs.job(run.id, SECOND)
     assert (second.stuck_for, second.handed_on) == (0, False)
+
+
+def test_a_long_statement_shows_how_far_it_is(driver: Driver, run: Run) -> None:
+    """In the operation's place, at a rate of its own; each phase begins anew, as does a batch."""
+    control = make_control(driver, run)
+    control.report(make_taken(), 0)
+
+    def shown() -> tuple[int, int | None, int]:
+        snapshot = driver.runs.snapshot(run.id)
+        assert snapshot is not None
+        found = snapshot.progress["mongodb"]
+        return found.done, found.total, found.since_done
+
+    for done, total, begun in ((5, 100, 5), (60, 100, 5), (8, 100, 8), (9, 70, 9)):
+        control.alive(Amount(done, total))
+        assert shown() == (done, total, begun)
+    control.alive()
+    assert shown()[0] == 0

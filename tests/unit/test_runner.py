@@ -26,7 +26,7 @@ from dharma_tasks.pace import START, Bounds
 from dharma_tasks.records import Direction, MigrationState, OperationState
 from dharma_tasks.runner import MigrationFailed, Runner
 from dharma_tasks.settings import Settings
-from dharma_tasks.work import Assignment, Step, Taken, Work
+from dharma_tasks.work import Amount, Assignment, Step, Taken, Work
 
 DOCUMENTS = 11
 
@@ -52,7 +52,7 @@ class FakeControl:
             msg = "told to"
             raise self.stops(msg)
 
-    def alive(self) -> None:
+    def alive(self, seen: Amount | None = None) -> None:
         self.signs += 1
 
     def confirm(self) -> None:
@@ -231,10 +231,10 @@ def test_a_long_statement_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> Non
     class Long(Increment):
         def step(self, _work: object) -> Step:
             alive = runner._alive()
-            alive()
+            alive(None)
             control.end = Halted("run r is paused")
             for _ in range(5):
-                alive()
+                alive(None)
             control.end = None
             raise OperationFailed("canceling statement due to user request")
 

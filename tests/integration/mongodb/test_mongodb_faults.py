@@ -226,7 +226,7 @@ def test_watched_sees_only_the_servers_work(
 ) -> None:
     """A sign of life comes while the server works on our statement, and not while it is idle."""
     alive = threading.Event()
-    with hand.database.watched(alive.set):
+    with hand.database.watched(lambda _seen: alive.set()):
         assert not alive.wait(2.1)  # nothing is sent: no sign, however long
         slow = hand.database.handle.database.things
         with ThreadPoolExecutor(1) as pool:

@@ -308,6 +308,21 @@ def test_a_long_statement_gives_signs_of_life(postgres: Any) -> None:
     assert postgres.control.signs == before
 
 
+def test_an_index_shows_how_far_it_is(postgres: Any) -> None:
+    """As the server counts it, while it is built."""
+    postgres.see.execute(
+        "CREATE TABLE t (k int) WITH (fillfactor = 10);"
+        "INSERT INTO t SELECT g FROM generate_series(1, 1500) g;"
+        "CREATE FUNCTION slow(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM pg_sleep(0.002); RETURN $1; END'"
+    )
+    postgres.run("CREATE INDEX CONCURRENTLY i ON t (slow(k))", "sql_statements")
+    blocks = postgres.value("SELECT pg_relation_size('t') / 8192")
+    assert postgres.control.seen
+    assert {each.total for each in postgres.control.seen} == {blocks}
+    assert 0 < max(each.done for each in postgres.control.seen) <= blocks
+
+
 # --- reading ---
 
 
