@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
+from random import Random
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 from bson import ObjectId
+from mixed_ids import EVERY_TYPE, mixed_ids
 from mongodb_hand import Hand, op
+from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
+from tenacity import wait_none
 
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.databases.mongodb.faults import shown
@@ -26,6 +32,102 @@ def run(hand: Hand, operation: Operation[Any], settings: Settings) -> Taken:
     control = Mock(spec=Control, **{"ending.return_value": None})
     assignment = hand.assignment("1.0.0", operation.kind)
     return Runner(operation, assignment, hand.database, control, settings, "worker").run()
+
+
+# --- each document exactly once ---
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_mixed_ids_are_visited_exactly_once(
+    hand: Hand, documents: Database[Any], size: int
+) -> None:
+    """A collection whose `_id`s are of every BSON type is walked whole, in any batch size."""
+    documents.things.insert_many([{"_id": each, "n": 0} for each in EVERY_TYPE])
+    hand.size = size
+    taken = hand.run(op("update_documents", **INCREMENT))
+    assert documents.things.count_documents({"n": 1}) == len(EVERY_TYPE)
+    assert (taken.done, taken.total) == (len(EVERY_TYPE), len(EVERY_TYPE))
+
+
+def test_thousands_of_mixed_ids_and_a_worker_that_dies(
+    hand: Hand, documents: Database[Any]
+) -> None:
+    """Before a checkpoint and after it; whoever comes next goes on between two types too."""
+    ids = mixed_ids(4_000)
+    documents.things.insert_many([{"_id": each, "n": 0} for each in ids])
+    operation = op("update_documents", **INCREMENT)
+    random = Random(3)  # noqa: S311 - the same each time
+    taken = hand.take("1.0.0", operation)
+    while not taken.over:
+        hand.size = random.randint(1, 200)
+        fate = random.randrange(4)
+        if fate == 0:
+            with pytest.raises(ZeroDivisionError):
+                hand.step(taken, operation, lambda: 1 // 0)
+        else:
+            taken = hand.step(taken, operation)
+        if fate < 2:
+            hand.database.recover()
+            taken = hand.take("1.0.0", operation)
+    assert documents.things.count_documents({"n": 1}) == taken.done == len(ids)
+
+
+def test_mixed_ids_there_and_back(hand: Hand, documents: Database[Any]) -> None:
+    """What is kept of documents with any `_id` is put back."""
+    documents.things.insert_many([{"_id": each, "n": 0} for each in mixed_ids(500, seed=2)])
+    before = list(documents.things.find_raw_batches(sort=[("_id", 1)]))
+    operation = op("update_documents", **INCREMENT, keep_before_image=True)
+    hand.size = 70
+    hand.run(operation)
+    assert documents.things.count_documents({"n": 1}) == 500
+    hand.undo(operation)
+    assert list(documents.things.find_raw_batches(sort=[("_id", 1)])) == before
+
+
+def test_a_filter_that_stops_matching(hand: Hand, documents: Database[Any]) -> None:
+    """An update that takes documents out of its own filter, and others into it, misses none."""
+    documents.things.insert_many([{"_id": n, "state": n % 2, "n": 0} for n in range(100)])
+    swap = {"$bit": {"state": {"xor": 1}}, "$inc": {"n": 1}}
+    hand.size = 7
+    taken = hand.run(op("update_documents", collection="things", filter={"state": 1}, update=swap))
+    assert taken.done == 100
+    assert [each["n"] for each in documents.things.find()] == [0, 1] * 50
+    assert documents.things.count_documents({"state": 1}) == 0
+
+
+def test_a_collection_that_is_written_all_the_while(
+    hand: Hand, documents: Database[Any], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is there from beginning to end is visited once, and no write of others is lost."""
+    monkeypatch.setattr("dharma_tasks.pace.Pace._pause", wait_none())
+    documents.things.insert_many([{"_id": n, "n": 0, "hot": 0} for n in range(0, 4000, 4)])
+    documents.things.insert_many([{"_id": n, "n": 0} for n in range(1, 4000, 8)])
+    over = threading.Event()
+    written: Counter[int] = Counter()
+
+    def write() -> None:
+        random = Random(5)  # noqa: S311 - the same each time
+        with MongoClient[Any](settings.mongodb_url.get_secret_value()) as client:
+            things = client[documents.name].things
+            while not over.is_set():
+                place = random.randrange(1000) * 4
+                things.update_one({"_id": place}, {"$inc": {"hot": 1}})
+                written[place] += 1
+                things.delete_one({"_id": random.randrange(500) * 8 + 1})
+                things.update_one({"_id": place + 2}, {"$set": {"new": 1}}, upsert=True)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        run(hand, op("update_documents", **INCREMENT, batch={"max": 25}), settings)
+    finally:
+        over.set()
+        thread.join(30)
+    stayed = list(documents.things.find({"hot": {"$exists": True}}))
+    assert [each["n"] for each in stayed] == [1] * 1000
+    assert {each["_id"]: each["hot"] for each in stayed if each["hot"]} == written
+    assert set(documents.things.distinct("n", {"new": 1})) <= {1}
+    assert len(written) > 50
 
 
 # --- batches that are too much ---
