@@ -57,9 +57,10 @@ class Onlooker:
         }
         try:
             builds = operations(self._connection.patient, matching, everyone=True)
-        except OperationFailure as error:
+        except PyMongoError as error:
             # Asked again every second, it would fill the log of a server that audits.
-            self._may_see_builds = error.code != _UNAUTHORIZED
+            refused = isinstance(error, OperationFailure) and error.code == _UNAUTHORIZED
+            self._may_see_builds = not refused
             return None
         parts = [(each["progress"], _SECOND_PHASE in each["msg"]) for each in builds]
         total = sum(2 * part["total"] for part, _ in parts)
