@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dharma_tasks.records import Direction
 
-__all__ = ["after_failure", "again", "rollback"]
+__all__ = ["after_failure", "again", "repair", "rollback"]
 
 _FORWARD = (
     "Correct the cause and submit again. What is applied stays. A failed migration goes on where "
@@ -42,3 +42,8 @@ def again(direction: Direction, *, half_undone: bool = False) -> str:
 def rollback(database: str, below: str | None) -> str:
     """The command that undoes what is above the version `below`, or all there is."""
     return f"dharma rollback {below or '0.0.0'} --databases {database}"
+
+
+def repair(database: str, version: str, option: str) -> str:
+    """The command with which a person declares what is true of a migration."""
+    return f"dharma repair {database} {version} {option}"

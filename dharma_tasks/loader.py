@@ -18,7 +18,7 @@ from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.explain import explain, suggestion
 from dharma_tasks.folder import MigrationFile, find
-from dharma_tasks.migration import JSON, Migration, Reference, Version, reference
+from dharma_tasks.migration import JSON, Migration, Reference, Version, plain_version, reference
 from dharma_tasks.operations import catalogue
 from dharma_tasks.operations.base import Catalogue
 from dharma_tasks.strict_json import Path as JSONPath
@@ -100,11 +100,7 @@ def _with_line(problem: Problem, texts: Mapping[str, str]) -> Problem:
 
 
 def _version(text: str) -> str:
-    try:
-        version = Version.parse(text)
-    except ValueError:
-        version = None
-    if version is None or version.prerelease or version.build:
+    if plain_version(text) is None:
         msg = f"{text!r} is not a version: write MAJOR.MINOR.PATCH, for instance '1.2.0'"
         raise ValueError(msg)
     if text == "0.0.0":

@@ -13,7 +13,16 @@ from typing import Annotated, Any, Literal, NewType
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from semver import Version
 
-__all__ = ["JSON", "Key", "Migration", "Reference", "Version", "VersionText", "reference"]
+__all__ = [
+    "JSON",
+    "Key",
+    "Migration",
+    "Reference",
+    "Version",
+    "VersionText",
+    "plain_version",
+    "reference",
+]
 
 JSON = dict[str, Any]
 
@@ -26,9 +35,17 @@ def reference(database: str, version: str) -> Reference:
     return Reference(f"{database}:{version}")
 
 
+def plain_version(text: str) -> Version | None:
+    """Read MAJOR.MINOR.PATCH; None where it is none, or has more (see semver.org)."""
+    try:
+        version = Version.parse(text)
+    except ValueError:
+        return None
+    return None if version.prerelease or version.build else version
+
+
 def _plain(text: str) -> str:
-    version = Version.parse(text)
-    if version.prerelease or version.build:
+    if plain_version(text) is None:
         msg = f"{text!r} is not MAJOR.MINOR.PATCH"
         raise ValueError(msg)
     return text

@@ -14,12 +14,12 @@ from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict
 
-from dharma_tasks.advice import rollback
+from dharma_tasks import advice
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.explain import suggestion
 from dharma_tasks.majors import Leap, major_problems
-from dharma_tasks.migration import Migration, Reference, Version, reference
+from dharma_tasks.migration import Migration, Reference, Version, plain_version, reference
 from dharma_tasks.records import Direction, MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.versions import BEGUN, Versions, order
 from dharma_tasks.words import several
@@ -164,11 +164,8 @@ def wanted_version(request: Request) -> Version | None:
     """The highest version to apply; None for the latest."""
     if request.target == LATEST and request.direction is Direction.FORWARD:
         return None
-    try:
-        version = Version.parse(request.target)
-    except ValueError:
-        version = None
-    if version is None or version.prerelease or version.build:
+    version = plain_version(request.target)
+    if version is None:
         what = f"the target {request.target!r} is neither {LATEST!r} nor MAJOR.MINOR.PATCH"
         todo = "Write for instance --target 1.2.0."
         if request.direction is Direction.BACK:
@@ -291,7 +288,11 @@ class _Side:
             if not self.versions.missing(record) or self.versions.moved(record):
                 continue
             what = f"{record.version} ({record.name}) is {record.state}, but has no file"
-            todo = "Put its files back as they were submitted, so that it can be gone on with."
+            gone = advice.repair(self.database, record.version, "--mark-rolled-back")
+            todo = (
+                "Put its files back as they were submitted, so that it can be gone on with; or "
+                f"where nothing of it is there: {gone}"
+            )
             if record.state is MigrationState.APPLIED:
                 what += ", while older and newer ones have theirs"
                 todo = (
@@ -302,14 +303,14 @@ class _Side:
 
     def _rolling_back(self, record: MigrationRecord) -> Iterator[Problem]:
         what = f"{record.version} ({record.name}) is being rolled back, and is half undone"
-        todo = f"Finish that first: {rollback(self.database, self._below(record))}"
+        todo = f"Finish that first: {advice.rollback(self.database, self._below(record))}"
         yield Problem(self.database, "", what, todo)
 
     def _other_values(self, migration: Migration, record: MigrationRecord) -> Problem:
         what = f"{record.version} is {record.state}, and was begun with other values"
         todo = (
             f"Submit with those of run {record.run}, or begin anew: "
-            f"{rollback(self.database, self._below(record))}"
+            f"{advice.rollback(self.database, self._below(record))}"
         )
         return Problem(migration.file, "", what, todo)
 
@@ -358,7 +359,7 @@ def half_undone(record: MigrationRecord, migration: Migration | None) -> bool:
 
     Without the `migration` nobody knows which operations are those of a rollback file.
     """
-    if record.state is MigrationState.ROLLED_BACK:
+    if record.state in (MigrationState.ROLLED_BACK, MigrationState.APPLIED):
         return False
     last = len(migration.operations) if migration else len(record.operations)
     return record.state is MigrationState.ROLLING_BACK or any(
@@ -379,15 +380,23 @@ def changed(migration: Migration, record: MigrationRecord) -> Iterator[Problem]:
     checksums = f"its checksum was {then} and is {now}"
     if record.state == MigrationState.APPLIED:
         what = f"{migration.version} is applied, and its file was changed since: {checksums}"
-        todo = "Put the file back as it was, and write the change as a new migration."
+        todo = (
+            "Put the file back as it was, and write the change as a new migration. Where the "
+            f"change does not matter: {_accept(migration)}"
+        )
         yield Problem(migration.file, "", what, todo)
     elif record.state in (*BEGUN, MigrationState.ROLLING_BACK):
         what = f"{migration.version} is {record.state}, and its file was changed since: {checksums}"
         todo = (
             "Operations of it are done. Put the file back as it was submitted, clear the cause in "
-            "the database, and submit again: it goes on where it stopped."
+            "the database, and submit again: it goes on where it stopped. To go on with the file "
+            f"as it is now: {_accept(migration)}"
         )
         yield Problem(migration.file, "", what, todo)
+
+
+def _accept(migration: Migration) -> str:
+    return advice.repair(migration.database, migration.version, "--accept-checksum")
 
 
 def _sorted(migrations: Sequence[Migration], database: str) -> list[Migration]:

@@ -149,8 +149,8 @@ class Declaring:
 
 def _line(change: Change) -> str:
     amendment = change.amendment
-    arrow = f"{change.now} → {change.then}" if amendment.state else f"stays {change.now}"
-    return f"{amendment.version} {amendment.name}: {arrow}"
+    arrow = "stays" if change.then is change.now else f"{change.now} →"
+    return f"{amendment.version} {amendment.name}: {arrow} {change.then}"
 
 
 def _fields(change: Change) -> JSON:

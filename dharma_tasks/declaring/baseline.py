@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dharma_tasks.declaring.proposal import (
     Change,
     Proposal,
-    plain_version,
+    named_version,
     state_of,
     types_of,
     unmet,
@@ -38,7 +38,7 @@ class Baseline:
 
     @property
     def _request(self) -> Request:
-        return Request(target=str(plain_version(self.version)), databases=self.names)
+        return Request(target=str(named_version(self.version)), databases=self.names)
 
     def databases(self, migrations: Sequence[Migration]) -> list[str]:
         """Those that may be written to."""
@@ -50,7 +50,7 @@ class Baseline:
 
     def decide(self, migrations: Sequence[Migration], surveys: Mapping[str, Survey]) -> Proposal:
         """Take over what is not applied, unless something there contradicts it."""
-        version = plain_version(self.version)
+        version = named_version(self.version)
         names = self.databases(migrations)
         below = [m for m in migrations if m.database in names and m.order <= version]
         problems = [p for name in names for p in _in_the_way(surveys[name], below, version)]

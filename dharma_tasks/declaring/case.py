@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from dharma_tasks import advice
 from dharma_tasks.advice import rollback
 from dharma_tasks.declaring.proposal import GONE, state_of
 from dharma_tasks.errors import Problem, Refused
@@ -90,7 +91,7 @@ class Case:
 
     def command(self, option: str) -> str:
         """The repair of this one."""
-        return f"dharma repair {self.database} {self.version} {option}"
+        return advice.repair(self.database, self.version, option)
 
     @property
     def rollback(self) -> str:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.journal import Amendment, Declaration
-from dharma_tasks.migration import Migration, Reference, Version, reference
+from dharma_tasks.migration import Migration, Reference, Version, plain_version, reference
 from dharma_tasks.records import MigrationRecord, MigrationState, OperationState, Survey
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "begun",
     "differing",
     "listed",
-    "plain_version",
+    "named_version",
     "state_of",
     "types_of",
     "unmet",
@@ -88,17 +88,14 @@ class Wish(Protocol):
         """
 
 
-def plain_version(text: str) -> Version:
+def named_version(text: str) -> Version:
     """Read the version that a person has named.
 
     Raises:
         Refused: it is none.
     """
-    try:
-        version = Version.parse(text)
-    except ValueError:
-        version = None
-    if version is None or version.prerelease or version.build:
+    version = plain_version(text)
+    if version is None:
         what = f"{text!r} is not a version: MAJOR.MINOR.PATCH"
         raise Refused([Problem("", "", what, "Write for instance 1.2.0.")])
     return version

@@ -14,7 +14,7 @@ from dharma_tasks.declaring.proposal import (
     begun,
     differing,
     listed,
-    plain_version,
+    named_version,
     types_of,
     unmet,
 )
@@ -54,7 +54,7 @@ class Repair:
 
     @property
     def _reference(self) -> Reference:
-        return reference(self.database, str(plain_version(self.version)))
+        return reference(self.database, str(named_version(self.version)))
 
     def databases(self, migrations: Sequence[Migration]) -> list[str]:  # noqa: ARG002
         """The one."""
@@ -72,7 +72,7 @@ class Repair:
 
     def decide(self, migrations: Sequence[Migration], surveys: Mapping[str, Survey]) -> Proposal:
         """Say what becomes of it, unless something contradicts that."""
-        case = Case(self.database, str(plain_version(self.version)), surveys, migrations)
+        case = Case(self.database, str(named_version(self.version)), surveys, migrations)
         if case.file is None and case.record is None:
             known = {m.version for m in migrations if m.database == self.database}
             todo = suggestion(self.version, known | {*case.survey.by_version()}, "versions")

@@ -27,7 +27,7 @@ KINDS = (
     "mongodb stepped down",
     "postgresql killed",
 )
-"""One of each. Elasticsearch takes 12 s to start: it is killed by tests of its own."""
+"""Drawn from these. Elasticsearch takes 12 s to start: it is killed by tests of its own."""
 
 
 @pytest.fixture
@@ -38,15 +38,15 @@ def ground(engines: LocalEngines, settings: Settings, tmp_path: Path) -> Ground:
 
 
 def test_short_campaign(ground: Ground) -> None:
-    """Ten faults at random instants, there and back: nothing lost, nothing doubled, all go on.
+    """Six faults at random instants, there and back: nothing lost, nothing doubled, all go on.
 
     FAULTS 6, 7, 13, 16, 17, 21 and 26, in whatever order and company the seed brings them.
     """
     kinds = tuple((kind, 1) for kind in KINDS)
-    wanted = Wanted(len(kinds), seed=4, seconds=40, scale=0.15, kinds=kinds, pause=1.0, each_way=5)
+    wanted = Wanted(6, seed=4, seconds=200, scale=0.15, kinds=kinds, pause=1.0, each_way=3)
     figures = Campaign(ground, wanted).run()
     assert figures.well, str(figures)
-    assert len(figures.faults) >= 5, str(figures)
+    assert len(figures.faults) >= 4, str(figures)
     assert figures.recovered == figures.faults, str(figures)
     assert figures.ways == Counter(forward=1, back=1)
     assert min(figures.faults_on.values()) > 0, str(figures)

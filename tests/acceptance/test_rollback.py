@@ -217,6 +217,7 @@ def test_a_rollback_file_that_leaves_nothing(place: Place) -> None:
 ROWS = 40_000
 
 
+@pytest.mark.campaign
 def test_killed_on_the_way_back(place: Place, mongodb: Database[Document]) -> None:
     """Kill -9 of whoever undoes it, twice: each document is as it was, and nothing is left."""
     place.settings = place.settings.model_copy(update={"lease_seconds": 2.0, "batch_seconds": 0.05})

@@ -253,6 +253,15 @@ def test_0_repaired(stage: Stage) -> None:
     assert "@" in declaration.by
 
 
+def test_0_accepted(stage: Stage) -> None:
+    """That nothing else changes is said too."""
+    file = load(stage.folder.path).migrations[0].model_copy(update={"checksum": "before"})
+    stage.surveys["mongodb"] = survey("mongodb", record(file))
+    result = stage.dharma("repair", "mongodb", "1.0.0", "--accept-checksum")
+    assert result.exit_code == 0, result.output
+    assert "  1.0.0 a name: stays applied\n    checksum before, from now on " in result.stdout
+
+
 @pytest.mark.parametrize("given", [(), ("--retry", "--mark-applied")])
 def test_2_one_of_the_four(stage: Stage, given: tuple[str, ...]) -> None:
     """None is no repair, and two would contradict each other."""

@@ -144,7 +144,8 @@ def test_begun_and_changed(state: MigrationState) -> None:
         f"mongodb/1.10.0.json: 1.10.0 is {state}, and its file was changed since: its checksum "
         f"was 0123456789ab and is {B.checksum[:12]}. Operations of it are done. Put the file "
         "back as it was submitted, clear the cause in the database, and submit again: it goes on "
-        "where it stopped."
+        "where it stopped. To go on with the file as it is now: dharma repair mongodb 1.10.0 "
+        "--accept-checksum"
     )
 
 
@@ -155,7 +156,8 @@ def test_applied_and_changed() -> None:
     assert first == (
         "mongodb/1.9.0.json: 1.9.0 is applied, and its file was changed since: its checksum was "
         f"0123456789ab and is {A.checksum[:12]}. Put the file back as it was, and write the "
-        "change as a new migration."
+        "change as a new migration. Where the change does not matter: dharma repair mongodb 1.9.0 "
+        "--accept-checksum"
     )
     assert second.startswith("mongodb/1.10.0.json: 1.10.0 is applied")
 

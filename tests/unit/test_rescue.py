@@ -182,14 +182,17 @@ def test_what_is_queued_is_left_alone(
 def test_once_an_interval_over_all_workers(
     redis: Redis, settings: Settings, runs: Runs, run: Run
 ) -> None:
-    """FAULTS 26: of many rescuers that see the same orphan one sends it."""
+    """FAULTS 26: of many rescuers that see the same orphan one sends it, later and later."""
     begin(runs, run)
-    sent = [rescuer(redis, settings).look() for _ in range(5)]
+    claim, seconds = f"dharma:rescue:r1:{KEY}", 10
+    slow = settings.model_copy(update={"rescue_seconds": seconds})
+    sent = [rescuer(redis, slow).look() for _ in range(5)]
     assert [len(chains) for chains in sent] == [1, 0, 0, 0, 0]
-    first = redis.pttl(f"dharma:rescue:r1:{KEY}")
-    redis.delete(f"dharma:rescue:r1:{KEY}")
-    assert rescuer(redis, settings).look()
-    assert redis.pttl(f"dharma:rescue:r1:{KEY}") > first
+    for _ in range(3):
+        assert redis.pttl(claim) <= seconds * 1000
+        redis.delete(claim)
+        assert rescuer(redis, slow).look()
+    assert redis.pttl(claim) > seconds * 1000
 
 
 def test_the_gap_between_two_operations_is_not_an_orphan(

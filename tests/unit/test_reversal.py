@@ -292,3 +292,14 @@ def test_a_rollback_file_of_which_nothing_is_left() -> None:
     changed = M2.model_copy(update={"rollback": (INDEX,)})
     made = planned([M1, changed], "1.0.0", there)
     assert made.first == {M2.reference: f"{M2.version} 2"}
+
+
+def test_an_applied_file_that_has_lost_an_operation() -> None:
+    """It was changed; the operation that it lost is not one of a rollback file."""
+    before = migration("mongodb:1.0.0", operations=(COLLECTION, INDEX))
+    with pytest.raises(Refused) as caught:
+        plan(
+            [migration("mongodb:1.0.0")], {"mongodb": survey("mongodb", record(before))}, Request()
+        )
+    (problem,) = caught.value.problems
+    assert "its file was changed since" in problem.what

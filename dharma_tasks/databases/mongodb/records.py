@@ -242,7 +242,7 @@ def pruned(gone: Pruned, run: str, by: str) -> Document:
         "by": by,
         "version": gone.version,
         "number": gone.number,
-        "detail": f"removed {gone.documents} documents that it kept for its way back",
+        "detail": f"what it kept for its way back was removed (documents: {gone.documents})",
     }
 
 

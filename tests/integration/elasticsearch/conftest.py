@@ -16,8 +16,6 @@ from dharma_tasks.local import LocalEngines
 from dharma_tasks.migration import JSON
 from dharma_tasks.settings import Settings
 
-_NOT_KEPT = ("index.uuid", "index.creation_date", "index.provided_name")
-
 
 @pytest.fixture(scope="session")
 def elasticsearch_url(engines: LocalEngines) -> SecretStr:

@@ -136,6 +136,15 @@ class Hand:
         """Undo the operation, to the end."""
         return self.finish(operation, self.undoing(operation))
 
+    def undo_unbegun(self, operation: JSON, *, begun: bool) -> None:
+        """Undo what was only taken, or with `begun` prepared too."""
+        if begun:
+            self.prepared(operation)
+        else:
+            self.take(self.assignment(operation["type"]))
+        self.undo(operation)
+        assert (self.warnings, self.confirmed) == ([], 0)
+
     def there_and_back(self, operation: JSON, state: Callable[[], JSON]) -> None:
         """Apply, undo, undo once more as after a lost checkpoint, apply again."""
         before = state()

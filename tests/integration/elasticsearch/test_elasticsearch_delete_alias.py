@@ -215,13 +215,8 @@ def test_undoing_what_has_not_taken_off_anything(
 ) -> None:
     """Taken, or prepared, and no more."""
     before = state()
-    if begun:
-        hand.prepared(operation)
-    else:
-        hand.take(hand.assignment("delete_alias"))
-    hand.undo(operation)
+    hand.undo_unbegun(operation, begun=begun)
     assert state() == before
-    assert (hand.warnings, hand.confirmed) == ([], 0)
 
 
 def test_what_is_found_before_anything_runs() -> None:

@@ -165,13 +165,8 @@ def test_undoing_what_has_not_set_anything(
 ) -> None:
     """Taken, or prepared, and no more."""
     before = state()
-    if begun:
-        hand.prepared(operation)
-    else:
-        hand.take(hand.assignment("update_settings"))
-    hand.undo(operation)
+    hand.undo_unbegun(operation, begun=begun)
     assert state() == before
-    assert (hand.warnings, hand.confirmed) == ([], 0)
 
 
 @pytest.mark.parametrize(

@@ -423,7 +423,7 @@ def test_prune(hand: Hand, documents: Database[Any]) -> None:
     assert kept(documents) == 1 + 3
     (told,) = [each for each in journal.history(100) if each.event == "pruned"]
     assert (told.run, told.by, told.version, told.number) == ("p", "me", "1.0.0", 1)
-    assert told.detail == "removed 3 documents that it kept for its way back"
+    assert told.detail == "what it kept for its way back was removed (documents: 3)"
     record = journal.survey().by_version()["1.0.0"]
     assert "pruned" in str(record.operations[0].irreversible)
     with pytest.raises(OperationFailed, match="pruned"):
