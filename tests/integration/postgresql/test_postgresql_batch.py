@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import psycopg
@@ -129,6 +131,41 @@ def test_stops_in_a_key_of_several_columns(postgres: Any) -> None:
             continue
         break
     assert postgres.rows("SELECT DISTINCT n FROM t") == [(1,)]
+
+
+def test_a_table_that_is_written_all_the_while(postgres: Any) -> None:
+    """What is there from beginning to end is met once, and no write of others is lost."""
+    postgres.see.execute(
+        "CREATE TABLE t (org int, id int, n int DEFAULT 0, hot int DEFAULT 0);"
+        "ALTER TABLE t ADD PRIMARY KEY (org, id);"
+        "INSERT INTO t SELECT g % 9, g FROM generate_series(1, 2000) g"
+    )
+    over = threading.Event()
+
+    def write() -> int:
+        with psycopg.connect(postgres.url, autocommit=True) as connection:
+            for number in count():
+                if over.is_set():
+                    return number
+                place = number * 7919 % 1000 * 2 + 2
+                connection.execute("UPDATE t SET hot = hot + 1 WHERE id = %s", [place])
+                connection.execute("DELETE FROM t WHERE id = %s", [place + 1])
+                connection.execute("INSERT INTO t VALUES (%s, %s)", [number % 9, number + 9000])
+        raise AssertionError
+
+    writer = postgres.in_background(write)
+    sql = "UPDATE t SET n = n + 1 WHERE (org, id) BETWEEN :batch_start AND :batch_end"
+    try:
+        postgres.wait_for("SELECT count(*) > 20 FROM t WHERE id > 9000")
+        postgres.run(sql, KIND, table="t", key=["org", "id"], size=20)
+    finally:
+        over.set()
+    written = writer.result(15)
+    stayed = "FROM t WHERE id <= 2000 AND id % 2 = 0"
+    assert postgres.rows(f"SELECT count(*), min(n), max(n), sum(hot) {stayed}") == [
+        (1000, 1, 1, written)
+    ]
+    assert postgres.value("SELECT max(n) FROM t") == 1
 
 
 def test_a_key_that_very_many_rows_have(
