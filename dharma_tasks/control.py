@@ -14,7 +14,7 @@ from dharma_tasks.lease import Lease
 from dharma_tasks.limits import Window
 from dharma_tasks.run import Event, Progress, RunState
 from dharma_tasks.runs import Runs
-from dharma_tasks.work import Taken
+from dharma_tasks.work import Amount, Taken
 
 _ASK_SECONDS = 0.5
 """Redis is asked no more often than this; short batches need not pay for it."""
@@ -44,6 +44,8 @@ class OperationControl:
     _reported: float = field(default_factory=time.time)
     _began: bool = False
     _warned: int = 0
+    _seen: Amount | None = None
+    _phase: dict[str, float] = field(default_factory=dict)
 
     def ending(self) -> Stopped | None:
         """Why this worker is to stop, if it is. May be called from any thread."""
@@ -89,10 +91,17 @@ class OperationControl:
         self.waiting(why, self.progress.stuck_for, handed_on=self.progress.handed_on)
         return Halted(why)
 
-    def alive(self) -> None:
-        """Give a sign of life from within a long statement."""
+    def alive(self, seen: Amount | None = None) -> None:
+        """Give a sign of life from within a long statement, and show how far the server is."""
         self.lease.renew()
-        self._show(self.progress.model_copy(update={"heartbeat": time.time()}))
+        shown: dict[str, float] = {"heartbeat": time.time()}
+        if seen is not None:
+            before = self._seen
+            if before is None or before.total != seen.total or seen.done < before.done:
+                self._phase = {"since": time.time(), "since_done": seen.done}
+            self._seen = seen
+            shown |= {"done": seen.done, "total": seen.total, **self._phase}
+        self._show(self.progress.model_copy(update=shown))
 
     def confirm(self) -> None:
         """Raise `LeaseLost` unless the lease is ours at this moment."""

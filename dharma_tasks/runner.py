@@ -32,7 +32,7 @@ from dharma_tasks.operations.base import Operation
 from dharma_tasks.pace import Bounds, Pace
 from dharma_tasks.records import MigrationState
 from dharma_tasks.settings import Settings
-from dharma_tasks.work import Assignment, Step, Taken, Walked, Work
+from dharma_tasks.work import Amount, Assignment, Step, Taken, Walked, Work
 
 log = structlog.get_logger()
 
@@ -52,8 +52,11 @@ class Control(Protocol):
     def check(self) -> None:
         """Raise `StepAside` when this worker must stop at this batch boundary; else renew."""
 
-    def alive(self) -> None:
-        """Give a sign of life from within a long statement. Called from another thread."""
+    def alive(self, seen: Amount | None = None) -> None:
+        """Give a sign of life from within a long statement, and show how far the server is with it.
+
+        Called from another thread.
+        """
 
     def confirm(self) -> None:
         """Raise `LeaseLost` unless the lease is ours at this moment."""
@@ -246,7 +249,7 @@ class Runner:
         self._warn(f"left as it is: {reason}")
         return Step(cursor=None, finished=True)
 
-    def _alive(self) -> Callable[[], None]:
+    def _alive(self) -> Callable[[Amount | None], None]:
         """A sign of life from a long statement; one that outlives the end of the work is ended.
 
         Else a worker that shuts down would be killed in it, and that would count as an attempt
@@ -254,9 +257,9 @@ class Runner:
         """
         looks = 0
 
-        def alive() -> None:
+        def alive(seen: Amount | None) -> None:
             nonlocal looks
-            self.control.alive()
+            self.control.alive(seen)
             why = self.control.ending()
             looks = looks + 1 if why is not None else 0
             if looks > _LOOKS_BEFORE_INTERRUPT:
@@ -287,7 +290,7 @@ class Runner:
         message = self.database.describe(error)
         if fault is Fault.LASTING:
             raise self._failed(error, message, taken) from error
-        if fault is Fault.CONFLICT:
+        if fault is Fault.CONFLICT and taken is not None:
             pace.conflicted()
         log.warning("retry", fault=fault.value, error=message, batch_size=pace.size)
         self.database.recover()

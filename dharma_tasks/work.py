@@ -110,6 +110,14 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Amount:
+    """How far a server says it is with a long statement, in a unit of its own."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Walked:
     """How far an operation had come when it began to be undone."""
 

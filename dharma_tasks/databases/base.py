@@ -12,6 +12,7 @@ from dharma_tasks.journal import Journal
 from dharma_tasks.migration import JSON
 from dharma_tasks.records import Owner
 from dharma_tasks.settings import Settings
+from dharma_tasks.work import Amount
 
 HandleT = TypeVar("HandleT")
 
@@ -24,7 +25,7 @@ class Fault(Enum):
     PASSING = "passing"
     """Retried from the checkpoint, with a new fence, after a pause."""
     CONFLICT = "conflict"
-    """As PASSING, and the batch is halved: others write the same documents."""
+    """As PASSING, and the batch is halved: others write the same documents, or it took too long."""
 
 
 class Database(ABC, Generic[HandleT]):
@@ -83,10 +84,11 @@ class Database(ABC, Generic[HandleT]):
         """The database's own message, whole, with its code; no secrets."""
 
     @abstractmethod
-    def watched(self, alive: Callable[[], None]) -> AbstractContextManager[Any]:
+    def watched(self, alive: Callable[[Amount | None], None]) -> AbstractContextManager[Any]:
         """Call `alive` about once a second, from another thread, while the context is open.
 
-        But only as long as the server itself shows that our statement is being worked on.
+        But only as long as the server itself shows that our statement is being worked on. It gets
+        how far the server says it is, where it does.
         """
 
     def interrupt(self) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dharma_tasks.errors import StepAside
+from dharma_tasks.work import Amount
 
 _EVERY = 1.0
 """Seconds between two looks; a statement that is shorter is never looked at."""
@@ -19,8 +20,8 @@ _JOIN_SECONDS = 10
 class _Watch:
     """One open `watching`."""
 
-    works: Callable[[], bool]
-    alive: Callable[[], None]
+    works: Callable[[], Amount | bool]
+    alive: Callable[[Amount | None], None]
     begun: float
 
 
@@ -38,11 +39,13 @@ class Watcher:
         self._closed = threading.Event()
 
     @contextmanager
-    def watching(self, works: Callable[[], bool], alive: Callable[[], None]) -> Iterator[None]:
+    def watching(
+        self, works: Callable[[], Amount | bool], alive: Callable[[Amount | None], None]
+    ) -> Iterator[None]:
         """Call `alive` about once a second while `works` says that the server works for us.
 
-        `works` is called in the watcher's thread, and raises nothing: a server that cannot be
-        asked gives no sign of life.
+        `works` may say how far it is. It is called in the watcher's thread, and raises nothing: a
+        server that cannot be asked gives no sign of life.
         """
         if self._thread is None:
             self._closed.clear()
@@ -65,14 +68,16 @@ class Watcher:
     def _run(self) -> None:
         while not self._closed.wait(_EVERY):
             watch = self._watch
-            if watch is not None and time.monotonic() - watch.begun >= _EVERY and watch.works():
-                self._tell(watch)
+            if watch is None or time.monotonic() - watch.begun < _EVERY:
+                continue
+            if seen := watch.works():
+                self._tell(watch, seen if isinstance(seen, Amount) else None)
 
-    def _tell(self, watch: _Watch) -> None:
+    def _tell(self, watch: _Watch, seen: Amount | None) -> None:
         with self._lock:
             if self._watch is not watch:
                 return
             try:
-                watch.alive()
+                watch.alive(seen)
             except StepAside:  # the lease is gone: the working thread sees it by itself
                 self._watch = None

@@ -86,7 +86,7 @@ class Disturbed(ABC):
             try:
                 return found.journal.survey()
             except Exception as error:
-                if found.classify(error) is not Fault.PASSING:
+                if found.classify(error) is Fault.LASTING:
                     raise
                 return None
 

@@ -14,7 +14,7 @@ from dharma_tasks.journal import Declaration, Entry, Journal, Opening
 from dharma_tasks.migration import JSON, Key
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.records import HistoryRecord, MigrationState, OperationState, Owner, Survey
-from dharma_tasks.work import Assignment, Earlier, Prepared, Step, Taken, Walked, Work
+from dharma_tasks.work import Amount, Assignment, Earlier, Prepared, Step, Taken, Walked, Work
 
 
 class Crash(BaseException):
@@ -211,7 +211,7 @@ class ModelDatabase(Database[dict[int, int]]):
     def describe(self, error: BaseException) -> str:
         return f"model: {error}"
 
-    def watched(self, alive: Callable[[], None]) -> AbstractContextManager[Any]:
+    def watched(self, alive: Callable[[Amount | None], None]) -> AbstractContextManager[Any]:
         return nullcontext()
 
     def recover(self) -> None:

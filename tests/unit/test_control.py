@@ -17,7 +17,7 @@ from dharma_tasks.limits import Window
 from dharma_tasks.messages import orphans
 from dharma_tasks.records import OperationState
 from dharma_tasks.run import Event, Next, Run
-from dharma_tasks.work import Assignment, Taken
+from dharma_tasks.work import Amount, Assignment, Taken
 
 FIRST, SECOND = (Next("mongodb", "1.0.0", number) for number in (1, 2))
 
@@ -125,12 +125,12 @@ def orphaned(driver: Driver, run: Run) -> list[list[str]]:
 
 def test_outside_its_window_it_rests_and_nobody_sends_it(driver: Driver, run: Run) -> None:
     """From the first question on; when the window opens, rescuers send it as any orphan."""
-    control = make_control(driver, run, closed_for(0.5))
+    control = make_control(driver, run, closed_for(3))
     with pytest.raises(Halted, match="outside the window"):
         control.check()
     control.lease.release()
     assert orphaned(driver, run) == []
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while not orphaned(driver, run):
         assert time.monotonic() < until
     make_control(driver, run, control.window).check()
@@ -153,3 +153,21 @@ def test_inside_its_window_it_works(driver: Driver, run: Run) -> None:
     now = datetime.now(UTC)
     ends = [(now + timedelta(seconds=each)).time() for each in (-60, 60)]
     make_control(driver, run, Window(start=ends[0], end=ends[1], timezone="UTC")).check()
+
+
+def test_a_long_statement_shows_how_far_it_is(driver: Driver, run: Run) -> None:
+    """In the operation's place, at a rate of its own; each phase begins anew, as does a batch."""
+    control = make_control(driver, run)
+    control.report(make_taken(), 0)
+
+    def shown() -> tuple[int, int | None, int]:
+        snapshot = driver.runs.snapshot(run.id)
+        assert snapshot is not None
+        found = snapshot.progress["mongodb"]
+        return found.done, found.total, found.since_done
+
+    for done, total, begun in ((5, 100, 5), (60, 100, 5), (8, 100, 8), (9, 70, 9)):
+        control.alive(Amount(done, total))
+        assert shown() == (done, total, begun)
+    control.alive()
+    assert shown()[0] == 0

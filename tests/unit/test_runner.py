@@ -22,11 +22,11 @@ from dharma_tasks.errors import (
     Stopped,
 )
 from dharma_tasks.migration import Key
-from dharma_tasks.pace import Bounds
+from dharma_tasks.pace import START, Bounds
 from dharma_tasks.records import Direction, MigrationState, OperationState
 from dharma_tasks.runner import MigrationFailed, Runner
 from dharma_tasks.settings import Settings
-from dharma_tasks.work import Assignment, Step, Taken, Work
+from dharma_tasks.work import Amount, Assignment, Step, Taken, Work
 
 DOCUMENTS = 11
 
@@ -52,7 +52,7 @@ class FakeControl:
             msg = "told to"
             raise self.stops(msg)
 
-    def alive(self) -> None:
+    def alive(self, seen: Amount | None = None) -> None:
         self.signs += 1
 
     def confirm(self) -> None:
@@ -286,10 +286,10 @@ def test_a_long_statement_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> Non
     class Long(Increment):
         def step(self, _work: object) -> Step:
             alive = runner._alive()
-            alive()
+            alive(None)
             control.end = Halted("run r is paused")
             for _ in range(5):
-                alive()
+                alive(None)
             control.end = None
             raise OperationFailed("canceling statement due to user request")
 
@@ -473,8 +473,28 @@ def test_where_a_failure_leaves_the_migration(
 def test_a_conflict_halves_the_batch() -> None:
     """FAULTS 9: down to one document if need be."""
     server = make_server()
-    plan = dict.fromkeys(range(8, 80), Conflict)
-    runner = make_runner(server, Faults(plan))
+    runner = make_runner(server, Faults())
+    sizes: list[int] = []
+    step = Increment.step
+
+    class Watching(Increment):
+        def step(self, work: Work[dict[int, int]]) -> Step:
+            sizes.append(work.size)
+            if work.size > 1 and len(sizes) < 20:
+                raise Conflict
+            return step(self, work)
+
+    runner.operation = Watching()
+    runner.run()
+    assert_applied_once(server)
+    assert sizes[:3] == [START, START // 2, START // 4]
+    assert min(sizes) == 1
+
+
+def test_a_server_that_is_slow_to_be_asked_halves_nothing() -> None:
+    """Of taking over no batch is too large, and small ones would stay small for long."""
+    server = make_server()
+    runner = make_runner(server, Faults(dict.fromkeys(range(1, 20), Conflict)))
     sizes: list[int] = []
     step = Increment.step
 
@@ -486,7 +506,7 @@ def test_a_conflict_halves_the_batch() -> None:
     runner.operation = Watching()
     runner.run()
     assert_applied_once(server)
-    assert min(sizes) == 1
+    assert min(sizes) == START
 
 
 # -- the way back --------------------------------------------------------------------------

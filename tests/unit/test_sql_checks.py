@@ -204,6 +204,17 @@ def test_marks_become_parameters_in_their_places() -> None:
     assert found.marks == {":batch_start"}
 
 
+def test_marks_of_a_key_of_several_columns() -> None:
+    """They become rows, which fit in their place, and PostgreSQL's parser takes them there."""
+    sql = "DELETE FROM t WHERE (a, b, c) BETWEEN :batch_start AND :batch_end"
+    found = batched(sql, 3)
+    assert found.text == sql.replace(":batch_start", "($1,$2,$3)  ").replace(
+        ":batch_end", "($4,$5,$6)"
+    )
+    assert len(found.text) == len(sql)
+    assert parse(found.text)
+
+
 @given(
     st.lists(
         st.sampled_from(

@@ -49,7 +49,9 @@ def test_the_file_becomes_one_operation(tmp_path: Path, content: Any, expected: 
         ({"batch": {"table": "t"}}, "batch", "'key' is missing"),
         ({"batch": {"table": "t", "key": "id", "sise": 1}}, "batch.sise", "unknown key"),
         ({"batch": {"table": "t", "key": "id", "sql": "x"}}, "batch.sql", "unknown key"),
-        ({"batch": {"table": "t", "key": ["a", "b"]}}, "batch.key", "several columns"),
+        ({"batch": {"table": "t", "key": []}}, "batch.key", "at least 1"),
+        ({"batch": {"table": "t", "key": ["a", "b", "c", "d"]}}, "batch.key", "at most 3"),
+        ({"batch": {"table": "t", "key": 5}}, "batch.key", "list"),
         ({"batch": {"table": "t", "key": "id", "size": 0}}, "batch.size", "greater than"),
         (
             {"transactional": False, "batch": {"table": "t", "key": "id"}},

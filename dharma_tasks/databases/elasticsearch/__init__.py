@@ -16,6 +16,7 @@ from dharma_tasks.databases.elasticsearch.strain import Strain
 from dharma_tasks.migration import JSON
 from dharma_tasks.records import Owner
 from dharma_tasks.settings import Settings
+from dharma_tasks.work import Amount
 
 __all__ = ["ElasticsearchDatabase", "database"]
 
@@ -95,7 +96,10 @@ class ElasticsearchDatabase(Database[Elasticsearch]):
         """The server's own message, whole, with its status and type."""
         return errors.describe(error)
 
-    def watched(self, alive: Callable[[], None]) -> AbstractContextManager[Any]:  # noqa: ARG002
+    def watched(
+        self,
+        alive: Callable[[Amount | None], None],  # noqa: ARG002
+    ) -> AbstractContextManager[Any]:
         """Watch nothing: no request lasts as long as a lease.
 
         Each one fails after a part of `lease_seconds`, and what takes longer runs as a task on

@@ -222,18 +222,27 @@ class Connection:
             raise _refused("is not a MongoDB URL", todo) from None
 
 
-def operating(client: MongoClient[Document], matching: Document) -> bool:
-    """Whether `$currentOp` shows an operation, or an open transaction, that matches.
+def operations(
+    client: MongoClient[Document], matching: Document, *, everyone: bool = False
+) -> list[Document]:
+    """The operations, and open transactions, that `$currentOp` shows and that match.
 
-    Everyone may see their own; it wants the read concern "local".
+    Everyone may see their own, and with the right `inprog` those of `everyone`, the server's own
+    among them, which now and then count as idle. It wants the read concern "local".
     """
     pipeline: list[Document] = [
-        {"$currentOp": {"allUsers": False, "idleSessions": True}},
+        {
+            "$currentOp": {
+                "allUsers": everyone,
+                "idleConnections": everyone,
+                "idleSessions": True,
+            }
+        },
         {"$match": matching},
-        {"$limit": 1},
+        {"$project": {"command": True, "msg": True, "progress": True}},
     ]
     admin = client.get_database("admin", read_concern=_LOCAL)
-    return bool(list(admin.aggregate(pipeline)))
+    return list(admin.aggregate(pipeline))
 
 
 def _refused(what: str, todo: str) -> Refused:

@@ -12,14 +12,15 @@ from bson import Binary
 from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.databases.freeing import ended
 from dharma_tasks.databases.mongodb import faults
-from dharma_tasks.databases.mongodb.connection import Connection, Handle, operating
+from dharma_tasks.databases.mongodb.connection import Connection, Handle, operations
 from dharma_tasks.databases.mongodb.journal import MongodbJournal
 from dharma_tasks.databases.mongodb.strain import strain
-from dharma_tasks.databases.mongodb.watch import works
+from dharma_tasks.databases.mongodb.watch import Onlooker
 from dharma_tasks.databases.watch import Watcher
 from dharma_tasks.migration import JSON
 from dharma_tasks.records import Owner
 from dharma_tasks.settings import Settings
+from dharma_tasks.work import Amount
 
 
 class MongodbDatabase(Database[Handle]):
@@ -32,6 +33,7 @@ class MongodbDatabase(Database[Handle]):
         self._connection = Connection(settings)
         self._most_lag = settings.max_lag_seconds
         self._watcher = Watcher()
+        self._onlooker = Onlooker(self._connection)
         self._journal = MongodbJournal(self._connection, settings.namespace, self.free)
 
     @property
@@ -94,9 +96,9 @@ class MongodbDatabase(Database[Handle]):
         """The server's message with its code, and the document it is about."""
         return faults.describe(error)
 
-    def watched(self, alive: Callable[[], None]) -> AbstractContextManager[Any]:
-        """Ask `$currentOp` about our statements once a second."""
-        return self._watcher.watching(lambda: works(self._connection), alive)
+    def watched(self, alive: Callable[[Amount | None], None]) -> AbstractContextManager[Any]:
+        """Ask `$currentOp` about our statements once a second, and how far an index is."""
+        return self._watcher.watching(self._onlooker.works, alive)
 
     def interrupt(self) -> None:
         """Leave an index build to the server: the command of whoever comes next joins it.
@@ -119,4 +121,4 @@ class MongodbDatabase(Database[Handle]):
         return found
 
     def _open(self, session: Binary) -> bool:
-        return operating(self._connection.client, {"lsid.id": session})
+        return bool(operations(self._connection.client, {"lsid.id": session}))

@@ -13,6 +13,7 @@ from pymongo.errors import (
     ConnectionFailure,
     OperationFailure,
     PyMongoError,
+    ServerSelectionTimeoutError,
 )
 
 from dharma_tasks.databases.base import Fault
@@ -29,6 +30,12 @@ _CONFLICT = {
     290: "TransactionExceededLifetimeLimitSeconds",
     365: "TemporarilyUnavailable",
     388: "TransactionTooLargeForCache",
+    # Too long for somebody's time limit:
+    50: "MaxTimeMSExpired",
+    64: "WriteConcernFailed",  # not on a majority in time
+    89: "NetworkTimeout",
+    202: "NetworkInterfaceExceededTimeLimit",
+    262: "ExceededTimeLimit",
 }
 """A smaller batch gets through."""
 
@@ -38,22 +45,17 @@ _PASSING = {
     24: "LockTimeout",
     43: "CursorNotFound",
     46: "LockBusy",
-    50: "MaxTimeMSExpired",
     63: "StaleShardVersion",
-    64: "WriteConcernFailed",
-    89: "NetworkTimeout",
     91: "ShutdownInProgress",
     117: "ConflictingOperationInProgress",
     133: "FailedToSatisfyReadPreference",
     134: "ReadConcernMajorityNotAvailableYet",
     175: "QueryPlanKilled",
     189: "PrimarySteppedDown",
-    202: "NetworkInterfaceExceededTimeLimit",
     216: "ElectionInProgress",
     237: "CursorKilled",
     239: "SnapshotTooOld",
     246: "SnapshotUnavailable",
-    262: "ExceededTimeLimit",
     276: "IndexBuildAborted",
     317: "ConnectionPoolExpired",
     358: "InternalTransactionNotSupported",
@@ -74,15 +76,20 @@ _LABELS = ("TransientTransactionError", "UnknownTransactionCommitResult", "Retry
 
 
 def classify(error: BaseException) -> Fault:
-    """By the server's code, then by the driver's labels; anything else is lasting."""
+    """By the server's code, then by the driver's labels; anything else is lasting.
+
+    What took too long is a conflict, for the batch may be too large: but not where no server was
+    there at all.
+    """
     if isinstance(error, TimeoutError | StillOpen):
         return Fault.PASSING
     if not isinstance(error, PyMongoError):
         return Fault.LASTING
     codes = _codes(error)
-    if codes & _CONFLICT.keys():
+    nobody = isinstance(error, ServerSelectionTimeoutError)
+    if codes & _CONFLICT.keys() or (error.timeout and not nobody):
         return Fault.CONFLICT
-    if isinstance(error, ConnectionFailure) or error.timeout or codes & _PASSING.keys():
+    if isinstance(error, ConnectionFailure) or codes & _PASSING.keys():
         return Fault.PASSING
     if any(error.has_error_label(label) for label in _LABELS):
         return Fault.PASSING
@@ -101,7 +108,11 @@ def _codes(error: PyMongoError) -> set[int]:
 
 
 def describe(error: BaseException) -> str:
-    """The server's whole message with its code, and the document it is about where it says so."""
+    """The server's whole message with its code, and the document it is about."""
+    return "\n".join([_message(error), *getattr(error, "__notes__", [])])
+
+
+def _message(error: BaseException) -> str:
     if isinstance(error, BulkWriteError):
         details: Any = error.details or {}
         found = [*details.get("writeErrors", ()), *details.get("writeConcernErrors", ())]

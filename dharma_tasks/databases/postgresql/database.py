@@ -19,6 +19,7 @@ from dharma_tasks.databases.watch import Watcher
 from dharma_tasks.migration import JSON
 from dharma_tasks.records import Owner
 from dharma_tasks.settings import Settings
+from dharma_tasks.work import Amount
 
 _SAME = """
 FROM pg_catalog.pg_stat_activity
@@ -114,11 +115,11 @@ class PostgresqlDatabase(Database[Session]):
         """The server's message with its code, detail, hint, context and the file's line."""
         return faults.describe(error)
 
-    def watched(self, alive: Callable[[], None]) -> AbstractContextManager[Any]:
-        """Ask `pg_stat_activity` about our process once a second."""
+    def watched(self, alive: Callable[[Amount | None], None]) -> AbstractContextManager[Any]:
+        """Ask `pg_stat_activity` about our process once a second, and how far an index is."""
         identity = self._session.identity
 
-        def works() -> bool:
+        def works() -> Amount | bool:
             seen = self._onlooker.works(identity)
             if seen:
                 self._session.heard()

@@ -6,12 +6,17 @@ import psycopg
 
 from dharma_tasks.databases.base import Fault
 
-_CONFLICTS = {"40001", "40P01"}  # serialization_failure, deadlock_detected
+_CONFLICTS = {
+    "40001",  # serialization_failure
+    "40P01",  # deadlock_detected
+    "55P03",  # lock_not_available: a row that lock_timeout was too short for; a file is no batch
+    "25P04",  # transaction_timeout
+}
+"""A smaller batch gets through."""
 
 _PASSING = {
     "40003",  # statement_completion_unknown
     "53300",  # too_many_connections
-    "55P03",  # lock_not_available: lock_timeout
     "57P01",  # admin_shutdown, and what pg_terminate_backend says
     "57P02",  # crash_shutdown
     "57P03",  # cannot_connect_now

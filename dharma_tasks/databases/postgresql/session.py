@@ -239,15 +239,15 @@ class Session:
         connection.pgconn.send_query(text)
         return self._results(connection)
 
-    def run_typed(self, text: bytes, values: Sequence[str], oid: int) -> int:
-        """Run one statement with the parameters $1, $2, … of the type `oid`, given as text.
+    def run_typed(self, text: bytes, values: Sequence[str], oids: Sequence[int]) -> int:
+        """Run one statement with the parameters $1, $2, … of the types `oids`, given as text.
 
         Returns the number of rows affected.
         """
         self._used, self.fresh = True, False
         connection = self.connection
         connection.pgconn.send_query_params(
-            text, [value.encode() for value in values], param_types=[oid] * len(values)
+            text, [value.encode() for value in values], param_types=oids
         )
         (tag,) = self._results(connection)
         last = tag.rpartition(" ")[2]

@@ -20,6 +20,7 @@ from dharma_tasks.databases.mongodb.connection import Document
 from dharma_tasks.operations.mongodb.keeping import (
     BY_ID,
     CODEC,
+    RAW,
     Documents,
     Keeping,
     chunks,
@@ -44,7 +45,7 @@ class Image:
     @property
     def identity(self) -> Any:
         """Its `_id`, as the driver sends it."""
-        return _identity(RawBSONDocument(self.before))
+        return _identity(RawBSONDocument(self.before, RAW))
 
 
 class Images(Keeping[Image]):

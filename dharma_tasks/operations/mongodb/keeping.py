@@ -26,7 +26,7 @@ from dharma_tasks.errors import OperationFailed
 from dharma_tasks.operations.mongodb.collections import find
 from dharma_tasks.work import Step, Work
 
-__all__ = ["BY_ID", "CODEC", "Documents", "Keeping", "chunks", "undo", "weight_of_id"]
+__all__ = ["BY_ID", "CODEC", "RAW", "Documents", "Keeping", "chunks", "undo", "weight_of_id"]
 
 EntryT = TypeVar("EntryT")
 ItemT = TypeVar("ItemT")
@@ -39,7 +39,7 @@ CODEC: CodecOptions[Document] = CodecOptions(
 )
 """The client's own: what is read goes back as it was."""
 
-_RAW: CodecOptions[RawBSONDocument] = CodecOptions(
+RAW: CodecOptions[RawBSONDocument] = CodecOptions(
     document_class=RawBSONDocument,
     uuid_representation=UuidRepresentation.STANDARD,
     tz_aware=True,
@@ -68,7 +68,7 @@ class Documents:
         """The same, and documents come and go byte by byte."""
         return cast(
             "Collection[RawBSONDocument]",
-            self.collection.with_options(codec_options=cast("CodecOptions[Document]", _RAW)),
+            self.collection.with_options(codec_options=cast("CodecOptions[Document]", RAW)),
         )
 
     @property

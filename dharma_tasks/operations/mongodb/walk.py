@@ -9,17 +9,21 @@ alone; the second say which documents are in the batch, where its two ends diffe
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from datetime import datetime
+from math import isnan
 from typing import Any
 from uuid import UUID
 
 from bson import ObjectId
 from pydantic import Field as Default
+from pymongo.errors import OperationFailure
 
 from dharma_tasks.databases.mongodb import kept
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import OperationFailed, Problem
 from dharma_tasks.operations.base import Burden
+from dharma_tasks.operations.mongodb import refused
 from dharma_tasks.operations.mongodb.collections import Found, existing
 from dharma_tasks.operations.mongodb.images import Images
 from dharma_tasks.operations.mongodb.keeping import BY_ID, Documents, Keeping, undo
@@ -28,7 +32,7 @@ from dharma_tasks.operations.paced import Paced
 from dharma_tasks.records import Direction
 from dharma_tasks.work import Prepared, Step, Work
 
-_PLAIN = (ObjectId, str, int, UUID, datetime)
+_PLAIN = (ObjectId, str, UUID, datetime)
 """Between two of one of these types lie only values that the query operators compare with them."""
 
 
@@ -177,6 +181,17 @@ class Walk(Paced[Handle]):
 
     def _update(self, work: Work[Handle], within: Document) -> int:
         """Change what is `within` the batch; returns how many documents it changed."""
+
+        def change(conditions: Iterable[Document]) -> int:
+            return self._send(work, {"$and": [within, *conditions]})
+
+        try:
+            return self._send(work, within)
+        except OperationFailure as error:
+            refused.name(error, self._documents(work), self._matching(within), change)
+            raise
+
+    def _send(self, work: Work[Handle], within: Document) -> int:
         _, update = self.change()
         if work.handle.session is None:
             work.confirm()
@@ -228,8 +243,19 @@ class Walk(Paced[Handle]):
 
 def between(after: list[Any], upto: Any) -> Document:
     """Match documents whose `_id` is above `after` (if there is one), and not above `upto`."""
-    if after and type(after[0]) is type(upto) and type(upto) in _PLAIN:
+    if after and _plain(after[0], upto):
         return {"_id": {"$gt": after[0], "$lte": upto}}
     bounds = [{"$lte": ["$_id", {"$literal": upto}]}]
     bounds += [{"$gt": ["$_id", {"$literal": each}]} for each in after]
     return {"$expr": {"$and": bounds}}
+
+
+def _plain(one: Any, other: Any) -> bool:
+    """Whether the query operators are enough; those of `$expr` use no index before MongoDB 5.0."""
+    same = type(one) is type(other) and type(one) in _PLAIN
+    return same or (_is_number(one) and _is_number(other))
+
+
+def _is_number(value: Any) -> bool:
+    """Whatever its type; NaN is below all others, and no operator finds it there."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and not isnan(value)

@@ -77,10 +77,6 @@ def _batch_problems(batch: Any) -> list[Problem]:
         if name not in _BATCH_KEYS:
             todo = suggestion(name, _BATCH_KEYS, "keys")
             problems.append(Problem("", f"batch.{name}", f"unknown key {name!r}", todo))
-    if isinstance(batch.get("key"), list):
-        what = "keys of several columns are not walked yet"
-        todo = "Name one indexed column; the others of the key need not be unique."
-        return [*problems, Problem("", "batch.key", what, todo)]
     known = {name: value for name, value in batch.items() if name in _BATCH_KEYS}
     try:
         SqlBatch.model_validate({"sql": "", **_parameters(known)})

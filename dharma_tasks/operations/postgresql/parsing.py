@@ -139,7 +139,8 @@ def tokenize(sql: str) -> list[Token]:
 class Batched:
     """A statement whose batch marks are parameters now: $1 is the start, $2 the end.
 
-    Everything else, and the place of everything else, is as in the file.
+    With a key of two columns the start is `($1,$2)`, the end `($3,$4)`. Everything else, and the
+    place of everything else, is as in the file.
     """
 
     text: str
@@ -147,8 +148,10 @@ class Batched:
 
 
 @lru_cache(maxsize=4)
-def batched(sql: str) -> Batched:
+def batched(sql: str, columns: int = 1) -> Batched:
     """Put parameters in the place of the marks, outside strings, comments and `::` casts.
+
+    As many for each mark as the key has `columns`, of which there is room for three.
 
     Raises:
         NotSql: it cannot be read, or has parameters of its own.
@@ -158,7 +161,7 @@ def batched(sql: str) -> Batched:
     for colon, word in pairwise(tokens):
         mark = sql[colon.start : word.end]
         if mark in (START, END) and colon.name == "ASCII_58":
-            parameter = "$1" if mark == START else "$2"
+            parameter = _row(1 if mark == START else columns + 1, columns)
             text = text[: colon.start] + parameter.ljust(len(mark)) + text[word.end :]
             marks.add(mark)
     for token in tokens:
@@ -167,6 +170,11 @@ def batched(sql: str) -> Batched:
             what = f"{sql[token.start : token.end]} stands for nothing"
             raise NotSql(Problem("", place, what, f"Write {START} and {END}."))
     return Batched(text, frozenset(marks))
+
+
+def _row(first: int, columns: int) -> str:
+    parameters = ",".join(f"${first + n}" for n in range(columns))
+    return parameters if columns == 1 else f"({parameters})"
 
 
 def _syntax(sql: str, error: postgast.PgQueryError) -> Problem:

@@ -15,11 +15,13 @@ from pymongo.database import Database
 from pymongo.errors import (
     AutoReconnect,
     BulkWriteError,
+    ExecutionTimeout,
     NetworkTimeout,
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
     WriteError,
+    WTimeoutError,
 )
 
 from dharma_tasks.databases.base import Fault
@@ -224,7 +226,7 @@ def test_watched_sees_only_the_servers_work(
 ) -> None:
     """A sign of life comes while the server works on our statement, and not while it is idle."""
     alive = threading.Event()
-    with hand.database.watched(alive.set):
+    with hand.database.watched(lambda _seen: alive.set()):
         assert not alive.wait(2.1)  # nothing is sent: no sign, however long
         slow = hand.database.handle.database.things
         with ThreadPoolExecutor(1) as pool:
@@ -262,7 +264,9 @@ def labelled(label: str, code: int) -> OperationFailure:
     ("error", "fault"),
     [
         (AutoReconnect("gone"), Fault.PASSING),
-        (NetworkTimeout("silent"), Fault.PASSING),
+        (NetworkTimeout("silent"), Fault.CONFLICT),
+        (ExecutionTimeout("no time left", 50), Fault.CONFLICT),
+        (WTimeoutError("not on a majority", 64), Fault.CONFLICT),
         (ServerSelectionTimeoutError("no primary"), Fault.PASSING),
         (TimeoutError("slow"), Fault.PASSING),
         (labelled("TransientTransactionError", 24), Fault.PASSING),

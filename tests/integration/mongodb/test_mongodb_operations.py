@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import pytest
-from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Timestamp
 from mongodb_hand import Hand, op
 from pymongo.database import Database
 from pymongo.errors import OperationFailure, WriteError
@@ -16,32 +14,7 @@ from pymongo.errors import OperationFailure, WriteError
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import OperationFailed
 
-IDS: list[Any] = [
-    *(MinKey(), MaxKey(), None, True, False),
-    *(float("nan"), float("-inf"), float("inf"), Decimal128("1.5"), Int64(2**60), 3, 4.5, -7),
-    *("a", "", "zz", "$name", b"\x01\x02", Binary(b"\x01", 5)),
-    *(uuid.UUID(int=1), uuid.UUID(int=2**127), datetime(2020, 1, 1, tzinfo=UTC)),
-    *({"a": 1}, {"b": "x", "c": 1}, {}, {"a": "$x", "b.c": {"d": MaxKey()}}),
-    *(ObjectId(), ObjectId(), Timestamp(1, 2), Code("x"), *range(100, 120)),
-]
-"""At least one `_id` of every BSON type that MongoDB takes there, in no order."""
-
-
 # --- the walk ---
-
-
-@pytest.mark.parametrize("size", [1, 2, 7, 1000])
-def test_mixed_ids_are_visited_exactly_once(
-    hand: Hand, documents: Database[Any], size: int
-) -> None:
-    """A collection whose `_id`s are of every BSON type is walked whole, in any batch size."""
-    documents.things.insert_many([{"_id": each, "n": 0} for each in IDS])
-    hand.size = size
-    taken = hand.run(
-        op("update_documents", collection="things", filter={}, update={"$inc": {"n": 1}})
-    )
-    assert documents.things.count_documents({"n": 1}) == len(IDS)
-    assert (taken.done, taken.total) == (len(IDS), len(IDS))
 
 
 @pytest.mark.parametrize(

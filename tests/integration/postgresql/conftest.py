@@ -24,7 +24,7 @@ from dharma_tasks.operations.base import Operation
 from dharma_tasks.records import Direction, MigrationRecord, Owner
 from dharma_tasks.runner import Runner
 from dharma_tasks.settings import Settings
-from dharma_tasks.work import Assignment, Taken
+from dharma_tasks.work import Amount, Assignment, Taken
 
 DEADLINE = 15
 
@@ -34,6 +34,7 @@ class Control:
 
     def __init__(self) -> None:
         self.signs = 0
+        self.seen: list[Amount] = []
         self.confirmed = 0
         self.waits: list[str] = []
         self.on_confirm: Callable[[], None] = lambda: None
@@ -42,8 +43,9 @@ class Control:
     def check(self) -> None:
         self.on_check()
 
-    def alive(self) -> None:
+    def alive(self, seen: Amount | None = None) -> None:
         self.signs += 1
+        self.seen += [seen] if seen else []
 
     def confirm(self) -> None:
         self.confirmed += 1

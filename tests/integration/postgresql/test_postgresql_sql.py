@@ -308,6 +308,21 @@ def test_a_long_statement_gives_signs_of_life(postgres: Any) -> None:
     assert postgres.control.signs == before
 
 
+def test_an_index_shows_how_far_it_is(postgres: Any) -> None:
+    """As the server counts it, while it is built."""
+    postgres.see.execute(
+        "CREATE TABLE t (k int) WITH (fillfactor = 10);"
+        "INSERT INTO t SELECT g FROM generate_series(1, 1500) g;"
+        "CREATE FUNCTION slow(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM pg_sleep(0.002); RETURN $1; END'"
+    )
+    postgres.run("CREATE INDEX CONCURRENTLY i ON t (slow(k))", "sql_statements")
+    blocks = postgres.value("SELECT pg_relation_size('t') / 8192")
+    assert postgres.control.seen
+    assert {each.total for each in postgres.control.seen} == {blocks}
+    assert 0 < max(each.done for each in postgres.control.seen) <= blocks
+
+
 # --- reading ---
 
 
@@ -341,6 +356,7 @@ def test_errors_are_told_apart(postgres: Any) -> None:
     assert database.classify(psycopg.InterfaceError("closed")) is Fault.PASSING
     assert database.classify(psycopg.errors.SerializationFailure()) is Fault.CONFLICT
     assert database.classify(psycopg.errors.DeadlockDetected()) is Fault.CONFLICT
+    assert database.classify(psycopg.errors.LockNotAvailable()) is Fault.CONFLICT
     assert database.classify(ValueError("no")) is Fault.LASTING
     with pytest.raises(psycopg.Error) as caught:
         postgres.see.execute("SELECT 1 / 0")
