@@ -26,13 +26,12 @@ from dharma_tasks.errors import OperationFailed
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.elasticsearch import server_tasks
-from dharma_tasks.operations.elasticsearch.indices import told, unchanged
+from dharma_tasks.operations.elasticsearch.indices import told
 from dharma_tasks.operations.elasticsearch.ranges import (
     Progress,
     Range,
     cut,
     estimate,
-    marks,
     matching,
     refresh,
 )
@@ -60,10 +59,9 @@ class Source(BaseModel):
 class InRanges(Operation[Elasticsearch]):
     """Goes through an index. `prepare` records its UUID as `source`, and a `tag`: see `tag`."""
 
-    @property
     @abstractmethod
-    def origin(self) -> Source:
-        """What is gone through."""
+    def origin(self, work: Work[Elasticsearch]) -> Source:
+        """What is gone through, by the names of its indices."""
 
     @abstractmethod
     def begin(self, work: Work[Elasticsearch]) -> Step:
@@ -98,16 +96,10 @@ class InRanges(Operation[Elasticsearch]):
                     self.halt(work)
             raise
 
-    def marks(self, work: Work[Elasticsearch], kind: str = "global_checkpoint") -> dict[str, int]:
-        """How far each shard of the index is now; what has come that far can be found."""
-        source = unchanged(work.handle, self.origin.index, work.undo["source"])
-        found = marks(work.handle, source, kind)
-        refresh(work.handle, self.origin.index)  # after the marks
-        return found
-
     def estimate(self, work: Work[Elasticsearch], low: int, high: int) -> int | None:
         """How many documents there are in a range; None where counting takes too long."""
-        return estimate(work.handle, self.origin.index, matching(self.origin.query, low, high))
+        origin = self.origin(work)
+        return estimate(work.handle, origin.index, matching(origin.query, low, high))
 
     def _go_on(self, work: Work[Elasticsearch], progress: Progress) -> Step:
         self.forget(work.handle, progress)
@@ -166,7 +158,7 @@ class InRanges(Operation[Elasticsearch]):
         cause before submitting again: the range gets its new chance.
         """
         if failed.label != work.label:
-            refresh(work.handle, self.origin.index)
+            refresh(work.handle, self.origin(work).index)
             return
         failures = found.get("response", {}).get("failures", [])
         causes = [found["error"]] if "error" in found else [_cause(each) for each in failures]
@@ -217,7 +209,8 @@ class InRanges(Operation[Elasticsearch]):
         return started
 
     def _cut(self, work: Work[Elasticsearch], progress: Progress) -> Range | None:
-        return cut(work.handle, self.origin.index, self.origin.query, progress)
+        origin = self.origin(work)
+        return cut(work.handle, origin.index, origin.query, progress)
 
     def _send(self, work: Work[Elasticsearch], one: Range) -> Range:
         header = f"{work.undo['tag']}/{one.low}-{one.high}/{uuid4().hex[:8]}"

@@ -1,14 +1,14 @@
 """`reindex`: copy the documents of one index into another, on the server.
 
-This is the first pass of what DESIGN.md describes. What is added to the source meanwhile is
-copied by one further pass; updates and deletes of what was copied are not followed, which is a
-warning. The server's own `_reindex` copies ranges of sequence numbers, two at a time, as
-tasks that go on without us (`in_ranges.py`). A range may run twice; `op_type: create` makes that
-harmless: what is there already counts as a conflict and stays as it is.
+First the server's own `_reindex` copies ranges of sequence numbers, two at a time, as tasks that
+go on without us (`in_ranges.py`). A range may run twice; `op_type: create` makes that harmless:
+what is there already counts as a conflict and stays as it is. Then what was written to the source
+meanwhile is followed (`following.py`), and the counts are compared (`verified.py`).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 from elastic_transport import ApiResponse
@@ -22,15 +22,18 @@ from dharma_tasks.operations.elasticsearch.destination import (
     prepare_load,
     put_back,
     why_irreversible,
+    why_shared,
 )
+from dharma_tasks.operations.elasticsearch.following import go_on
 from dharma_tasks.operations.elasticsearch.in_ranges import InRanges, Source, tag
 from dharma_tasks.operations.elasticsearch.indices import (
     find,
     name_problems,
     require,
-    unchanged,
 )
+from dharma_tasks.operations.elasticsearch.pair import Pair
 from dharma_tasks.operations.elasticsearch.ranges import (
+    Following,
     Progress,
     Range,
     count,
@@ -39,6 +42,7 @@ from dharma_tasks.operations.elasticsearch.ranges import (
     refresh,
 )
 from dharma_tasks.operations.elasticsearch.reindex_back import put_back_load, undo
+from dharma_tasks.operations.elasticsearch.verified import verify
 from dharma_tasks.records import Direction
 from dharma_tasks.work import Prepared, Step, Work
 
@@ -92,23 +96,36 @@ class Reindex(InRanges):
             raise OperationFailed(what, todo)
         refresh(client, dest.name)
         held = count(client, dest.name)
+        others = 0 if _was_empty(work, dest.uuid) else held
         undo = {
             "tag": tag(work),
-            "source": source.uuid,
+            "sources": {source.name: source.uuid},
             "dest": dest.uuid,
             "settings": {} if held else original(dest),
             "held": held,
             "marks": marks(client, dest, "max_seq_no"),
+            "shared": why_shared(dest, others),
         }
-        reason = why_irreversible(dest, 0 if _was_empty(work, dest.uuid) else held)
+        reason = why_irreversible(dest, others)
         return Prepared(undo if reason is None else {**undo, "irreversible": reason})
 
     # --- each step ---
 
-    @property
-    def origin(self) -> Source:
+    def _pair(self, work: Work[Elasticsearch]) -> Pair:
+        found = work.undo
+        return Pair(
+            sources=found.get("sources") or {self.source.index: found["source"]},
+            query=self.source.query,
+            dest=self.dest.index,
+            uuid=found["dest"],
+            before=found.get("marks", {}),
+            held=found["held"],
+            shared=found.get("shared"),
+        )
+
+    def origin(self, work: Work[Elasticsearch]) -> Source:
         """The source."""
-        return self.source
+        return Source(index=self._pair(work).source, query=self.source.query)
 
     @property
     def advice(self) -> tuple[str, str]:
@@ -120,7 +137,7 @@ class Reindex(InRanges):
 
     def begin(self, work: Work[Elasticsearch]) -> Step:
         """Note how far the source is, all shards together."""
-        now = self.marks(work)
+        now = self._pair(work).marks(work.handle)
         end = max(now.values())
         total = self.estimate(work, 0, end)
         return Step(Progress(marks=now, end=end, source=total).model_dump(), total=total)
@@ -128,15 +145,15 @@ class Reindex(InRanges):
     def send(self, work: Work[Elasticsearch], one: Range, header: str) -> ApiResponse[Any]:
         """Copy what is not there yet. A late one can add documents, but change none."""
         # Without its destination the server would make one, and guess the types.
-        unchanged(work.handle, self.source.index, work.undo["source"])
-        dest = unchanged(work.handle, self.dest.index, work.undo["dest"])
+        pair = self._pair(work)
+        dest = pair.check(work.handle)
         if work.undo["settings"]:
             work.confirm()
             prepare_load(work.handle, dest)
         work.confirm()
         return work.handle.options(opaque_id=header).reindex(
             source={
-                "index": self.source.index,
+                "index": list(pair.sources),
                 "query": matching(self.source.query, one.low, one.high),
             },
             dest={"index": self.dest.index, "op_type": "create"},
@@ -144,66 +161,30 @@ class Reindex(InRanges):
             wait_for_completion=False,
         )
 
-    # --- the end ---
+    # --- after the ranges ---
 
     def end(self, work: Work[Elasticsearch], progress: Progress) -> Step:
-        """Begin a further pass where there is more by now, or finish."""
-        return self._extend(work, progress) or self._end(work, progress)
-
-    def _extend(self, work: Work[Elasticsearch], progress: Progress) -> Step | None:
-        """Begin a further pass for what was added since, documents that were corrected included.
-
-        Only once for each owner: a source that is always written to must not keep us for ever.
-        The ranges begin at the smallest mark, as shards count apart (FAULTS 1).
-        """
-        if progress.extended == work.label:
-            return None
-        now = self.marks(work)
-        if now == progress.marks:
-            return None
-        progress.next, progress.end = min(progress.marks.values()) + 1, max(now.values())
-        progress.marks, progress.extended = now, work.label
-        progress.source = self.estimate(work, 0, progress.end)
-        more = self.estimate(work, progress.next, progress.end)
-        return Step(progress.model_dump(), total=None if more is None else progress.copied + more)
-
-    def _end(self, work: Work[Elasticsearch], progress: Progress) -> Step:
-        """Every range is done and no task is left: put the settings back, and count."""
-        dest = unchanged(work.handle, self.dest.index, work.undo["dest"])
-        progress.written = marks(work.handle, dest, "max_seq_no")
+        """Follow the source, in two rounds, until the destination is the same; then finish."""
+        pair = self._pair(work)
+        at = progress.following = progress.following or Following(marks=progress.marks)
+        if go_on(work, pair, at, to_the_end=False):
+            return _followed(progress, at)
+        if at.last:
+            return self._end(work, pair, progress, at)
         work.confirm()
-        put_back(work.handle, self.dest.index, work.undo["settings"])
-        refresh(work.handle, self.dest.index)
-        self._verify(work, progress)
-        left = max(0, progress.copied - progress.shown)
-        progress.shown += left
-        return Step(progress.model_dump(), done=left, finished=True)
+        put_back(work.handle, pair.dest, work.undo["settings"])
+        at.last, at.near, at.looked, at.new = True, None, False, None
+        return _followed(progress, at)
 
-    def _verify(self, work: Work[Elasticsearch], progress: Progress) -> None:
-        """Compare the counts; where the source was written to meanwhile they prove nothing."""
-        still = self.marks(work) == progress.marks
-        there = count(work.handle, self.dest.index)
-        expected = progress.copied if progress.source is None else progress.source
-        unread = expected != progress.copied and progress.extended is None
-        held = work.undo["held"]
-        missing = expected - progress.dropped - (there - held)
-        if progress.extended or not still:
-            work.warn(
-                f"{self.source.index} was written to while it was copied: updates and deletes of "
-                f"copied documents are not in {self.dest.index}, nor are the last additions"
-            )
-        if still and (unread or (missing > 0 and not held)):
-            what = (
-                f"{self.source.index} has {expected} documents to copy, of which "
-                f"{progress.copied} were read; {self.dest.index} has {there}"
-            )
-            todo = f"See whether somebody deletes from {self.dest.index}; then submit again"
-            raise OperationFailed(what, todo)
-        if still and missing > 0:
-            work.warn(
-                f"{self.dest.index} held {held} documents before; {missing} of "
-                f"{self.source.index} have the id of one of these and were not copied"
-            )
+    def _end(
+        self, work: Work[Elasticsearch], pair: Pair, progress: Progress, at: Following
+    ) -> Step:
+        """The last round is over: compare the counts, and note where it all ends."""
+        verify(work, pair, progress.dropped, at)
+        dest = pair.check(work.handle)
+        progress.written = marks(work.handle, dest, "max_seq_no")
+        step = _followed(progress, at)
+        return replace(step, finished=True, total=progress.shown)
 
     def halt(self, work: Work[Elasticsearch]) -> None:
         """Cancel the server's tasks, wait until they are gone, and put the settings back.
@@ -234,7 +215,14 @@ class Reindex(InRanges):
 
     def undo(self, work: Work[Elasticsearch]) -> Step:
         """Make what was copied gone, where the application has not changed it since."""
-        return undo(work, self.source.index, self.source.query, self.dest.index)
+        return undo(work, self._pair(work)) if work.undo else Step(None, finished=True)
+
+
+def _followed(progress: Progress, at: Following) -> Step:
+    """The step's result, with the documents of the passes."""
+    done = max(0, progress.copied + at.followed - progress.shown)
+    progress.shown += done
+    return Step(progress.model_dump(), done=done, total=progress.shown + at.left)
 
 
 def _was_empty(work: Work[Elasticsearch], dest: str) -> bool:
