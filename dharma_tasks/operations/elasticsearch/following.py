@@ -41,7 +41,7 @@ def go_on(work: Work[Elasticsearch], pair: Pair, at: Following, *, to_the_end: b
         at.walk = at.walk if at.walk.shard is not None else None
     else:
         now = pair.marks(work.handle)
-        if not _next_pass(at, now, work.label, to_the_end=to_the_end):
+        if not _next_pass(at, now, to_the_end=to_the_end):
             if not _must_look(work.handle, pair, at, now):
                 return False
             at.looked, at.walk = True, _begin_walk(work.handle, pair, dest)
@@ -51,24 +51,23 @@ def go_on(work: Work[Elasticsearch], pair: Pair, at: Following, *, to_the_end: b
 # --- passes ---
 
 
-def _next_pass(at: Following, now: dict[str, int], label: str, *, to_the_end: bool) -> bool:
+def _next_pass(at: Following, now: dict[str, int], *, to_the_end: bool) -> bool:
     """Begin a pass up to `now`, where this round needs one; returns whether it does.
 
     A round ends with a pass that is small, or not smaller than the one before it: a source that
-    is always written to must not keep us for ever. A new owner begins one more: documents that did
-    not fit may have been corrected, which moved them.
+    is always written to must not keep us for ever.
     """
     new = sum(end - at.marks[shard] for shard, end in now.items())
-    if new <= 0 or (at.near == label and not to_the_end):
+    if new <= 0 or (at.near and not to_the_end):
         return False
-    enough = new <= _SMALL or (at.new is not None and new >= at.new)
-    at.near = label if enough else None
+    at.near = new <= _SMALL or (at.new is not None and new >= at.new)
     at.new, at.ends = new, now
     return True
 
 
 def _read_on(work: Work[Elasticsearch], pair: Pair, at: Following) -> None:
-    refresh(work.handle, pair.source)  # what did not fit a moment ago may be corrected
+    if at.label != work.label:  # what did not fit may be corrected, which has moved it
+        at.ends, at.label = pair.marks(work.handle), work.label
     until = time.monotonic() + _SECONDS
     while (shard := at.shard_behind) is not None and time.monotonic() < until:
         _read_page(work, pair, at, shard)
@@ -121,10 +120,13 @@ def _up_to(mark: int) -> JSON:
 def _must_look(client: Elasticsearch, pair: Pair, at: Following, now: dict[str, int]) -> bool:
     """Whether the ids of the destination are to be looked up in the source, once a round.
 
-    In the last round only where the source stands still, else the counts differ in any case.
+    Where the source is written to at this moment the counts prove nothing: the ids are looked up,
+    but not in the last round, after which the same would be true again.
     """
-    if at.looked or pair.shared or (at.last and now != at.marks):
+    if at.looked or pair.shared:
         return False
+    if now != at.marks:
+        return not at.last
     expected, there = pair.counts(client)
     unsure = expected is None or pair.held > 0
     return expected != there if not unsure else at.followed > 0

@@ -47,18 +47,29 @@ class Following(BaseModel):
     """Where the pass that goes on ends; empty between passes."""
     new: int | None = None
     """How many numbers the last pass had before it."""
-    near: str | None = None
-    """The label of the work that began the last pass of this round."""
+    label: str = ""
+    """That of the work which said where the pass ends."""
+    near: bool = False
+    """Whether that was the last pass of this round."""
     walk: Walk | None = None
     """How far the destination's ids are looked up in the source."""
     looked: bool = False
     """Whether they were, in this round."""
     last: bool = False
     """Whether this is the second round."""
+    closed: bool = False
+    """Whether a write block of ours may be on the source."""
+    proven: bool = False
+    """Whether the destination was found to be the same; aliases may have moved since."""
     followed: int = 0
     """Documents read in the passes."""
     dropped: int = 0
     """Of these, the ones that an ingest pipeline has dropped."""
+
+    def begin_last(self, *, closed: bool) -> None:
+        """Begin the second round."""
+        self.last, self.closed = True, closed
+        self.near, self.new, self.looked = False, None, False
 
     @property
     def left(self) -> int:

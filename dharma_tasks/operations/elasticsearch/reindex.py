@@ -17,6 +17,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from dharma_tasks.errors import OperationFailed, Problem
 from dharma_tasks.operations.base import Burden
+from dharma_tasks.operations.elasticsearch import write_block
+from dharma_tasks.operations.elasticsearch.alias_move import is_moved, look, move
 from dharma_tasks.operations.elasticsearch.destination import (
     original,
     prepare_load,
@@ -43,8 +45,14 @@ from dharma_tasks.operations.elasticsearch.ranges import (
 )
 from dharma_tasks.operations.elasticsearch.reindex_back import put_back_load, undo
 from dharma_tasks.operations.elasticsearch.verified import verify
+from dharma_tasks.operations.elasticsearch.write_block import are_on, is_still, put_on, take_off
 from dharma_tasks.records import Direction
 from dharma_tasks.work import Prepared, Step, Work
+
+_REFUSED = (
+    "writes to {} are refused (403) while the last documents are copied: about a second, and a "
+    "minute more for every million documents where some were deleted meanwhile"
+)
 
 
 def _index(value: object) -> object:
@@ -63,12 +71,17 @@ class Reindex(InRanges):
     """Copy `source` (a name or `{index, query}`) into `dest` (a name or `{index}`).
 
     `dest` must exist, made by `create_index`; documents that it held before are never touched.
+    At the end `move_aliases` go from the source to `dest`. With `block_source` writes to the source
+    are refused while the last documents are copied. That is the default where aliases move, for
+    there it closes the gap; elsewhere the next write would be missed all the same.
     """
 
     kind: ClassVar[str] = "reindex"
 
     source: Annotated[Source, BeforeValidator(_index)]
     dest: Annotated[Destination, BeforeValidator(_index)]
+    move_aliases: tuple[str, ...] = ()
+    block_source: bool | None = None
 
     @property
     def summary(self) -> str:
@@ -81,7 +94,20 @@ class Reindex(InRanges):
         if self.source.index == self.dest.index:
             todo = "Create a new index with create_index and copy into that"
             found.append(Problem("", "dest", "source and dest are the same index", todo))
+        for alias in self.move_aliases:
+            found += name_problems("move_aliases", alias)
         return found
+
+    def warnings(self) -> list[Problem]:
+        """Aliases that move while the source is written to."""
+        if not self.move_aliases or self._blocks:
+            return []
+        what = "what is written between the last pass and the move of the aliases is lost"
+        return [Problem("", "block_source", what, 'Leave "block_source" out.')]
+
+    @property
+    def _blocks(self) -> bool:
+        return bool(self.move_aliases) if self.block_source is None else self.block_source
 
     # --- before the first change ---
 
@@ -96,15 +122,18 @@ class Reindex(InRanges):
             raise OperationFailed(what, todo)
         refresh(client, dest.name)
         held = count(client, dest.name)
+        sources = {source.name: source.uuid}
         others = 0 if _was_empty(work, dest.uuid) else held
         undo = {
             "tag": tag(work),
-            "sources": {source.name: source.uuid},
+            "sources": sources,
             "dest": dest.uuid,
             "settings": {} if held else original(dest),
             "held": held,
             "marks": marks(client, dest, "max_seq_no"),
             "shared": why_shared(dest, others),
+            "aliases": {each: look(client, each, sources) for each in self.move_aliases},
+            "blocks": {source.name: source.settings.get(write_block.SETTING)},
         }
         reason = why_irreversible(dest, others)
         return Prepared(undo if reason is None else {**undo, "irreversible": reason})
@@ -167,33 +196,55 @@ class Reindex(InRanges):
         """Follow the source, in two rounds, until the destination is the same; then finish."""
         pair = self._pair(work)
         at = progress.following = progress.following or Following(marks=progress.marks)
-        if go_on(work, pair, at, to_the_end=False):
-            return _followed(progress, at)
-        if at.last:
+        if at.proven:
             return self._end(work, pair, progress, at)
-        work.confirm()
-        put_back(work.handle, pair.dest, work.undo["settings"])
-        at.last, at.near, at.looked, at.new = True, None, False, None
-        return _followed(progress, at)
+        if at.closed and not self._is_closed(work, pair, at):
+            return _followed(progress, at)
+        if go_on(work, pair, at, to_the_end=at.closed):
+            return _followed(progress, at)
+        if not at.last:
+            work.confirm()
+            put_back(work.handle, pair.dest, work.undo["settings"])
+            at.begin_last(closed=self._blocks)
+            return _followed(progress, at)
+        verify(work, pair, progress.dropped, at)
+        progress.written = marks(work.handle, pair.check(work.handle), "max_seq_no")
+        at.proven = True
+        return _followed(progress, at) if self.move_aliases else self._end(work, pair, progress, at)
+
+    def _is_closed(self, work: Work[Elasticsearch], pair: Pair, at: Following) -> bool:
+        """Block the source, unless it is blocked; whether no write to it is on its way any more.
+
+        Where the block was gone, as after a pause, the counts are compared anew.
+        """
+        if not are_on(work.handle, pair):
+            put_on(work, pair)
+            at.looked = False
+        return is_still(work.handle, pair)
 
     def _end(
         self, work: Work[Elasticsearch], pair: Pair, progress: Progress, at: Following
     ) -> Step:
-        """The last round is over: compare the counts, and note where it all ends."""
-        verify(work, pair, progress.dropped, at)
-        dest = pair.check(work.handle)
-        progress.written = marks(work.handle, dest, "max_seq_no")
-        step = _followed(progress, at)
-        return replace(step, finished=True, total=progress.shown)
+        """The destination has all of it: move the aliases while the block holds, and lift it."""
+        before = work.undo.get("aliases", {})
+        if not is_moved(work.handle, pair, before):
+            if at.closed and not are_on(work.handle, pair):  # it was paused here
+                at.proven = False
+                return _followed(progress, at)
+            move(work, pair, before)
+        take_off(work)
+        at.closed = False
+        return replace(_followed(progress, at), finished=True, total=progress.shown)
 
     def halt(self, work: Work[Elasticsearch]) -> None:
-        """Cancel the server's tasks, wait until they are gone, and put the settings back.
+        """Lift the write block, end the server's tasks, and put the destination's settings back.
 
         Their ranges are copied again, and the settings turned off again, by whoever goes on.
 
         Raises:
             Interrupted: one is still there.
         """
+        take_off(work)
         put_back_load(work, self.dest.index)
         super().halt(work)
 
@@ -206,8 +257,13 @@ class Reindex(InRanges):
         """It copies every document that matches; back, it goes through all of the destination."""
         if direction is Direction.BACK:
             return Burden(heavy=True, targets=(self.dest.index,))
-        partly = self.source.query is not None
-        return Burden(heavy=True, targets=(self.source.index,), partly=partly, counted=True)
+        return Burden(
+            heavy=True,
+            targets=(self.source.index,),
+            partly=self.source.query is not None,
+            counted=True,
+            blocking=(_REFUSED.format(self.source.index),) if self._blocks else (),
+        )
 
     def undoes_in_transaction(self, cursor: Any) -> bool:  # noqa: ARG002
         """Elasticsearch has no transactions."""

@@ -10,7 +10,7 @@ from elasticsearch import Elasticsearch
 
 from dharma_tasks.errors import OperationFailed
 from dharma_tasks.migration import JSON
-from dharma_tasks.operations.elasticsearch import server_tasks
+from dharma_tasks.operations.elasticsearch import alias_move, server_tasks, write_block
 from dharma_tasks.operations.elasticsearch.copied import Back, begin, delete_page
 from dharma_tasks.operations.elasticsearch.destination import (
     is_loading,
@@ -29,6 +29,9 @@ _LATE: JSON = {"late": True}
 def undo(work: Work[Elasticsearch], pair: Pair) -> Step:
     """Undo one batch of what was copied."""
     dest = pair.dest
+    if work.cursor in (None, _LATE):
+        write_block.take_off(work)
+        alias_move.move_back(work, pair)
     if server_tasks.stop(work):
         return Step(_LATE)
     there = recorded(work.handle, dest, pair.uuid)

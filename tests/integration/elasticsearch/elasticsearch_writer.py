@@ -70,6 +70,13 @@ class Writer:
         assert not self._thread.is_alive()
         assert self.errors == []
 
+    def wait_refused(self) -> None:
+        """Wait until a write is refused."""
+        wanted, until = len(self.refused) + 1, time.monotonic() + 30
+        while len(self.refused) < wanted:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
     def wait(self, writes: int) -> None:
         """Wait until so many further writes were acknowledged."""
         wanted, until = self.writes + writes, time.monotonic() + 30
