@@ -92,7 +92,9 @@ def _in_source(
     if not ids:
         return {}
     try:
-        return {identity(hit): hit["_source"] for hit in pair.in_source(client, ids)}
+        return {
+            identity(hit): hit["_source"] for hit in pair.in_source(client, ids, source=pair.fields)
+        }
     except NotFoundError as error:
         gone, dest = pair.source, pair.dest
         what = f'"{gone}" is gone, so what is in "{dest}" may be the only copy; it is left there'

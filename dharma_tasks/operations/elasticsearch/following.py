@@ -77,7 +77,9 @@ def _read_page(work: Work[Elasticsearch], pair: Pair, at: Following, key: str) -
     """Read a page of a shard, and write it; what has left the query is deleted."""
     index, _, shard = key.rpartition("/")
     walk, size = Walk(after=at.marks, ends=at.ends), min(work.size, _PAGE)
-    found = page(work.handle, index, shard, walk, key, named=pair.query, size=size)
+    found = page(
+        work.handle, index, shard, walk, key, named=pair.query, size=size, source=pair.fields
+    )
     wanted: list[JSON] = []
     gone: list[JSON] = []
     for hit in _without_held(work.handle, pair, found):

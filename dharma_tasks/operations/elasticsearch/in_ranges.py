@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from elastic_transport import ApiResponse
 from elasticsearch import ApiError, Elasticsearch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.databases.elasticsearch.errors import Interrupted, classify, explain, passes
@@ -48,12 +48,13 @@ _SHOWN = 10
 
 
 class Source(BaseModel):
-    """Where from: an index, or those of its documents that match a query."""
+    """Where from: an index, those of its documents that match a query, some of their fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     index: str
     query: JSON | None = None
+    fields: list[str] | None = Field(default=None, alias="_source", min_length=1)
 
 
 class InRanges(Operation[Elasticsearch]):

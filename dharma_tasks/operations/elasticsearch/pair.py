@@ -18,7 +18,7 @@ _MOST = 10_000
 
 @dataclass(frozen=True)
 class Pair:
-    """The sources with their UUIDs, the query, and the destination with its UUID.
+    """The sources with their UUIDs, the query, the fields, and the destination with its UUID.
 
     `before` is how far each shard of the destination was, which then `held` so many documents.
     `shared` says why not all that is in the destination is a copy, where that is so.
@@ -26,6 +26,7 @@ class Pair:
 
     sources: dict[str, str]
     query: JSON | None
+    fields: list[str] | None
     dest: str
     uuid: str
     before: dict[str, int]

@@ -31,7 +31,6 @@ from dharma_tasks.operations.elasticsearch.in_ranges import InRanges, Source, ta
 from dharma_tasks.operations.elasticsearch.indices import (
     find,
     name_problems,
-    require,
 )
 from dharma_tasks.operations.elasticsearch.pair import Pair
 from dharma_tasks.operations.elasticsearch.ranges import (
@@ -44,6 +43,7 @@ from dharma_tasks.operations.elasticsearch.ranges import (
     refresh,
 )
 from dharma_tasks.operations.elasticsearch.reindex_back import put_back_load, undo
+from dharma_tasks.operations.elasticsearch.sources import pattern_problems, resolve
 from dharma_tasks.operations.elasticsearch.verified import verify
 from dharma_tasks.operations.elasticsearch.write_block import are_on, is_still, put_on, take_off
 from dharma_tasks.records import Direction
@@ -68,8 +68,9 @@ class Destination(BaseModel):
 
 
 class Reindex(InRanges):
-    """Copy `source` (a name or `{index, query}`) into `dest` (a name or `{index}`).
+    """Copy `source` (a name or `{index, query, _source}`) into `dest` (a name or `{index}`).
 
+    The source may be an alias or a pattern: it is what it stands for when the operation begins.
     `dest` must exist, made by `create_index`; documents that it held before are never touched.
     At the end `move_aliases` go from the source to `dest`. With `block_source` writes to the source
     are refused while the last documents are copied. That is the default where aliases move, for
@@ -90,7 +91,9 @@ class Reindex(InRanges):
 
     def problems(self) -> list[Problem]:
         """Names that are none, and an index that would be copied into itself."""
-        found = name_problems("source", self.source.index) + name_problems("dest", self.dest.index)
+        found = pattern_problems("source", self.source.index) + name_problems(
+            "dest", self.dest.index
+        )
         if self.source.index == self.dest.index:
             todo = "Create a new index with create_index and copy into that"
             found.append(Problem("", "dest", "source and dest are the same index", todo))
@@ -114,7 +117,8 @@ class Reindex(InRanges):
     def prepare(self, work: Work[Elasticsearch]) -> Prepared:
         """Record both indices, the destination's settings, and what it holds."""
         client = work.handle
-        source = require(client, self.source.index)
+        found = resolve(client, self.source.index, self.dest.index)
+        sources = {each.name: each.uuid for each in found}
         dest = find(client, self.dest.index)
         if dest is None:
             what = f'there is no index "{self.dest.index}" to copy into'
@@ -122,7 +126,6 @@ class Reindex(InRanges):
             raise OperationFailed(what, todo)
         refresh(client, dest.name)
         held = count(client, dest.name)
-        sources = {source.name: source.uuid}
         others = 0 if _was_empty(work, dest.uuid) else held
         undo = {
             "tag": tag(work),
@@ -133,7 +136,7 @@ class Reindex(InRanges):
             "marks": marks(client, dest, "max_seq_no"),
             "shared": why_shared(dest, others),
             "aliases": {each: look(client, each, sources) for each in self.move_aliases},
-            "blocks": {source.name: source.settings.get(write_block.SETTING)},
+            "blocks": {each.name: each.settings.get(write_block.SETTING) for each in found},
         }
         reason = why_irreversible(dest, others)
         return Prepared(undo if reason is None else {**undo, "irreversible": reason})
@@ -145,6 +148,7 @@ class Reindex(InRanges):
         return Pair(
             sources=found.get("sources") or {self.source.index: found["source"]},
             query=self.source.query,
+            fields=self.source.fields,
             dest=self.dest.index,
             uuid=found["dest"],
             before=found.get("marks", {}),
@@ -184,6 +188,7 @@ class Reindex(InRanges):
             source={
                 "index": list(pair.sources),
                 "query": matching(self.source.query, one.low, one.high),
+                **({} if pair.fields is None else {"_source": pair.fields}),
             },
             dest={"index": self.dest.index, "op_type": "create"},
             conflicts="proceed",

@@ -7,6 +7,7 @@ from elasticsearch import Elasticsearch
 from dharma_tasks.errors import OperationFailed
 from dharma_tasks.operations.elasticsearch.pair import Pair
 from dharma_tasks.operations.elasticsearch.ranges import Following
+from dharma_tasks.operations.elasticsearch.sources import doubles
 from dharma_tasks.work import Work
 
 
@@ -40,5 +41,10 @@ def _compare(work: Work[Elasticsearch], pair: Pair, expected: int, there: int) -
         )
     elif expected > there or (expected < there and not pair.shared):
         what = f"{pair.source} has {expected} documents to copy, {pair.dest} has got {there}"
+        if named := doubles(work.handle, pair):
+            why = f"several documents of {pair.source} have one id: {', '.join(named)}"
+            raise OperationFailed(
+                f"{what}; {why}", "Give each an id of its own, or use two indices"
+            )
         doing = "deletes from" if expected > there else "writes to"
         raise OperationFailed(what, f"See whether somebody {doing} {pair.dest}; then submit again")
