@@ -196,6 +196,11 @@ def test_a_reindex() -> None:
     assert burden("elasticsearch", COPY) == Burden(heavy=True, targets=("a",), counted=True)
     some = COPY | {"source": {"index": "a", "query": {"match_all": {}}}}
     assert burden("elasticsearch", some).partly
+    (refused,) = burden("elasticsearch", COPY | {"move_aliases": ["c"]}).blocking
+    assert refused.startswith("writes to a are refused")
+    assert not burden(
+        "elasticsearch", COPY | {"move_aliases": ["c"], "block_source": False}
+    ).blocking
     back = burden("elasticsearch", COPY, Direction.BACK)
     assert back == Burden(heavy=True, targets=("b",))
 

@@ -45,16 +45,21 @@ def put_back(client: Elasticsearch, name: str, settings: JSON) -> None:
         client.indices.put_settings(index=name, settings=settings)
 
 
-def why_irreversible(index: Index, held: int) -> str | None:
-    """Why what will be copied into the index cannot be found again, to be taken out of it."""
+def why_shared(index: Index, held: int) -> str | None:
+    """Why not all that is in the index is a copy under its own id."""
     if held:
         return f"{index.name} held {held} documents before, beside which others are copied"
     pipelines = ("index.default_pipeline", "index.final_pipeline")
     if any(index.settings.get(each, "_none") != "_none" for each in pipelines):
         return f"an ingest pipeline of {index.name} changes what is copied"
-    if index.mapping.get("_source"):
-        return f"{index.name} does not keep documents as they are written (_source)"
     return None
+
+
+def why_irreversible(index: Index, held: int) -> str | None:
+    """Why what will be copied into the index cannot be found again, to be taken out of it."""
+    if index.mapping.get("_source") and not why_shared(index, held):
+        return f"{index.name} does not keep documents as they are written (_source)"
+    return why_shared(index, held)
 
 
 def _differs(index: Index, name: str, value: str) -> bool:

@@ -26,13 +26,12 @@ from dharma_tasks.databases.elasticsearch.errors import Interrupted, classify, e
 from dharma_tasks.errors import OperationFailed
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.elasticsearch import server_tasks
-from dharma_tasks.operations.elasticsearch.indices import told, unchanged
+from dharma_tasks.operations.elasticsearch.indices import told
 from dharma_tasks.operations.elasticsearch.ranges import (
     Progress,
     Range,
     cut,
     estimate,
-    marks,
     matching,
     refresh,
 )
@@ -52,12 +51,13 @@ _SHOWN = 10
 
 
 class Source(BaseModel):
-    """Where from: an index, or those of its documents that match a query."""
+    """Where from: an index, those of its documents that match a query, some of their fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     index: str
     query: JSON | None = None
+    fields: list[str] | None = Field(default=None, alias="_source", min_length=1)
 
 
 class ServerBatch(BaseModel):
@@ -76,10 +76,9 @@ class InRanges(Throttled[Elasticsearch]):
 
     batch: ServerBatch = ServerBatch()
 
-    @property
     @abstractmethod
-    def origin(self) -> Source:
-        """What is gone through."""
+    def origin(self, work: Work[Elasticsearch]) -> Source:
+        """What is gone through, by the names of its indices."""
 
     @abstractmethod
     def begin(self, work: Work[Elasticsearch]) -> Step:
@@ -114,16 +113,10 @@ class InRanges(Throttled[Elasticsearch]):
                     self.halt(work)
             raise
 
-    def marks(self, work: Work[Elasticsearch], kind: str = "global_checkpoint") -> dict[str, int]:
-        """How far each shard of the index is now; what has come that far can be found."""
-        source = unchanged(work.handle, self.origin.index, work.undo["source"])
-        found = marks(work.handle, source, kind)
-        refresh(work.handle, self.origin.index)  # after the marks
-        return found
-
     def estimate(self, work: Work[Elasticsearch], low: int, high: int) -> int | None:
         """How many documents there are in a range; None where counting takes too long."""
-        return estimate(work.handle, self.origin.index, matching(self.origin.query, low, high))
+        origin = self.origin(work)
+        return estimate(work.handle, origin.index, matching(origin.query, low, high))
 
     def _go_on(self, work: Work[Elasticsearch], progress: Progress) -> Step:
         self.forget(work.handle, progress)
@@ -182,7 +175,7 @@ class InRanges(Throttled[Elasticsearch]):
         cause before submitting again: the range gets its new chance.
         """
         if failed.label != work.label:
-            refresh(work.handle, self.origin.index)
+            refresh(work.handle, self.origin(work).index)
             return
         failures = found.get("response", {}).get("failures", [])
         causes = [found["error"]] if "error" in found else [_cause(each) for each in failures]
@@ -235,7 +228,8 @@ class InRanges(Throttled[Elasticsearch]):
 
     def _cut(self, work: Work[Elasticsearch], progress: Progress) -> Range | None:
         most = inf if work.rate is None else max(1, work.rate * _RANGE_SECONDS)
-        return cut(work.handle, self.origin.index, self.origin.query, progress, most)
+        origin = self.origin(work)
+        return cut(work.handle, origin.index, origin.query, progress, most)
 
     def at_once(self, work: Work[Elasticsearch]) -> int:
         """Documents in one of the server's own batches: after each it waits for its time."""

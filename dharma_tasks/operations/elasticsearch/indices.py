@@ -49,6 +49,8 @@ def find(client: Elasticsearch, name: str) -> Index | None:
         answer = client.indices.get(index=name, flat_settings=True)
     except NotFoundError:
         return None
+    if not answer.body:  # a pattern
+        return None
     if name not in answer:
         what = f'"{name}" is not an index, but an alias of {", ".join(sorted(answer))}'
         raise OperationFailed(what, "Name the index itself")

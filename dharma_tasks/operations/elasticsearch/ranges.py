@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field
 from dharma_tasks.databases.elasticsearch.errors import Interrupted
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.elasticsearch.indices import Index
+from dharma_tasks.operations.elasticsearch.walk import Walk
 
 MOST = 50_000
 """Documents in a range: about two seconds of work, which is what a lost task costs."""
@@ -38,6 +39,50 @@ class Range(BaseModel):
     tries: int = 0
 
 
+class Following(BaseModel):
+    """The cursor of a catch-up (`following.py`)."""
+
+    marks: dict[str, int]
+    """How far each shard of the source has been read."""
+    ends: dict[str, int] = {}
+    """Where the pass that goes on ends; empty between passes."""
+    new: int | None = None
+    """How many numbers the last pass had before it."""
+    label: str = ""
+    """That of the work which said where the pass ends."""
+    near: bool = False
+    """Whether that was the last pass of this round."""
+    walk: Walk | None = None
+    """How far the destination's ids are looked up in the source."""
+    looked: bool = False
+    """Whether they were, in this round."""
+    last: bool = False
+    """Whether this is the second round."""
+    closed: bool = False
+    """Whether a write block of ours may be on the source."""
+    proven: bool = False
+    """Whether the destination was found to be the same; aliases may have moved since."""
+    followed: int = 0
+    """Documents read in the passes."""
+    dropped: int = 0
+    """Of these, the ones that an ingest pipeline has dropped."""
+
+    def begin_last(self, *, closed: bool) -> None:
+        """Begin the second round."""
+        self.last, self.closed = True, closed
+        self.near, self.new, self.looked = False, None, False
+
+    @property
+    def left(self) -> int:
+        """How many numbers this pass still has before it."""
+        return sum(end - self.marks[each] for each, end in self.ends.items())
+
+    @property
+    def shard_behind(self) -> str | None:
+        """The shard of the source that this pass goes on with."""
+        return next((each for each, end in self.ends.items() if self.marks[each] < end), None)
+
+
 class Progress(BaseModel):
     """The cursor: the ranges below `next` are done, run now, or must run `again`."""
 
@@ -52,6 +97,8 @@ class Progress(BaseModel):
     width: int = Field(default_factory=lambda: MOST)
     source: int | None
     """Documents to work through, as counted when a pass began; None where that took too long."""
+    following: Following | None = None
+    """What comes after the ranges, where the source is followed."""
     extended: str | None = None
     """The label of the work that began a further pass."""
     copied: int = 0

@@ -1,14 +1,14 @@
 """`reindex`: copy the documents of one index into another, on the server.
 
-This is the first pass of what DESIGN.md describes. What is added to the source meanwhile is
-copied by one further pass; updates and deletes of what was copied are not followed, which is a
-warning. The server's own `_reindex` copies ranges of sequence numbers, two at a time, as
-tasks that go on without us (`in_ranges.py`). A range may run twice; `op_type: create` makes that
-harmless: what is there already counts as a conflict and stays as it is.
+First the server's own `_reindex` copies ranges of sequence numbers, two at a time, as tasks that
+go on without us (`in_ranges.py`). A range may run twice; `op_type: create` makes that harmless:
+what is there already counts as a conflict and stays as it is. Then what was written to the source
+meanwhile is followed (`following.py`), and the counts are compared (`verified.py`).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 from elastic_transport import ApiResponse
@@ -17,20 +17,24 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from dharma_tasks.errors import OperationFailed, Problem
 from dharma_tasks.operations.base import Burden
+from dharma_tasks.operations.elasticsearch import write_block
+from dharma_tasks.operations.elasticsearch.alias_move import is_moved, look, move
 from dharma_tasks.operations.elasticsearch.destination import (
     original,
     prepare_load,
     put_back,
     why_irreversible,
+    why_shared,
 )
+from dharma_tasks.operations.elasticsearch.following import go_on
 from dharma_tasks.operations.elasticsearch.in_ranges import InRanges, Source, tag
 from dharma_tasks.operations.elasticsearch.indices import (
     find,
     name_problems,
-    require,
-    unchanged,
 )
+from dharma_tasks.operations.elasticsearch.pair import Pair
 from dharma_tasks.operations.elasticsearch.ranges import (
+    Following,
     Progress,
     Range,
     count,
@@ -39,8 +43,16 @@ from dharma_tasks.operations.elasticsearch.ranges import (
     refresh,
 )
 from dharma_tasks.operations.elasticsearch.reindex_back import put_back_load, undo
+from dharma_tasks.operations.elasticsearch.sources import pattern_problems, resolve
+from dharma_tasks.operations.elasticsearch.verified import verify
+from dharma_tasks.operations.elasticsearch.write_block import are_on, is_still, put_on, take_off
 from dharma_tasks.records import Direction
 from dharma_tasks.work import Prepared, Step, Work
+
+_REFUSED = (
+    "writes to {} are refused (403) while the last documents are copied: about a second, and a "
+    "minute more for every million documents where some were deleted meanwhile"
+)
 
 
 def _index(value: object) -> object:
@@ -56,15 +68,21 @@ class Destination(BaseModel):
 
 
 class Reindex(InRanges):
-    """Copy `source` (a name or `{index, query}`) into `dest` (a name or `{index}`).
+    """Copy `source` (a name or `{index, query, _source}`) into `dest` (a name or `{index}`).
 
+    The source may be an alias or a pattern: it is what it stands for when the operation begins.
     `dest` must exist, made by `create_index`; documents that it held before are never touched.
+    At the end `move_aliases` go from the source to `dest`. With `block_source` writes to the source
+    are refused while the last documents are copied. That is the default where aliases move, for
+    there it closes the gap; elsewhere the next write would be missed all the same.
     """
 
     kind: ClassVar[str] = "reindex"
 
     source: Annotated[Source, BeforeValidator(_index)]
     dest: Annotated[Destination, BeforeValidator(_index)]
+    move_aliases: tuple[str, ...] = ()
+    block_source: bool | None = None
 
     @property
     def summary(self) -> str:
@@ -73,18 +91,34 @@ class Reindex(InRanges):
 
     def problems(self) -> list[Problem]:
         """Names that are none, and an index that would be copied into itself."""
-        found = name_problems("source", self.source.index) + name_problems("dest", self.dest.index)
+        found = pattern_problems("source", self.source.index) + name_problems(
+            "dest", self.dest.index
+        )
         if self.source.index == self.dest.index:
             todo = "Create a new index with create_index and copy into that"
             found.append(Problem("", "dest", "source and dest are the same index", todo))
+        for alias in self.move_aliases:
+            found += name_problems("move_aliases", alias)
         return found
+
+    def warnings(self) -> list[Problem]:
+        """Aliases that move while the source is written to."""
+        if not self.move_aliases or self._blocks:
+            return []
+        what = "what is written between the last pass and the move of the aliases is lost"
+        return [Problem("", "block_source", what, 'Leave "block_source" out.')]
+
+    @property
+    def _blocks(self) -> bool:
+        return bool(self.move_aliases) if self.block_source is None else self.block_source
 
     # --- before the first change ---
 
     def prepare(self, work: Work[Elasticsearch]) -> Prepared:
         """Record both indices, the destination's settings, and what it holds."""
         client = work.handle
-        source = require(client, self.source.index)
+        found = resolve(client, self.source.index, self.dest.index)
+        sources = {each.name: each.uuid for each in found}
         dest = find(client, self.dest.index)
         if dest is None:
             what = f'there is no index "{self.dest.index}" to copy into'
@@ -92,23 +126,39 @@ class Reindex(InRanges):
             raise OperationFailed(what, todo)
         refresh(client, dest.name)
         held = count(client, dest.name)
+        others = 0 if _was_empty(work, dest.uuid) else held
         undo = {
             "tag": tag(work),
-            "source": source.uuid,
+            "sources": sources,
             "dest": dest.uuid,
             "settings": {} if held else original(dest),
             "held": held,
             "marks": marks(client, dest, "max_seq_no"),
+            "shared": why_shared(dest, others),
+            "aliases": {each: look(client, each, sources) for each in self.move_aliases},
+            "blocks": {each.name: each.settings.get(write_block.SETTING) for each in found},
         }
-        reason = why_irreversible(dest, 0 if _was_empty(work, dest.uuid) else held)
+        reason = why_irreversible(dest, others)
         return Prepared(undo if reason is None else {**undo, "irreversible": reason})
 
     # --- each step ---
 
-    @property
-    def origin(self) -> Source:
+    def _pair(self, work: Work[Elasticsearch]) -> Pair:
+        found = work.undo
+        return Pair(
+            sources=found.get("sources") or {self.source.index: found["source"]},
+            query=self.source.query,
+            fields=self.source.fields,
+            dest=self.dest.index,
+            uuid=found["dest"],
+            before=found.get("marks", {}),
+            held=found["held"],
+            shared=found.get("shared"),
+        )
+
+    def origin(self, work: Work[Elasticsearch]) -> Source:
         """The source."""
-        return self.source
+        return Source(index=self._pair(work).source, query=self.source.query)
 
     @property
     def advice(self) -> tuple[str, str]:
@@ -120,7 +170,7 @@ class Reindex(InRanges):
 
     def begin(self, work: Work[Elasticsearch]) -> Step:
         """Note how far the source is, all shards together."""
-        now = self.marks(work)
+        now = self._pair(work).marks(work.handle)
         end = max(now.values())
         total = self.estimate(work, 0, end)
         return Step(Progress(marks=now, end=end, source=total).model_dump(), total=total)
@@ -128,17 +178,18 @@ class Reindex(InRanges):
     def send(self, work: Work[Elasticsearch], one: Range, header: str) -> ApiResponse[Any]:
         """Copy what is not there yet. A late one can add documents, but change none."""
         # Without its destination the server would make one, and guess the types.
-        unchanged(work.handle, self.source.index, work.undo["source"])
-        dest = unchanged(work.handle, self.dest.index, work.undo["dest"])
+        pair = self._pair(work)
+        dest = pair.check(work.handle)
         if work.undo["settings"]:
             work.confirm()
             prepare_load(work.handle, dest)
         work.confirm()
         return work.handle.options(opaque_id=header).reindex(
             source={
-                "index": self.source.index,
+                "index": list(pair.sources),
                 "query": matching(self.source.query, one.low, one.high),
                 "size": self.at_once(work),
+                **({} if pair.fields is None else {"_source": pair.fields}),
             },
             dest={"index": self.dest.index, "op_type": "create"},
             conflicts="proceed",
@@ -146,75 +197,61 @@ class Reindex(InRanges):
             wait_for_completion=False,
         )
 
-    # --- the end ---
+    # --- after the ranges ---
 
     def end(self, work: Work[Elasticsearch], progress: Progress) -> Step:
-        """Begin a further pass where there is more by now, or finish."""
-        return self._extend(work, progress) or self._end(work, progress)
+        """Follow the source, in two rounds, until the destination is the same; then finish."""
+        pair = self._pair(work)
+        at = progress.following = progress.following or Following(marks=progress.marks)
+        if at.proven:
+            return self._end(work, pair, progress, at)
+        if at.closed and not self._is_closed(work, pair, at):
+            return _followed(progress, at)
+        if go_on(work, pair, at, to_the_end=at.closed):
+            return _followed(progress, at)
+        if not at.last:
+            work.confirm()
+            put_back(work.handle, pair.dest, work.undo["settings"])
+            at.begin_last(closed=self._blocks)
+            return _followed(progress, at)
+        verify(work, pair, progress.dropped, at)
+        progress.written = marks(work.handle, pair.check(work.handle), "max_seq_no")
+        at.proven = True
+        return _followed(progress, at) if self.move_aliases else self._end(work, pair, progress, at)
 
-    def _extend(self, work: Work[Elasticsearch], progress: Progress) -> Step | None:
-        """Begin a further pass for what was added since, documents that were corrected included.
+    def _is_closed(self, work: Work[Elasticsearch], pair: Pair, at: Following) -> bool:
+        """Block the source, unless it is blocked; whether no write to it is on its way any more.
 
-        Only once for each owner: a source that is always written to must not keep us for ever.
-        The ranges begin at the smallest mark, as shards count apart (FAULTS 1).
+        Where the block was gone, as after a pause, the counts are compared anew.
         """
-        if progress.extended == work.label:
-            return None
-        now = self.marks(work)
-        if now == progress.marks:
-            return None
-        progress.next, progress.end = min(progress.marks.values()) + 1, max(now.values())
-        progress.marks, progress.extended = now, work.label
-        progress.source = self.estimate(work, 0, progress.end)
-        more = self.estimate(work, progress.next, progress.end)
-        return Step(progress.model_dump(), total=None if more is None else progress.copied + more)
+        if not are_on(work.handle, pair):
+            put_on(work, pair)
+            at.looked = False
+        return is_still(work.handle, pair)
 
-    def _end(self, work: Work[Elasticsearch], progress: Progress) -> Step:
-        """Every range is done and no task is left: put the settings back, and count."""
-        dest = unchanged(work.handle, self.dest.index, work.undo["dest"])
-        progress.written = marks(work.handle, dest, "max_seq_no")
-        work.confirm()
-        put_back(work.handle, self.dest.index, work.undo["settings"])
-        refresh(work.handle, self.dest.index)
-        self._verify(work, progress)
-        left = max(0, progress.copied - progress.shown)
-        progress.shown += left
-        return Step(progress.model_dump(), done=left, finished=True)
-
-    def _verify(self, work: Work[Elasticsearch], progress: Progress) -> None:
-        """Compare the counts; where the source was written to meanwhile they prove nothing."""
-        still = self.marks(work) == progress.marks
-        there = count(work.handle, self.dest.index)
-        expected = progress.copied if progress.source is None else progress.source
-        unread = expected != progress.copied and progress.extended is None
-        held = work.undo["held"]
-        missing = expected - progress.dropped - (there - held)
-        if progress.extended or not still:
-            work.warn(
-                f"{self.source.index} was written to while it was copied: updates and deletes of "
-                f"copied documents are not in {self.dest.index}, nor are the last additions"
-            )
-        if still and (unread or (missing > 0 and not held)):
-            what = (
-                f"{self.source.index} has {expected} documents to copy, of which "
-                f"{progress.copied} were read; {self.dest.index} has {there}"
-            )
-            todo = f"See whether somebody deletes from {self.dest.index}; then submit again"
-            raise OperationFailed(what, todo)
-        if still and missing > 0:
-            work.warn(
-                f"{self.dest.index} held {held} documents before; {missing} of "
-                f"{self.source.index} have the id of one of these and were not copied"
-            )
+    def _end(
+        self, work: Work[Elasticsearch], pair: Pair, progress: Progress, at: Following
+    ) -> Step:
+        """The destination has all of it: move the aliases while the block holds, and lift it."""
+        before = work.undo.get("aliases", {})
+        if not is_moved(work.handle, pair, before):
+            if at.closed and not are_on(work.handle, pair):  # it was paused here
+                at.proven = False
+                return _followed(progress, at)
+            move(work, pair, before)
+        take_off(work)
+        at.closed = False
+        return replace(_followed(progress, at), finished=True, total=progress.shown)
 
     def halt(self, work: Work[Elasticsearch]) -> None:
-        """Cancel the server's tasks, wait until they are gone, and put the settings back.
+        """Lift the write block, end the server's tasks, and put the destination's settings back.
 
         Their ranges are copied again, and the settings turned off again, by whoever goes on.
 
         Raises:
             Interrupted: one is still there.
         """
+        take_off(work)
         put_back_load(work, self.dest.index)
         super().halt(work)
 
@@ -227,8 +264,13 @@ class Reindex(InRanges):
         """It copies every document that matches; back, it goes through all of the destination."""
         if direction is Direction.BACK:
             return Burden(heavy=True, targets=(self.dest.index,))
-        partly = self.source.query is not None
-        return Burden(heavy=True, targets=(self.source.index,), partly=partly, counted=True)
+        return Burden(
+            heavy=True,
+            targets=(self.source.index,),
+            partly=self.source.query is not None,
+            counted=True,
+            blocking=(_REFUSED.format(self.source.index),) if self._blocks else (),
+        )
 
     def undoes_in_transaction(self, cursor: Any) -> bool:  # noqa: ARG002
         """Elasticsearch has no transactions."""
@@ -236,7 +278,14 @@ class Reindex(InRanges):
 
     def undo(self, work: Work[Elasticsearch]) -> Step:
         """Make what was copied gone, where the application has not changed it since."""
-        return undo(work, self.source.index, self.source.query, self.dest.index)
+        return undo(work, self._pair(work)) if work.undo else Step(None, finished=True)
+
+
+def _followed(progress: Progress, at: Following) -> Step:
+    """The step's result, with the documents of the passes."""
+    done = max(0, progress.copied + at.followed - progress.shown)
+    progress.shown += done
+    return Step(progress.model_dump(), done=done, total=progress.shown + at.left)
 
 
 def _was_empty(work: Work[Elasticsearch], dest: str) -> bool:

@@ -10,7 +10,7 @@ from elasticsearch import Elasticsearch
 
 from dharma_tasks.errors import OperationFailed
 from dharma_tasks.migration import JSON
-from dharma_tasks.operations.elasticsearch import server_tasks
+from dharma_tasks.operations.elasticsearch import alias_move, server_tasks, write_block
 from dharma_tasks.operations.elasticsearch.copied import Back, begin, delete_page
 from dharma_tasks.operations.elasticsearch.destination import (
     is_loading,
@@ -18,6 +18,7 @@ from dharma_tasks.operations.elasticsearch.destination import (
     why_irreversible,
 )
 from dharma_tasks.operations.elasticsearch.indices import Index, recorded
+from dharma_tasks.operations.elasticsearch.pair import Pair
 from dharma_tasks.operations.elasticsearch.ranges import count, refresh
 from dharma_tasks.work import Step, Work
 
@@ -25,24 +26,26 @@ _LATE: JSON = {"late": True}
 """The cursor after tasks were ended: the walk has not begun."""
 
 
-def undo(work: Work[Elasticsearch], source: str, query: JSON | None, dest: str) -> Step:
-    """Undo one batch of what was copied from `source` (those that match `query`) to `dest`."""
-    if not work.undo:
-        return Step(None, finished=True)
+def undo(work: Work[Elasticsearch], pair: Pair) -> Step:
+    """Undo one batch of what was copied."""
+    dest = pair.dest
+    if work.cursor in (None, _LATE):
+        write_block.take_off(work)
+        alias_move.move_back(work, pair)
     if server_tasks.stop(work):
         return Step(_LATE)
-    there = recorded(work.handle, dest, work.undo["dest"])
+    there = recorded(work.handle, dest, pair.uuid)
     if there is None:
         work.warn(f"{dest} is gone, or another index by now; nothing is deleted from it")
         server_tasks.forget(work)
         return Step(None, finished=True)
     if work.cursor in (None, _LATE):
-        return _begin(work, source, there)
+        return _begin(work, pair.source, there)
     back = Back.model_validate(work.cursor)
     if back.shard is None:
-        return _end(work, source, there, back)
+        return _end(work, pair.source, there, back)
     written = {} if back.late else server_tasks.walked(work).get("written") or {}
-    done = delete_page(work, (source, query), dest, written, back)
+    done = delete_page(work, pair, written, back)
     return Step(back.model_dump(), done=done)
 
 

@@ -30,6 +30,7 @@ from dharma_tasks.operations.elasticsearch.ranges import (
     Progress,
     Range,
     count,
+    marks,
     matching,
     on,
     refresh,
@@ -67,8 +68,7 @@ class UpdateByQuery(InRanges):
 
     # --- each step ---
 
-    @property
-    def origin(self) -> Source:
+    def origin(self, work: Work[Elasticsearch]) -> Source:  # noqa: ARG002
         """The index itself."""
         return Source(index=self.index, query=self.query)
 
@@ -79,7 +79,9 @@ class UpdateByQuery(InRanges):
 
     def begin(self, work: Work[Elasticsearch]) -> Step:
         """Note how far each shard is: the largest number that was given to any write so far."""
-        now = self.marks(work, "max_seq_no")
+        found = unchanged(work.handle, self.index, work.undo["source"])
+        now = marks(work.handle, found, "max_seq_no")
+        refresh(work.handle, self.index)  # after the marks
         total = self.estimate(work, 0, max(now.values()))
         progress = Progress(marks=now, shards=sorted(now), end=-1, source=total)
         return Step(progress.model_dump(), total=total)

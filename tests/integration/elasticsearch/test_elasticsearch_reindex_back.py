@@ -141,7 +141,7 @@ def test_a_document_that_changes_at_this_moment_is_left(
 
     def change_in_between(*arguments: object) -> object:
         monkeypatch.setattr(copied, "_in_source", in_source)
-        client.update(index=dest, id=str(arguments[3][0]), doc={"name": "late"})  # type: ignore[index]
+        client.update(index=dest, id=str(arguments[2][0]), doc={"name": "late"})  # type: ignore[index]
         return in_source(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(copied, "_in_source", change_in_between)
