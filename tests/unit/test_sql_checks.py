@@ -189,6 +189,7 @@ BATCH = {"kind": "sql_batch", "table": "t", "key": "k"}
         ("UPDATE t SET k = 1 WHERE k BETWEEN :batch_start AND :batch_end", "changes k"),
         ("DO $$ BEGIN END $$; -- :batch_start", "missing"),
         ("SELECT $1, :batch_start, :batch_end", "$1 stands for nothing"),
+        ("UPDATE t SET a = {1} WHERE k BETWEEN :batch_start AND :batch_end", "syntax error"),
     ],
 )
 def test_what_a_batch_cannot_be(sql: str, said: str) -> None:

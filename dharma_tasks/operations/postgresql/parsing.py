@@ -18,6 +18,7 @@ START = ":batch_start"
 END = ":batch_end"
 
 _COMMENTS = {"SQL_COMMENT", "C_COMMENT"}
+_NAMES = {number: name for name, number in pg_query_pb2.Token.items()}
 
 
 class NotSql(Exception):
@@ -129,7 +130,7 @@ def tokenize(sql: str) -> list[Token]:
         length = len(data[token.start : token.end].decode())
         position, start = token.end, characters
         characters += length
-        name = pg_query_pb2.Token.Name(token.token)
+        name = _NAMES.get(token.token, "")  # a character that SQL has no use for has none
         if name not in _COMMENTS:
             tokens.append(Token(name, start, start + length))
     return tokens
