@@ -24,6 +24,7 @@ MAX_DEPTH = 100
 _SPACE = re.compile(r"[ \t\n\r]*")
 _STEP = re.compile(r'\[(\d+)\]|\[("(?:[^"\\]|\\.)*")\]|\.?([^.\[\]]+)')
 _PLAIN_KEY = re.compile(r"[^.\[\]\s\ud800-\udfff]+")
+_HALF = re.compile(r"[\ud800-\udfff]")
 _decoder = json.JSONDecoder()
 
 
@@ -212,5 +213,5 @@ def unfit(value: Any) -> Iterator[tuple[Path, str, str]]:
             todo += [((*path, i), below) for i, below in reversed(list(enumerate(here)))]
         if isinstance(here, float) and not math.isfinite(here):
             yield path, "not a finite number; JSON has none", "Write a number, or null."
-        if isinstance(here, str) and any("\ud800" <= c <= "\udfff" for c in here):
+        if isinstance(here, str) and _HALF.search(here):
             yield path, "half of a surrogate pair, which is no character", "Write the character."

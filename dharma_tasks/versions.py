@@ -73,6 +73,10 @@ class Versions:
         return {file.version for file in self.files if (file.version, file.checksum) in known}
 
     @cached_property
+    def _states(self) -> dict[str, MigrationState]:
+        return {record.version: record.state for record in self.records}
+
+    @cached_property
     def latest(self) -> MigrationRecord | None:
         """The highest one that is applied or begun: half of it is there."""
         there = (r for r in self.records if r.state in (MigrationState.APPLIED, *BEGUN))
@@ -80,6 +84,5 @@ class Versions:
 
     def late(self, file: Migration) -> bool:
         """Whether it would be begun only after one that comes after it."""
-        state = next((r.state for r in self.records if r.version == file.version), None)
-        begun = state not in (None, *_GONE)
+        begun = self._states.get(file.version) not in (None, *_GONE)
         return not begun and self.latest is not None and file.order < order(self.latest)
