@@ -14,6 +14,7 @@ import time
 
 from elasticsearch import Elasticsearch
 
+from dharma_tasks.errors import OperationFailed
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.elasticsearch.indices import Index
 from dharma_tasks.operations.elasticsearch.pair import Pair
@@ -26,6 +27,7 @@ _SMALL = 1000
 _PAGE = 1000
 _IDS = 5000
 _SECONDS = 0.8
+_NAMED = 10
 
 
 def go_on(work: Work[Elasticsearch], pair: Pair, at: Following, *, to_the_end: bool) -> bool:
@@ -85,10 +87,30 @@ def _read_page(work: Work[Elasticsearch], pair: Pair, at: Following, key: str) -
     for hit in _without_held(work.handle, pair, found):
         matches = pair.query is None or "matched_queries" in hit
         (wanted if matches else gone).append(hit)
-    at.dropped += follow(work, pair.dest, wanted, [] if pair.shared else gone)
+    outcome = follow(work, pair.dest, wanted, [] if pair.shared else gone)
+    _leave_out(work, pair, at, wanted, outcome.unfit)
+    at.dropped += outcome.dropped
     at.followed += len(found)
     walk.passed(key, found, size)
     at.marks = walk.after
+
+
+def _leave_out(
+    work: Work[Elasticsearch], pair: Pair, at: Following, read: list[JSON], unfit: dict[str, str]
+) -> None:
+    """Note which documents do not fit; of those that did before, the older state goes."""
+    ids = {hit["_id"] for hit in read}
+    at.unfit = {each: why for each, why in at.unfit.items() if each not in ids} | unfit
+    if len(at.unfit) > pair.max_failures:
+        named = [f'document "{each}": {why}' for each, why in at.unfit.items()]
+        more = "; ..." if len(named) > _NAMED else ""
+        what = f"{len(named)} failures while copying to {pair.dest}: {'; '.join(named[:_NAMED])}"
+        todo = f"Correct these documents in {pair.source}, or the mapping of {pair.dest}"
+        raise OperationFailed(
+            f"{what}{more}", f"{todo}; then submit again, which goes on from here"
+        )
+    if unfit:
+        follow(work, pair.dest, [], [hit for hit in read if hit["_id"] in unfit])
 
 
 def _without_held(client: Elasticsearch, pair: Pair, found: list[JSON]) -> list[JSON]:

@@ -97,6 +97,10 @@ class InRanges(Throttled[Elasticsearch]):
     def advice(self) -> tuple[str, str]:
         """What fails where documents fail, and what to do then."""
 
+    def leaves(self, progress: Progress, failed: Range, response: JSON) -> bool:  # noqa: ARG002
+        """Whether a range in which documents failed is dealt with later. By default it is not."""
+        return False
+
     def transactional(self, cursor: Any) -> bool:  # noqa: ARG002
         """Elasticsearch has no transactions."""
         return False
@@ -156,6 +160,10 @@ class InRanges(Throttled[Elasticsearch]):
         for each in ended:
             found = server_tasks.result(work.handle, each.task, each.header)
             response = (found or {}).get("response")
+            if found and self.leaves(progress, each, response or {}):
+                progress.running.remove(each)
+                progress.used.append(each.task)
+                continue
             if found and not (response and server_tasks.is_complete(response)):
                 self._check_failure(work, each, found)
             progress.running.remove(each)

@@ -21,6 +21,7 @@ class Pair:
     """The sources with their UUIDs, the query, the fields, and the destination with its UUID.
 
     `before` is how far each shard of the destination was, which then `held` so many documents.
+    Of the documents `max_failures` may be left out, for they do not fit.
     `shared` says why not all that is in the destination is a copy, where that is so.
     """
 
@@ -32,6 +33,7 @@ class Pair:
     before: dict[str, int]
     held: int
     shared: str | None
+    max_failures: int
 
     @property
     def source(self) -> str:

@@ -66,6 +66,8 @@ class Following(BaseModel):
     """Documents read in the passes."""
     dropped: int = 0
     """Of these, the ones that an ingest pipeline has dropped."""
+    unfit: dict[str, str] = {}
+    """Documents that the destination does not take, by id, and why."""
 
     def begin_last(self, *, closed: bool) -> None:
         """Begin the second round."""
@@ -97,6 +99,8 @@ class Progress(BaseModel):
     width: int = Field(default_factory=lambda: MOST)
     source: int | None
     """Documents to work through, as counted when a pass began; None where that took too long."""
+    left: int | None = None
+    """The first number of the ranges that are left to the catch-up: documents failed in them."""
     following: Following | None = None
     """What comes after the ranges, where the source is followed."""
     extended: str | None = None

@@ -9,13 +9,15 @@ meanwhile is followed (`following.py`), and the counts are compared (`verified.p
 from __future__ import annotations
 
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Annotated, Any, ClassVar
 
 from elastic_transport import ApiResponse
 from elasticsearch import Elasticsearch
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dharma_tasks.errors import OperationFailed, Problem
+from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Burden
 from dharma_tasks.operations.elasticsearch import write_block
 from dharma_tasks.operations.elasticsearch.alias_move import is_moved, look, move
@@ -74,7 +76,8 @@ class Reindex(InRanges):
     `dest` must exist, made by `create_index`; documents that it held before are never touched.
     At the end `move_aliases` go from the source to `dest`. With `block_source` writes to the source
     are refused while the last documents are copied. That is the default where aliases move, for
-    there it closes the gap; elsewhere the next write would be missed all the same.
+    there it closes the gap; elsewhere the next write would be missed all the same. Up to
+    `max_failures` documents that do not fit are left out, and named.
     """
 
     kind: ClassVar[str] = "reindex"
@@ -83,6 +86,7 @@ class Reindex(InRanges):
     dest: Annotated[Destination, BeforeValidator(_index)]
     move_aliases: tuple[str, ...] = ()
     block_source: bool | None = None
+    max_failures: int = Field(default=0, ge=0, le=100)
 
     @property
     def summary(self) -> str:
@@ -154,6 +158,7 @@ class Reindex(InRanges):
             before=found.get("marks", {}),
             held=found["held"],
             shared=found.get("shared"),
+            max_failures=self.max_failures,
         )
 
     def origin(self, work: Work[Elasticsearch]) -> Source:
@@ -197,12 +202,20 @@ class Reindex(InRanges):
             wait_for_completion=False,
         )
 
+    def leaves(self, progress: Progress, failed: Range, response: JSON) -> bool:
+        """Where documents may be left out, the catch-up finds out which do not fit."""
+        failures = response.get("failures", [])
+        if not self.max_failures or not failures or not all(_is_unfit(each) for each in failures):
+            return False
+        progress.left = min(failed.low, failed.low if progress.left is None else progress.left)
+        return True
+
     # --- after the ranges ---
 
     def end(self, work: Work[Elasticsearch], progress: Progress) -> Step:
         """Follow the source, in two rounds, until the destination is the same; then finish."""
         pair = self._pair(work)
-        at = progress.following = progress.following or Following(marks=progress.marks)
+        at = progress.following = progress.following or _first(progress)
         if at.proven:
             return self._end(work, pair, progress, at)
         if at.closed and not self._is_closed(work, pair, at):
@@ -281,11 +294,21 @@ class Reindex(InRanges):
         return undo(work, self._pair(work)) if work.undo else Step(None, finished=True)
 
 
+def _first(progress: Progress) -> Following:
+    """The catch-up begins where the first pass has left off, or with what that has left out."""
+    end = max(progress.marks.values()) if progress.left is None else progress.left - 1
+    return Following(marks={each: min(mark, end) for each, mark in progress.marks.items()})
+
+
 def _followed(progress: Progress, at: Following) -> Step:
     """The step's result, with the documents of the passes."""
     done = max(0, progress.copied + at.followed - progress.shown)
     progress.shown += done
     return Step(progress.model_dump(), done=done, total=progress.shown + at.left)
+
+
+def _is_unfit(failure: JSON) -> bool:
+    return "id" in failure and failure.get("status") == HTTPStatus.BAD_REQUEST
 
 
 def _was_empty(work: Work[Elasticsearch], dest: str) -> bool:

@@ -21,6 +21,7 @@ def verify(work: Work[Elasticsearch], pair: Pair, dropped: int, at: Following) -
     """
     if at.followed and pair.shared:
         work.warn(f"deletes in {pair.source} were not carried over to {pair.dest}: {pair.shared}")
+    unfit = _name_unfit(work, pair, at.unfit)
     expected, there = pair.counts(work.handle)
     if pair.marks(work.handle) != at.marks:
         work.warn(
@@ -30,7 +31,16 @@ def verify(work: Work[Elasticsearch], pair: Pair, dropped: int, at: Following) -
     elif expected is None:
         work.warn(f"counting what matches in {pair.source} takes too long, so nothing was compared")
     else:
-        _compare(work, pair, expected - dropped - at.dropped, there)
+        _compare(work, pair, expected - dropped - at.dropped - unfit, there)
+
+
+def _name_unfit(work: Work[Elasticsearch], pair: Pair, unfit: dict[str, str]) -> int:
+    """Name the documents that were left out, and return how many of them there still are."""
+    if not unfit:
+        return 0
+    named = "; ".join(f'document "{each}": {why}' for each, why in unfit.items())
+    work.warn(f"{len(unfit)} documents of {pair.source} do not fit into {pair.dest}: {named}")
+    return pair.counted(work.handle, list(unfit))
 
 
 def _compare(work: Work[Elasticsearch], pair: Pair, expected: int, there: int) -> None:

@@ -8,6 +8,7 @@ written has version 1. The source's own `_version` would begin again after a del
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from elasticsearch import Elasticsearch
 from elasticsearch.helpers import streaming_bulk
@@ -17,30 +18,43 @@ from dharma_tasks.errors import OperationFailed
 from dharma_tasks.migration import JSON
 from dharma_tasks.work import Work
 
+_BAD = 400
 _CONFLICT = 409
 _MISSING = 404
 _BYTES = 10_000_000
 
 
-def follow(work: Work[Elasticsearch], dest: str, wanted: list[JSON], gone: list[JSON]) -> int:
+@dataclass
+class Outcome:
+    """How many documents an ingest pipeline has dropped, and which do not fit, by id, and why."""
+
+    dropped: int = 0
+    unfit: dict[str, str] = field(default_factory=dict)
+
+
+def follow(work: Work[Elasticsearch], dest: str, wanted: list[JSON], gone: list[JSON]) -> Outcome:
     """Write documents as they were read from the source, and delete others; a replay is harmless.
 
-    Returns how many an ingest pipeline has dropped; of these there is no older state either.
+    What was dropped is deleted, so that no older state is left.
     """
-    actions = [*map(_copy, wanted), *map(_removal, gone)]
-    refused, dropped = [], []
-    for action, result in _sent(work, dest, actions):
+    outcome = Outcome()
+    refused: list[JSON] = []
+    dropped: list[JSON] = []
+    for action, result in _sent(work, dest, [*map(_copy, wanted), *map(_removal, gone)]):
         if result["status"] == _CONFLICT:
             refused.append(action)
         elif result.get("result") == "noop":
             dropped.append(action)
+        elif result["status"] == _BAD:
+            outcome.unfit[result["_id"]] = explain(result["error"])
         else:
             _check(dest, result)
+    outcome.dropped = len(dropped)
     if dropped:
         follow(work, dest, [], [{**each, "_seq_no": each["version"] - 2} for each in dropped])
     if refused:
         _insist(work, dest, refused)
-    return len(dropped)
+    return outcome
 
 
 def delete_as_read(work: Work[Elasticsearch], dest: str, read: list[JSON]) -> list[str]:

@@ -92,14 +92,12 @@ def test_a_writer_that_never_stops_loses_nothing(
     assert hand.warnings == []
 
 
-@pytest.mark.parametrize("every", [1, 2])
 def test_killed_between_any_two_steps(
     hands: Callable[[str], Hand],
     client: Elasticsearch,
     writer: Writer,
     operation: JSON,
     content: Content,
-    every: int,
 ) -> None:
     """Under the block and after the move too: the successor lifts it, and nothing is lost."""
     first = hands("first")
@@ -110,10 +108,9 @@ def test_killed_between_any_two_steps(
         while not taken.over:
             steps += 1
             assert steps < 200
-            if steps % every == 0:
-                first.look(operation, taken)  # and dies
-                first = hands(f"worker {steps}")
-                taken = first.prepared(operation)
+            first.look(operation, taken)  # and dies
+            first = hands(f"worker {steps}")
+            taken = first.prepared(operation)
             taken = first.step(operation, taken)
         writer.wait(20)
     assert content(operation["dest"]) == writer.state
