@@ -54,7 +54,8 @@ class Opening:
 class Amendment:
     """What a person declares to be true of one migration; nothing of it is carried out.
 
-    `types` are those of its operations, in order. What `state` means is said in
+    `checksum` is what the journal keeps, with the values: see `Migration.stamp`. `types` are those
+    of its operations, in order. What `state` means is said in
     `Journal.declare`; None is for a migration that is as it is, with another name or checksum.
     """
 
@@ -151,9 +152,9 @@ class Journal(ABC, Generic[HandleT]):
         refused. Harmless when repeated, also after a later run has gone on from it.
 
         - APPLIED: the record is made where there is none, and gets name and checksum. Operations
-          that are done stay as they are, with their undo data, unless the migration is rolled
-          back; every other one of `types` is done, and irreversible with the reason. Nothing of
-          a rollback file counts as begun.
+          that are done, as what `types` says, stay as they are, with their undo data, unless the
+          migration is rolled back; every other one of `types` is done, and irreversible with
+          the reason. Nothing of a rollback file counts as begun.
         - ROLLED_BACK: nothing of any operation is recorded but its fence; it may begin anew. A
           migration without a record has none after it.
         - RUNNING, ROLLING_BACK: the failure is forgotten, and cursors stay: an operation that

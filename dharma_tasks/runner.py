@@ -245,7 +245,8 @@ class Runner:
         if not self.accept_data_loss:
             todo = "Roll back with --accept-data-loss, which leaves this operation as it is"
             raise OperationFailed(f"it cannot be undone: {reason}", todo)
-        self.operation.halt(work)
+        if work.undo.keys() - {"irreversible"}:  # else a person has only declared it to be done
+            self.operation.halt(work)
         self._warn(f"left as it is: {reason}")
         return Step(cursor=None, finished=True)
 

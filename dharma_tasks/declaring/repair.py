@@ -23,7 +23,7 @@ from dharma_tasks.explain import suggestion
 from dharma_tasks.journal import Amendment
 from dharma_tasks.migration import Migration, Reference, reference
 from dharma_tasks.planner import half_undone
-from dharma_tasks.records import MigrationState, OperationState, Survey
+from dharma_tasks.records import MigrationRecord, MigrationState, OperationState, Survey
 
 __all__ = ["Action", "Repair"]
 
@@ -112,7 +112,7 @@ def _retry(case: Case) -> Proposal:
         _amendment(
             case,
             MigrationState.ROLLING_BACK if back else MigrationState.RUNNING,
-            checksum=record.checksum,
+            stamp=record.checksum,
         ),
         reason=f"it was {case.state}",
         notes=notes,
@@ -137,7 +137,7 @@ def _mark_applied(case: Case) -> Proposal:
     return _proposal(
         case,
         Action.MARK_APPLIED,
-        _amendment(case, MigrationState.APPLIED, checksum=file.checksum),
+        _amendment(case, MigrationState.APPLIED, stamp=_stamp(file, record if done else None)),
         reason=f"declared applied by dharma repair, not carried out (it was {case.state})",
         notes=[
             *_noted("done:", [each for each in types if each[0] in done]),
@@ -150,7 +150,7 @@ def _mark_applied(case: Case) -> Proposal:
                 [each for each in begun(record).items() if each[0] > len(types)],
             ),
         ],
-        warnings=list(_there(case)),
+        warnings=[*_there(case), *_at_work(case)],
         todo="dharma submit runs what is next.",
     )
 
@@ -184,12 +184,23 @@ def _mark_rolled_back(case: Case) -> Proposal:
     return _proposal(
         case,
         Action.MARK_ROLLED_BACK,
-        _amendment(case, MigrationState.ROLLED_BACK, checksum=record.checksum),
+        _amendment(case, MigrationState.ROLLED_BACK, stamp=record.checksum),
         reason=f"declared gone by dharma repair (it was {case.state})",
         notes=_noted(what, sorted(begun(record).items())),
-        warnings=list(_gone(case)),
+        warnings=[*_gone(case), *_at_work(case)],
         todo="dharma submit begins it anew." if case.file else "It has no file: nothing runs it.",
     )
+
+
+def _at_work(case: Case) -> Iterator[str]:
+    """What nobody has ended in order may go on in the server, and nobody will know of it."""
+    for each in case.record.operations if case.record else ():
+        if each.state in (OperationState.RUNNING, OperationState.UNDOING):
+            yield (
+                f"operation {each.number}, {each.type}, was at work: what it has going on the "
+                "server, and settings that it changed for that, are forgotten too. Where it was "
+                "not halted, let a live worker do that first: submit, then dharma cancel --keep"
+            )
 
 
 def _gone(case: Case) -> Iterator[str]:
@@ -225,7 +236,7 @@ def _accept_checksum(case: Case) -> Proposal:
         _amendment(
             case,
             MigrationState.APPLIED if applied and different else None,
-            checksum=file.checksum,
+            stamp=_stamp(file, record),
         ),
         reason=f"changed file accepted by dharma repair: checksum {then}, now {now}",
         notes=[f"checksum {then}, from now on {now}", *(different.values() if applied else ())],
@@ -243,15 +254,21 @@ def _accepted(wrong: Sequence[str]) -> Iterator[str]:
 # -- what they share -----------------------------------------------------------------------
 
 
-def _amendment(case: Case, state: MigrationState | None, *, checksum: str) -> Amendment:
+def _amendment(case: Case, state: MigrationState | None, *, stamp: str) -> Amendment:
     named = case.file or case.record
     return Amendment(
         version=case.version,
         name=named.name if named else "",
-        checksum=checksum,
+        checksum=stamp,
         types=types_of(case.file) if case.file else tuple(begun(case.record).values()),
         state=state,
     )
+
+
+def _stamp(file: Migration, begun_with: MigrationRecord | None) -> str:
+    """The file as it is now, and the values that what is left of it was carried out with."""
+    values = begun_with.values if begun_with else ""
+    return file.model_copy(update={"values": values}).stamp
 
 
 def _proposal(  # noqa: PLR0913 - the parts of a proposal

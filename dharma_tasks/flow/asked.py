@@ -121,15 +121,18 @@ def prune(context: Context, database: str, pruning: JSON, reply: str) -> list[Ch
 
 
 def run_on(database: str, runs: Runs) -> Snapshot | None:
-    """The open run that has `database`."""
-    return next((found for found in runs.open() if database in found.run.databases), None)
+    """The open run that has `database`, or relies on what is applied there."""
+    return next(
+        (found for found in runs.open() if database in {*found.run.databases, *found.run.surveyed}),
+        None,
+    )
 
 
 def busy(database: str, snapshot: Snapshot) -> str:
     """Why nobody may write to the journal of `database` by hand now, and what to do."""
     run = snapshot.run.id
     return (
-        f"run {run} of {snapshot.run.by} has {database} ({snapshot.state}). Wait for its end, or "
+        f"run {run} of {snapshot.run.by} needs {database} ({snapshot.state}). Wait for its end, or "
         f"end it: dharma cancel {run} --keep"
     )
 

@@ -207,6 +207,20 @@ def test_declared_applied(worker: Worker) -> None:
     assert record(worker).state is MigrationState.ROLLED_BACK
 
 
+def test_done_as_something_else(worker: Worker) -> None:
+    """A changed file that somebody accepts: what was kept is of no use to another operation."""
+    failed(worker)
+    worker.journal.declare(declaration(), 1)
+    changed = Amendment("1.0.0", "new name", "sum-3", ("another", "other"), MigrationState.APPLIED)
+    worker.journal.declare(
+        Declaration("again", "me@here", "accept_checksum", "changed", (changed,)),
+        generation(worker),
+    )
+    one, two = record(worker).operations
+    assert (one.type, one.state, one.irreversible) == ("another", OperationState.DONE, "changed")
+    assert (two.type, two.state, two.irreversible) == ("other", OperationState.DONE, REASON)
+
+
 def test_declared_applied_while_it_was_undone(worker: Worker) -> None:
     """An operation that was being undone is done, and irreversible; the way back is forgotten."""
     first, second = failed(worker)

@@ -162,7 +162,7 @@ def test_the_worker_writes_and_answers(stage: Stage) -> None:
 def test_the_worker_looks_for_a_run_again(stage: Stage) -> None:
     """One may have been submitted since."""
     run = stage.open_run()
-    assert declare(stage).startswith(f"refused run {run} of me@here has mongodb (planning)")
+    assert declare(stage).startswith(f"refused run {run} of me@here needs mongodb (planning)")
     assert stage.untouched
 
 
@@ -294,7 +294,7 @@ def test_2_a_run_is_open(stage: Stage) -> None:
     for arguments in (REPAIR, BASELINE, ("prune",)):
         result = stage.dharma(*arguments, answer="")
         assert result.exit_code == 2
-        assert f"run {run} of me@here has mongodb (planning)" in result.stderr
+        assert f"run {run} of me@here needs mongodb (planning)" in result.stderr
         assert f"dharma cancel {run} --keep" in result.stderr
     assert stage.untouched
 

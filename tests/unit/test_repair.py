@@ -12,6 +12,7 @@ from dharma_tasks.declaring.proposal import Change, Proposal
 from dharma_tasks.declaring.repair import Action, Repair
 from dharma_tasks.errors import Refused
 from dharma_tasks.migration import Migration
+from dharma_tasks.planner import other_values
 from dharma_tasks.records import MigrationRecord, MigrationState, OperationState, Survey
 
 BELOW = migration("mongodb:1.0.0")
@@ -52,6 +53,13 @@ def change(proposal: Proposal) -> Change:
     assert proposal.generations == {"mongodb": 7}
     ((found,),) = proposal.changes.values()
     return found
+
+
+def after(known: MigrationRecord, proposal: Proposal) -> MigrationRecord:
+    """What the journal says when the checksum is written."""
+    return MigrationRecord.model_validate(
+        {**known.model_dump(exclude={"values"}), "checksum": change(proposal).amendment.checksum}
+    )
 
 
 def refused(action: Action, *known: MigrationRecord | Survey, files: Any = (BELOW, IT)) -> str:
@@ -143,6 +151,15 @@ def test_marked_applied(state: MigrationState) -> None:
     assert any("--allow-out-of-order" in w for w in found.warnings) is (state not in HALF)
 
 
+def test_marked_applied_keeps_the_values() -> None:
+    """What is left of it was carried out with them; where nothing is, they mean nothing."""
+    now = IT.model_copy(update={"values": "now"})
+    for states, values in (((DONE, FAILED), "+then"), ((FAILED,), "")):
+        known = written(IT, MigrationState.FAILED, *states, values="then")
+        found = decided(Action.MARK_APPLIED, known, files=[BELOW, now])
+        assert change(found).amendment.checksum == f"{IT.checksum}{values}"
+
+
 def test_marked_applied_when_half_undone() -> None:
     """Nothing of the rollback file counts any more."""
     file = IT.model_copy(update={"rollback": (INDEX, COLLECTION)})
@@ -153,6 +170,16 @@ def test_marked_applied_when_half_undone() -> None:
         "done: 1 create_collection, 2 create_index, 3 remove_field",
         "forgotten, of its rollback file: 4 create_index, 5 create_collection",
     )
+
+
+@pytest.mark.parametrize("action", [Action.MARK_APPLIED, Action.MARK_ROLLED_BACK])
+def test_what_is_at_work_is_forgotten(action: Action) -> None:
+    """Nobody would know of it any more; so that is said before the question."""
+    at_work = written(IT, MigrationState.RUNNING, DONE, OperationState.RUNNING)
+    (said,) = [each for each in decided(action, at_work).warnings if "was at work" in each]
+    assert said.startswith("operation 2, create_index, was at work")
+    failed = written(IT, MigrationState.FAILED, DONE, FAILED)
+    assert not [each for each in decided(action, failed).warnings if "was at work" in each]
 
 
 def test_marked_applied_before_it_began() -> None:
@@ -224,6 +251,17 @@ def test_not_marked_rolled_back() -> None:
 
 
 # -- accept-checksum -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [*HALF, MigrationState.APPLIED])
+def test_an_accepted_file_keeps_the_values(state: MigrationState) -> None:
+    """They are those that it was carried out with, whatever they are now."""
+    now = with_operations(COLLECTION, {**INDEX, "index": [["c", 1]]}, REMOVE)
+    now = now.model_copy(update={"values": "now"})
+    known = written(IT, state, DONE, FAILED, values="then")
+    found = decided(Action.ACCEPT_CHECKSUM, known, files=[now])
+    assert change(found).amendment.checksum == f"{now.checksum}+then"
+    assert other_values(now, after(known, found))
 
 
 def with_operations(*operations: Any) -> Migration:

@@ -566,6 +566,17 @@ def test_what_cannot_be_undone_is_passed_over(monkeypatch: pytest.MonkeyPatch) -
     assert Final.halted == 1
 
 
+def test_what_was_only_declared_has_nothing_to_halt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of it the journal has none of the names that `halt` would need."""
+    monkeypatch.setattr(Final, "halted", 0)
+    server = make_server()
+    make_runner(server, Faults()).run()
+    server.undo = {"irreversible": "taken over by dharma baseline"}
+    make_runner(server, Faults(), operation=Final(), back=True, accept_data_loss=True).run()
+    assert server.migration is MigrationState.ROLLED_BACK
+    assert Final.halted == 0
+
+
 def test_what_has_become_irreversible_is_not_passed_over() -> None:
     """It was planned while its way back was there: now it fails for good, and says what helps."""
     server = make_server()

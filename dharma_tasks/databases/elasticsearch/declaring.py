@@ -81,8 +81,9 @@ class Declaring:
         self._amend(amendment, applied, {"version": amendment.version, "started": at})
 
     def _done(self, amendment: Amendment, number: int, kind: str, era: int) -> None:
-        def done(found: Document | None) -> JSON | None:
-            if operations.state_of(found, era) is OperationState.DONE:
+        def written(found: Document | None) -> JSON | None:
+            done = operations.state_of(found, era) is OperationState.DONE
+            if found is not None and done and found.get("type") == kind:
                 return None
             return {
                 **operations.NOTHING,
@@ -97,7 +98,7 @@ class Declaring:
                 "by": self.declaration.by,
             }
 
-        self._operation(amendment, number, done)
+        self._operation(amendment, number, written)
 
     def _again(self, amendment: Amendment, era: int) -> None:
         def again(found: Document | None) -> JSON | None:

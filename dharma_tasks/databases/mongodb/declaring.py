@@ -46,7 +46,9 @@ class Declaring:
     def _applied(self, declaration: Declaration, amendment: Amendment) -> None:
         of_it = {"_id.version": amendment.version}
         rolled_back = {"_id": amendment.version, "state": MigrationState.ROLLED_BACK}
-        stay = {"state": OperationState.DONE, "_id.number": {"$lte": len(amendment.types)}}
+        kinds = enumerate(amendment.types, start=1)
+        same = [{"_id.number": number, "type": kind} for number, kind in kinds]
+        stay = {"state": OperationState.DONE, "$or": same}
         if self.migrations.find_one(rolled_back, {"_id": True}, session=self.session):
             self._reset(of_it)
         else:

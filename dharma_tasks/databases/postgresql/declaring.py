@@ -28,7 +28,8 @@ UPDATE {migrations} SET name = %(name)s, checksum = %(checksum)s WHERE version =
 
 _RESET = """
 UPDATE {operations} SET {nothing}, updated = clock_timestamp()
-WHERE version = %(version)s AND (state <> 'done' OR number > %(stay)s OR EXISTS (
+WHERE version = %(version)s AND (state <> 'done' OR number > %(stay)s
+    OR type <> (%(types)s::text[])[number] OR EXISTS (
     SELECT 1 FROM {migrations} WHERE version = %(version)s AND state = 'rolled_back'))
 """
 
