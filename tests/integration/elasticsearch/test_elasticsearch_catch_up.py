@@ -149,12 +149,12 @@ def test_a_tombstone_does_not_keep_an_update_out(
     operation: JSON = {"type": "reindex", "source": source, "dest": dest}
     client.index(index=source, id="x", document={"n": 1})
     client.index(index=source, id="y", document={"n": 1})
-    for _ in range(4):
+    for turn in range(2, 5):
         taken = hand.until(operation, hand.prepared(operation), lambda c: c["copied"] == 2)
-        client.index(index=source, id="x", document={"n": 2})
+        client.index(index=source, id="x", document={"n": turn})
         client.delete(index=source, id="y")
         hand.finish(operation, taken)
-        assert content(dest) == {"x": {"n": 2}}
+        assert content(dest) == {"x": {"n": turn}}
         hand.undo(operation)
         client.index(index=source, id="y", document={"n": 1})
         hand.again()
