@@ -93,11 +93,17 @@ def dump(
     return everything
 
 
+def assert_untouched(before: Document, after: Document) -> None:
+    """Nothing is new or changed; of Redis' keys some may have come to their time."""
+    assert after.pop("r").items() <= before.pop("r").items()
+    assert after == before
+
+
 def test_estimates_from_what_was_seen(filled: Place, dump: Callable[[], Document]) -> None:
     """How much there is, and how long it takes after one of its kind has run; no trace anywhere."""
     before = dump()
     first = json.loads(filled.dharma("plan", "--target", "1.1.0", "--json").stdout)
-    assert dump() == before
+    assert_untouched(before, dump())
     estimates = {
         name: found[0]["operations"][0]["estimate"] for name, found in first["databases"].items()
     }
@@ -116,7 +122,7 @@ def test_estimates_from_what_was_seen(filled: Place, dump: Callable[[], Document
             "plan", "--rollback-to", "0.0.0", "--databases", "mongodb,elasticsearch", "--json"
         ).stdout
     )
-    assert dump() == before
+    assert_untouched(before, dump())
 
     for name, found in second["databases"].items():
         estimate = found[0]["operations"][0]["estimate"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partialmethod
+from typing import Any
 
 import pytest
 from elasticsearch import Elasticsearch, helpers
@@ -81,9 +81,12 @@ def versions(client: Elasticsearch, users: str) -> Versions:
 @pytest.fixture
 def slowly(hand: Hand, operation: JSON, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Taken]:
     """Goes on until tasks run that take a second for each 50 documents."""
+    usual = Elasticsearch.update_by_query
+
+    def slow(client: Elasticsearch, **asked: Any) -> Any:
+        return usual(client, **{**asked, "scroll_size": 50, "requests_per_second": 50})
 
     def run() -> Taken:
-        slow = partialmethod(Elasticsearch.update_by_query, scroll_size=50, requests_per_second=50)
         with monkeypatch.context() as patch:
             patch.setattr(Elasticsearch, "update_by_query", slow)
             taken = hand.prepared(operation)
