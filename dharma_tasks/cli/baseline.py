@@ -11,7 +11,7 @@ from dharma_tasks.cli import options
 from dharma_tasks.cli.declaring import Declaring, Options
 from dharma_tasks.cli.running import names
 from dharma_tasks.declaring.baseline import Baseline
-from dharma_tasks.submit import default_by
+from dharma_tasks.submit import who_asks
 
 
 @click.command()
@@ -42,4 +42,4 @@ def baseline(  # noqa: PLR0913 - one for each option
     worker cannot be reached; 130 Ctrl-C at the question.
     """
     wish = Baseline(version, names(databases, more))
-    sys.exit(Declaring(wish, Options(migrations, by or default_by(), yes, as_json)).run())
+    sys.exit(Declaring(wish, Options(migrations, who_asks(by), yes, as_json)).run())

@@ -17,7 +17,7 @@ from dharma_tasks.planner import Request, required_databases
 from dharma_tasks.reading import surveys
 from dharma_tasks.records import Direction
 from dharma_tasks.reversal import plan_back
-from dharma_tasks.submit import default_by
+from dharma_tasks.submit import who_asks
 from dharma_tasks.values import Values
 from dharma_tasks.words import several
 
@@ -27,7 +27,7 @@ from dharma_tasks.words import several
 @options.databases
 @options.more
 @options.migrations
-@click.option("--yes", is_flag=True, help="Do not ask first.")
+@options.yes
 @click.option("--accept-data-loss", is_flag=True, help="Pass over what cannot be undone.")
 @options.no_wait
 @options.timeout
@@ -70,7 +70,7 @@ def rollback(  # noqa: PLR0913 - one for each option
         accept_data_loss=accept_data_loss,
         limits=options.limits(max_rate, window, timezone),
     )
-    who = by or default_by()
+    who = who_asks(by)
     wanted = Options(request, migrations, given, who, not no_wait, timeout, as_json, inline=False)
     running = Running(wanted)
     if not yes and common.on_terminal():

@@ -13,7 +13,7 @@ from dharma_tasks.cli.running import Options, Running, names
 from dharma_tasks.migration import JSON
 from dharma_tasks.planner import Request
 from dharma_tasks.records import Direction
-from dharma_tasks.submit import default_by
+from dharma_tasks.submit import who_asks
 
 
 @click.command(options_metavar="[OPTIONS]")
@@ -103,7 +103,7 @@ def submit(  # noqa: PLR0913 - one for each option
     )
     if dry_run:
         sys.exit(show(Asked(request, migrations, as_json, given)))
-    who = by or default_by()
+    who = who_asks(by)
     sys.exit(
         Running(
             Options(request, migrations, given, who, not no_wait, timeout, as_json, inline)

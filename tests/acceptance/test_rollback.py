@@ -24,6 +24,7 @@ from dharma_tasks.databases import NAMES
 from dharma_tasks.lease import Leases
 from dharma_tasks.migration import Key
 from dharma_tasks.redis_client import connect_redis
+from dharma_tasks.submit import who_asks
 
 Document = dict[str, Any]
 
@@ -126,7 +127,7 @@ def test_a_refusal_leaves_no_trace(
     for name in NAMES:
         told = json.loads(crossed.dharma("history", name, "--json").stdout)["entries"]
         runs = [(each["by"], each["detail"]) for each in told if each["event"] == "run"]
-        assert runs[-1] == ("ops@desk", "back --accept-data-loss")
+        assert runs[-1] == (who_asks("ops@desk"), "back --accept-data-loss")
     assert states(crossed) == {name: ["rolled_back"] * 2 for name in NAMES}
 
 

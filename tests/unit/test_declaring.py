@@ -28,6 +28,7 @@ from dharma_tasks.loader import load
 from dharma_tasks.messages import DECLARED, Chain, declare_message
 from dharma_tasks.records import MigrationState, Survey
 from dharma_tasks.settings import Settings
+from dharma_tasks.submit import who_asks
 from dharma_tasks.workers import Worker, Workers
 
 REPLY = f"{NAMESPACE}:reply:1"
@@ -189,12 +190,14 @@ def test_0_taken_over(stage: Stage) -> None:
     assert result.exit_code == 0, result.output
     assert "mongodb:\n  1.0.0 a name: pending → applied\n" in result.stdout
     assert "postgresql:\n  1.0.0 a name: pending → applied\n" in result.stdout
-    assert "Written to mongodb and postgresql, and to the history, as done by me@here." in (
+    by = who_asks("me@here")
+    assert f"Written to mongodb and postgresql, and to the history, as done by {by}." in (
         result.stdout
     )
     assert result.stdout.endswith("Next: dharma submit runs what is above it.\n")
     written = [stage.databases[name].declared[0][0] for name in stage.databases]
     assert [each.event for each in written] == ["baseline", "baseline"]
+    assert {each.by for each in written} == {by}
     assert written[0].run == written[1].run
     assert [each.version for each in written[0].amendments] == ["1.0.0"]
     assert stage.redis.keys(f"{NAMESPACE}:reply:*") == []
@@ -370,7 +373,7 @@ def test_0_pruned(stage: Stage) -> None:
     ]
     ((before, run, by),) = stage.databases["mongodb"].pruned
     assert abs(datetime.now(UTC) - timedelta(days=30) - before) < timedelta(minutes=1)
-    assert (by, stage.databases["postgresql"].pruned[0][1]) == ("me@here", run)
+    assert (by, stage.databases["postgresql"].pruned[0][1]) == (who_asks("me@here"), run)
 
 
 def test_how_old(stage: Stage) -> None:
