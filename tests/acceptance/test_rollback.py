@@ -204,6 +204,7 @@ def test_a_rollback_file_that_leaves_nothing(place: Place) -> None:
     back = ("submit", "--rollback-to", "0.0.0", "--inline")
     place.submit("--inline")
     failed = place.dharma(*back, status=1)
+    assert "postgresql/001_users_rollback.json: postgresql:1.0.0#2 sql" in failed.stderr
     assert 'table "no_such_table" does not exist' in failed.stderr
     (migration,) = place.status()["postgresql"]["migrations"]
     assert (migration["state"], migration["error"]) == ("applied", None)
