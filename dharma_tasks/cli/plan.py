@@ -31,6 +31,7 @@ from dharma_tasks.values import Value, Values
 
 _LINES = 12
 """Of a file's SQL so many are shown; `--json` has all of it."""
+_BY_FILE = "its rollback file undoes it"
 
 
 @click.command()
@@ -176,6 +177,9 @@ class _Report:
         out.print(Text(f"  {migration.version} {migration.name}", "cyan"))
         if migration.waits:
             out.print(Indented(f"waits for {', '.join(migration.waits)}", 4, "dim"))
+        if migration.rollback_file and not any(each.undo for each in migration.operations):
+            back = self._found.direction is Direction.BACK
+            out.print(Indented("by its rollback file" if back else _BY_FILE, 4, "dim"))
         for operation in migration.operations:
             out.print(Indented(_line(migration.database, operation), 4))
             for why in operation.blocking:
@@ -197,8 +201,10 @@ def _time(time: Time | None) -> str:
 
 
 def _line(database: str, operation: OperationPreview) -> str:
-    undo = "undo " if operation.undo else ""
-    burden = ["heavy"] if operation.heavy else []
+    left = operation.undo and operation.irreversible
+    undo = "undo " if operation.undo and not left else ""
+    burden = ["left as it is" if left else "irreversible"] if operation.irreversible else []
+    burden += ["heavy"] if operation.heavy else []
     burden += ["blocking"] if operation.blocking else []
     if operation.estimate:
         burden += _amount(operation.estimate, catalogue(database).unit)
