@@ -97,16 +97,18 @@ def show(asked: Asked) -> int:
         err.print(Text("A submit would be refused; nothing was changed:", "bold red"))
         for problem in refused.problems:
             err.print(Indented(str(problem), 2))
+        if asked.json:
+            click.echo(json.dumps({"problems": list(map(asdict, refused.problems))}, indent=2))
         return common.REFUSED
     except Exception as error:  # noqa: BLE001 - told in one place
         err.print(Text(common.message_of(error, settings) or str(error), "bold red"))
         return common.status_of(error)
-    values = list(_values(loaded, found))
+    values, said = list(_values(loaded, found)), _advice(loaded, found, folder)
     if asked.json:
-        used = {"values": [asdict(value) for value in values]}
-        click.echo(json.dumps(found.model_dump(mode="json") | used, indent=2))
+        more = {"values": list(map(asdict, values)), "advice": list(map(asdict, said))}
+        click.echo(json.dumps(found.model_dump(mode="json") | more, indent=2))
     else:
-        _Report(found, _advice(loaded, found, folder), values).show(console(sys.stdout))
+        _Report(found, said, values).show(console(sys.stdout))
     return 0
 
 

@@ -126,6 +126,26 @@ def test_as_json(plan: Plan) -> None:
     first, second = found["databases"]["mongodb"]
     assert (first["version"], first["operations"][0]["irreversible"]) == ("1.0.0", None)
     assert "cannot be undone" in second["operations"][0]["irreversible"]
+    assert found["advice"] == []
+
+
+def test_squawks_advice_as_json(plan: Plan, folder: Migrations) -> None:
+    """With the file and the line that a person sees."""
+    folder.text("postgresql/001_users.sql", "\nALTER TABLE users DROP old;\n")
+    (advice,) = json.loads(plan("plan", "--json").stdout)["advice"]
+    assert (advice["file"], advice["place"]) == ("postgresql/001_users.sql", "line 2")
+    assert "ban-drop-column" in advice["what"]
+
+
+def test_refused_as_json(plan: Plan, folder: Migrations) -> None:
+    """What a submit would be refused for, as its own document has it."""
+    folder.write("postgresql/001_users.json", "1.0.0", dependencies=["mongodb:9.0.0"])
+    refused = plan("plan", "--json")
+    assert refused.exit_code == 2
+    (problem,) = json.loads(refused.stdout)["problems"]
+    assert problem["file"] == "postgresql/001_users.json"
+    assert problem["what"] == "depends on mongodb:9.0.0, which is not in the migrations folder"
+    assert problem["todo"]
 
 
 def test_nothing_to_do(plan: Plan, folder: Migrations, databases: dict[str, FakeDatabase]) -> None:
