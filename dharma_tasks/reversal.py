@@ -194,10 +194,10 @@ class _Way:
             for number, problem in self._irreversible(self.file):
                 kind = self.file.operation(number)["type"]
                 what = f"{self.record.version} cannot be undone: operation {number}, {kind}: "
-                todo = (
-                    f"{self._help(self.file, problem)} With --accept-data-loss it is passed over."
-                )
-                yield Problem(self.file.file, "", what + problem.what, todo)
+                why = problem.what.removeprefix(f"{kind} cannot be undone: ")
+                help_ = self._help(self.file, problem).rstrip(".")
+                todo = f"{help_}. With --accept-data-loss it is passed over."
+                yield Problem(self.file.file, "", what + why, todo)
 
     def _other_values(self, file: Migration) -> bool:
         """A rollback file needs none but its own."""

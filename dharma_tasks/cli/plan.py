@@ -94,7 +94,8 @@ def show(asked: Asked) -> int:
         found = make(loaded.migrations, journals, asked.request, counter.counts)
         found.warnings += counter.warnings
     except Refused as refused:
-        err.print(Text("A submit would be refused; nothing was changed:", "bold red"))
+        what = "submit" if asked.request.direction is Direction.FORWARD else "rollback"
+        err.print(Text(f"A {what} would be refused; nothing was changed:", "bold red"))
         for problem in refused.problems:
             err.print(Indented(str(problem), 2))
         if asked.json:

@@ -172,6 +172,7 @@ def test_the_way_back(plan: Plan, folder: Migrations, databases: dict[str, FakeD
     apply(folder, databases)
     refused = plan("plan", "--rollback-to", "1.0.0")
     assert refused.exit_code == 2
+    assert "A rollback would be refused" in refused.stderr
     assert "1.1.0 cannot be undone: operation 1, remove_field" in refused.stderr
     folder.write("mongodb/002_old_rollback.json", "1.1.0", operations=[
         {"type": "create_index", "collection": "users", "index": [["old", 1]]}

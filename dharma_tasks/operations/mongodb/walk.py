@@ -124,7 +124,10 @@ class Walk(Paced[Handle]):
         if self._keeping() is not None:
             return None
         what = f"{self.kind} cannot be undone: it keeps nothing of what it overwrites"
-        todo = 'Write "keep_before_image": true, or a NNN_name_rollback file for it.'
+        todo = (
+            'Write a NNN_name_rollback file for it; "keep_before_image": true helps only where it '
+            "stands there before the migration is applied."
+        )
         return Problem("", "", what, todo)
 
     def burden(self, direction: Direction) -> Burden:
