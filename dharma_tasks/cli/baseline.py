@@ -36,7 +36,7 @@ def baseline(  # noqa: PLR0913 - one for each option
 
     Nothing is run and nothing is compared: that the databases are as these migrations would have
     made them is your word. They cannot be undone, but by a rollback file. What is applied already
-    stays as it is. Shows what it will write, and asks first on a terminal.
+    stays as it is. Shows what it will write, and asks first, unless --yes is given.
 
     Exit status: 0 done, or nothing to do; 2 refused, or the answer was no; 4 a service or a
     worker cannot be reached; 130 Ctrl-C at the question.

@@ -62,7 +62,7 @@ def test_a_database_is_taken_over(place: Place, mongodb: Database[Document]) -> 
     alone = place.dharma("baseline", "1.0.0", "--databases", "postgresql", status=2)
     assert "postgresql:1.0.0 needs mongodb:1.0.0" in alone.stderr
     assert sorted(mongodb.list_collection_names()) == ["users"]
-    place.dharma("baseline", "1.0.0", "--by", "ops@desk")
+    place.dharma("baseline", "1.0.0", "--yes", "--by", "ops@desk")
     assert [states(place, name) for name in NAMES] == [{"1.0.0": "applied"}] * 3
     assert list(mongodb["users"].find()) == [{"_id": 1, "name": "Ann"}]
     for name in NAMES:
@@ -92,7 +92,9 @@ def fails(place: Place, number: int, version: str) -> None:
 
 def repair(place: Place, option: str, version: str, status: int = 0) -> str:
     """Run the command; what it says."""
-    done = place.dharma("repair", "mongodb", version, option, "--by", "ops@desk", status=status)
+    done = place.dharma(
+        "repair", "mongodb", version, option, "--yes", "--by", "ops@desk", status=status
+    )
     return done.stdout + done.stderr
 
 

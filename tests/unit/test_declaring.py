@@ -122,9 +122,10 @@ class Stage:
         self.surveys["mongodb"] = survey("mongodb", record(file, MigrationState.FAILED, error="E1"))
 
     def dharma(self, *arguments: str, answer: str | None = None) -> Result:
-        """Run `dharma ARGUMENTS`; with an `answer` on a terminal."""
+        """Run `dharma ARGUMENTS`; with an `answer` on a terminal, else by one who says --yes."""
         self.patch.setattr(common, "on_terminal", lambda: answer is not None)
-        return CliRunner().invoke(main, list(arguments), input=answer)
+        sure = ["--yes"] if answer is None else []
+        return CliRunner().invoke(main, [*arguments, *sure], input=answer)
 
     @property
     def untouched(self) -> bool:
@@ -289,6 +290,18 @@ def test_it_asks_on_a_terminal(stage: Stage) -> None:
     sure = stage.dharma(*REPAIR, "--yes", answer="")
     assert (sure.exit_code, "?" in sure.stderr) == (0, False)
     assert len(stage.databases["mongodb"].declared) == 2
+
+
+def test_it_asks_without_a_terminal_too(stage: Stage) -> None:
+    """In a script nobody answers, which is a no; what comes through a pipe is an answer."""
+    stage.patch.setattr(common, "on_terminal", lambda: False)
+    for arguments in (REPAIR, BASELINE):
+        refused = CliRunner().invoke(main, arguments)
+        assert refused.exit_code == 2
+        assert refused.stdout.endswith("Where nobody is there to answer, give --yes.\n")
+    assert stage.untouched
+    assert CliRunner().invoke(main, REPAIR, input="n\n").exit_code == 2
+    assert CliRunner().invoke(main, REPAIR, input="y\n").exit_code == 0
 
 
 def test_2_a_run_is_open(stage: Stage) -> None:
