@@ -71,6 +71,8 @@ class Walk(Paced[Handle]):
     def prepare(self, work: Work[Handle]) -> Prepared:
         """Record where the walk ends. The total is the server's own estimate.
 
+        That nothing is kept is recorded too: the file may say otherwise by the time of a rollback.
+
         Raises:
             OperationFailed: there is no such collection, or it cannot be walked.
         """
@@ -78,10 +80,12 @@ class Walk(Paced[Handle]):
         self._check(found, work.handle)
         documents = work.handle.database[self.collection]
         last = documents.find({}, {"_id": True}).hint(BY_ID).sort("_id", -1).limit(1)
+        keeps = self._keeping() is not None
         undo = {
             "identity": found.identity,
             "last": [each["_id"] for each in last],
-            "keeps": self._keeping() is not None,
+            "keeps": keeps,
+            **({} if keeps else {"irreversible": "it has kept nothing of what it overwrote"}),
         }
         return Prepared(undo=undo, total=documents.estimated_document_count())
 
