@@ -24,6 +24,7 @@ _STYLES = {
     "failed": "bold red",
     "rolled_back": "yellow",
     "unlocked": "yellow",
+    "passed_over": "yellow",
     **dict.fromkeys(DECLARED, "yellow"),
     "taken": "dim",
     "done": "dim",

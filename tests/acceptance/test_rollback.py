@@ -128,6 +128,11 @@ def test_a_refusal_leaves_no_trace(
         told = json.loads(crossed.dharma("history", name, "--json").stdout)["entries"]
         runs = [(each["by"], each["detail"]) for each in told if each["event"] == "run"]
         assert runs[-1] == (who_asks("ops@desk"), "back --accept-data-loss")
+        left = [each for each in told if each["event"] == "passed_over"]
+        assert [(each["by"], each["version"], each["number"]) for each in left] == [
+            (who_asks("ops@desk"), "1.1.0", 1)
+        ]
+        assert left[0]["detail"].startswith("left as it is: ")
     assert states(crossed) == {name: ["rolled_back"] * 2 for name in NAMES}
 
 
