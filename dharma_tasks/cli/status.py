@@ -117,7 +117,7 @@ class _Report:
     def _parts(self) -> Iterator[RenderableType]:
         databases = self._result.databases
         names = [len(m.name) for found in databases.values() for m in found.migrations]
-        width = min(max(names, default=0), _NAME)
+        width = min(max([len("name"), *names]), _NAME)
         for name, found in databases.items():
             yield from _database(name, found, width)
         if self._result.redis:

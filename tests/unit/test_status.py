@@ -253,6 +253,11 @@ def test_names_of_any_length_and_width(stage: Stage) -> None:
     columns = {(cell_len(row[: row.index("applied")]), cell_len(row)) for row in rows}
     assert len(columns) == 1
     assert columns.pop()[1] <= 80
+    stage.migrations = (migration("mongodb", "1.0.0", name="a"),)
+    stage.journal("mongodb")
+    assert "\n  version  name  state " in stage.status().stdout, (
+        "short ones leave the heading whole"
+    )
 
 
 def test_files_that_are_missing_or_late(stage: Stage) -> None:
