@@ -457,6 +457,16 @@ def test_a_failure_whose_journal_does_not_answer(
     assert told[-1] == "failed"
 
 
+def test_a_failure_that_left_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever watches is told that it is rolled back, as after a way back."""
+    turning = Turning(monkeypatch, CREATE)
+    job = turning.context.runs.job(turning.run.id, M1)
+    failure = MigrationFailed("no", MigrationState.ROLLED_BACK, kept=False)
+    assert _failed(turning.context, job, failure) == []
+    told = [(e.kind, e.version) for e in turning.driver.runs.events(turning.run.id)]
+    assert told[-2:] == [("rolled_back", "1.0.0"), ("failed", "1.0.0")]
+
+
 # -- the commands --------------------------------------------------------------------------
 
 
