@@ -14,9 +14,9 @@ from fakeredis import FakeRedis
 from model import Faults, Increment, ModelDatabase, ModelJournal, Passing, Server
 from pydantic import SecretStr
 
-from dharma_tasks import inline, reversal
+from dharma_tasks import conduct, inline, reversal
 from dharma_tasks import submit as submitting
-from dharma_tasks.cli import common, main, running
+from dharma_tasks.cli import common, main
 from dharma_tasks.errors import CutOff
 from dharma_tasks.flow import context, operation, planning
 from dharma_tasks.limits import Window
@@ -77,8 +77,8 @@ class Stage:
         folder = Loaded((migration("mongodb", "1.0.0"),), ())
         monkeypatch.setattr(common, "read", lambda: settings)
         monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
-        monkeypatch.setattr(running, "require_redis", lambda _settings: self.redis)
-        monkeypatch.setattr(running, "load", lambda _folder, _values: folder)
+        monkeypatch.setattr(conduct, "require_redis", lambda _settings: self.redis)
+        monkeypatch.setattr(conduct, "load", lambda _folder, _values: folder)
         monkeypatch.setattr(submitting, "POLL_SECONDS", 0.01)
         monkeypatch.setattr(context, "connect", lambda *_: self.database())
         for module in (operation, reversal):
@@ -96,16 +96,16 @@ class Stage:
 
     def interrupted_at(self, done: int) -> None:
         """Let Ctrl-C come when so many documents are done."""
-        watch = submitting.Submission.watch
+        watch = conduct.watch
 
-        def until(submission: submitting.Submission, run: str) -> Iterator[Any]:
-            for seen in watch(submission, run):
+        def until(runs: Runs, run: str, patience: submitting.Patience) -> Iterator[submitting.Step]:
+            for seen in watch(runs, run, patience):
                 if self.server.done >= done:
-                    self._patch.setattr(submitting.Submission, "watch", watch)
+                    self._patch.setattr(conduct, "watch", watch)
                     raise KeyboardInterrupt
                 yield seen
 
-        self._patch.setattr(submitting.Submission, "watch", until)
+        self._patch.setattr(conduct, "watch", until)
 
     def submit(self, *options: str) -> Result:
         """Run `dharma submit --inline`."""
