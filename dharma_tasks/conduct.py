@@ -14,7 +14,7 @@ from dharma_tasks.inline import InlineWorker
 from dharma_tasks.loader import load
 from dharma_tasks.migration import JSON, Migration, Reference
 from dharma_tasks.planner import Request, required_databases
-from dharma_tasks.reading import Send
+from dharma_tasks.reading import Send, whereabouts
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
@@ -29,7 +29,8 @@ class Order:
 
     `migrations` is the folder (None: the settings'), `given` are values by name, `by` is who asks,
     for the audit trail. Without `wait` the run is left alone once it is submitted; `timeout` is in
-    seconds, None for ever. With `inline` it is carried out in this process.
+    seconds, None for ever. With `inline` it is carried out in this process. The databases `named`
+    are those that the settings' URLs lead to: workers that are connected to others are refused.
     """
 
     request: Request
@@ -39,6 +40,7 @@ class Order:
     wait: bool = True
     timeout: float | None = None
     inline: bool = False
+    named: tuple[str, ...] = ()
 
 
 @dataclass
@@ -91,7 +93,8 @@ class Conduct:
         runs, send = self.runs, self._sender(needed)
         patience = Patience(self.order.timeout if self.order.wait else 0)
         submission = Submission(runs, self.workers, send, patience)
-        run = make_run(loaded, request, self.order.by)
+        named = [name for name in self.order.named if name in needed]
+        run = make_run(loaded, request, self.order.by, whereabouts(named, settings))
         if self.worker is None and not submission.is_active(run):
             yield from submission.require_workers(needed)
         submitted = yield from submission.submit(run, loaded)

@@ -34,6 +34,7 @@ __all__ = [
     "ask",
     "counting",
     "surveys",
+    "whereabouts",
     "workers",
 ]
 
@@ -108,7 +109,7 @@ def ask(
     others = [name for name in names if name not in direct and name in relayed.served]
     with ThreadPoolExecutor(max_workers=len(NAMES) + 1) as pool:
         asking = pool.submit(_ask, question, others, settings, relayed)
-        reading = pool.map(lambda name: _read(question, name, settings), direct)
+        reading = pool.map(lambda name: _read(question.read, name, settings), direct)
         by_name = dict(zip(direct, reading, strict=True)) | asking.result()
     answers = Answers[Found]()
     for name, said in by_name.items():
@@ -146,14 +147,32 @@ def surveys(names: Iterable[str], settings: Settings, send: Send) -> dict[str, S
     return answers.found
 
 
-def _read(question: Question[Found], name: str, settings: Settings) -> Found | _Unread:
+def whereabouts(names: Iterable[str], settings: Settings) -> dict[str, str]:
+    """Which databases the settings' URLs lead to: see `Database.whereabouts`.
+
+    Raises:
+        Unreachable: one of them cannot be asked.
+    """
+    with ThreadPoolExecutor(max_workers=len(NAMES)) as pool:
+        asked = [
+            (name, pool.submit(_read, lambda found: found.whereabouts(), name, settings))
+            for name in names
+        ]
+    said = [(name, each.result()) for name, each in asked]
+    why = [each.why for _, each in said if isinstance(each, _Unread)]
+    if why:
+        raise Unreachable("\n".join(why))
+    return {name: each for name, each in said if isinstance(each, str)}
+
+
+def _read(read: Callable[[Database[Any]], Found], name: str, settings: Settings) -> Found | _Unread:
     """What the database says, asked directly; or why it does not."""
     try:
         database = connect(name, settings)
     except Exception as error:  # noqa: BLE001 - a URL that a driver does not take
         return _Unread(f"DHARMA_{name.upper()}_URL cannot be used: {type(error).__name__}")
     try:
-        return question.read(database)
+        return read(database)
     except Exception as error:  # noqa: BLE001 - the database says what it means
         return _Unread(f"{name} cannot be read: {database.describe(error).strip()}")
     finally:

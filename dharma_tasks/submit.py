@@ -16,9 +16,10 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 from redis.exceptions import RedisError
 
@@ -46,6 +47,7 @@ EXIT_STATUS = {
     RunState.CANCELLED: 5,
 }
 STOPPED_WAITING = 3
+_ANYWHERE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -229,8 +231,13 @@ def _look(runs: Runs, run: str, seen: int) -> tuple[Snapshot, list[Event]]:
     return snapshot, runs.events(run, seen)
 
 
-def make_run(loaded: Loaded, request: Request, by: str) -> Run:
-    """Make the run's record. Two with the same fingerprint want the same."""
+def make_run(
+    loaded: Loaded, request: Request, by: str, whereabouts: Mapping[str, str] = _ANYWHERE
+) -> Run:
+    """Make the run's record. Two with the same fingerprint want the same.
+
+    `whereabouts` says which databases the workers must be connected to.
+    """
     required = required_databases(loaded.migrations, request)
     selected = tuple(sorted(request.databases or {m.database for m in loaded.migrations}))
     wanted = [
@@ -244,6 +251,8 @@ def make_run(loaded: Loaded, request: Request, by: str) -> Run:
     ]
     if request.limits != Limits():
         wanted.append(request.limits.model_dump_json())
+    if whereabouts:
+        wanted.append(json.dumps(whereabouts, sort_keys=True))
     now = datetime.now(UTC)
     return Run(
         id=new_run_id(now),
@@ -257,6 +266,7 @@ def make_run(loaded: Loaded, request: Request, by: str) -> Run:
         direction=request.direction,
         accept_data_loss=request.accept_data_loss,
         limits=request.limits,
+        whereabouts=dict(whereabouts),
         fingerprint=hashlib.sha256("\n".join(wanted).encode()).hexdigest(),
     )
 

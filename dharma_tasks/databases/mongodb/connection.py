@@ -120,6 +120,15 @@ class Connection:
         """Whether the server has multi-document transactions: a standalone one has not."""
         return "setName" in self._hello or self._hello.get("msg") == "isdbgrid"
 
+    def whereabouts(self) -> str:
+        """See `Database.whereabouts`. Each mongos is one of many: there it is the cluster's id."""
+        hello = self.client.admin.command("hello")
+        if hello.get("msg") == "isdbgrid":
+            (found,) = self.client["config"]["version"].find()
+            return f"{self.name} of the cluster {found['clusterId']}"
+        server = hello.get("me", "the server")
+        return f"{self.name} of {server}, process {hello['topologyVersion']['processId']}"
+
     @property
     def session(self) -> ClientSession:
         """The one session whose transactions change anything; its id is journalled (FAULTS 6)."""
