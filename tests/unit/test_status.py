@@ -26,7 +26,6 @@ from rich.cells import cell_len
 from dharma_tasks import reading
 from dharma_tasks import status as gathering
 from dharma_tasks.cli import common, main
-from dharma_tasks.cli import status as command
 from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.identity import owner
 from dharma_tasks.lease import Leases
@@ -119,7 +118,7 @@ class Stage:
         self._patch = monkeypatch
         monkeypatch.setattr(common, "read", self._settings)
         monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
-        monkeypatch.setattr(command, "load", self._load)
+        monkeypatch.setattr(gathering, "load", self._load)
         monkeypatch.setattr(common, "send", self._send)
         monkeypatch.setattr(gathering, "require_redis", lambda _settings: self.redis)
         monkeypatch.setattr(reading, "connect", lambda name, _settings: self.databases[name])
