@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from dharma_tasks import replies
 from dharma_tasks.databases import NAMES, Database, connect
+from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import Unreachable
 from dharma_tasks.messages import Chain, Message, read_message
 from dharma_tasks.records import Survey
@@ -40,6 +41,8 @@ __all__ = [
 
 ANSWER_SECONDS = 10
 """How long a worker may take to answer for a database that has no URL here."""
+_AGAIN_SECONDS = 1
+"""How long passing errors are tried over: one node of a cluster may be away."""
 
 Send = Callable[[Iterable[Chain]], None]
 
@@ -171,10 +174,16 @@ def _read(read: Callable[[Database[Any]], Found], name: str, settings: Settings)
         database = connect(name, settings)
     except Exception as error:  # noqa: BLE001 - a URL that a driver does not take
         return _Unread(f"DHARMA_{name.upper()}_URL cannot be used: {type(error).__name__}")
+    until = time.monotonic() + _AGAIN_SECONDS
     try:
-        return read(database)
-    except Exception as error:  # noqa: BLE001 - the database says what it means
-        return _Unread(f"{name} cannot be read: {database.describe(error).strip()}")
+        while True:
+            try:
+                return read(database)
+            except Exception as error:  # noqa: BLE001 - the database says what it means
+                if database.classify(error) is Fault.LASTING or time.monotonic() > until:
+                    return _Unread(f"{name} cannot be read: {database.describe(error).strip()}")
+                database.recover()
+                time.sleep(_AGAIN_SECONDS / 10)
     finally:
         database.close()
 

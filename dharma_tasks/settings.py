@@ -25,6 +25,8 @@ class Settings(BaseSettings):
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     mongodb_url: SecretStr | None = None
+    mongodb_database: str | None = None
+    """The database's name, if it is not the one in the URL."""
     postgresql_url: SecretStr | None = None
     elasticsearch_url: SecretStr | None = None
     migrations_dir: Path = Path("migrations")

@@ -41,6 +41,27 @@ def test_a_neighbour_on_the_same_server(settings: Settings, name: str) -> None:
     assert found != other
 
 
+def test_a_name_beside_the_url_wins(settings: Settings) -> None:
+    """MongoDB's URL may name another database, by which somebody is authenticated."""
+    other = settings.model_copy(update={"mongodb_database": "other"})
+    found = whereabouts(["mongodb"], other)["mongodb"]
+    assert found.startswith("other of ")
+    assert found == whereabouts(["mongodb"], settings)["mongodb"].replace(
+        settings.namespace, "other"
+    )
+
+
+def test_one_node_of_a_cluster_is_away(settings: Settings) -> None:
+    """Of several URLs with commas between, one that answers is enough, whichever comes first."""
+    found = whereabouts(["elasticsearch"], settings)
+    url = settings.elasticsearch_url
+    assert url is not None
+    both = SecretStr(f"http://127.0.0.1:1, {url.get_secret_value()}")
+    several = settings.model_copy(update={"elasticsearch_url": both})
+    for _ in range(8):  # the driver begins at any of them
+        assert whereabouts(["elasticsearch"], several) == found
+
+
 def test_elasticsearch_names_its_master_s_process(settings: Settings) -> None:
     """Every node knows it; a cluster that is started from a copy of the files has another one."""
     url = settings.elasticsearch_url

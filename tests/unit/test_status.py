@@ -26,6 +26,7 @@ from rich.cells import cell_len
 from dharma_tasks import reading
 from dharma_tasks import status as gathering
 from dharma_tasks.cli import common, main
+from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.identity import owner
 from dharma_tasks.lease import Leases
@@ -91,6 +92,10 @@ class FakeDatabase:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
+
+    def classify(self, _error: BaseException) -> Fault:
+        """It will not pass."""
+        return Fault.LASTING
 
     def describe(self, error: BaseException) -> str:
         """The message."""

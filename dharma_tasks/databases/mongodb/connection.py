@@ -94,13 +94,16 @@ class Connection:
 
     @cached_property
     def name(self) -> str:
-        """The database's name, from the URL."""
+        """The database's name: the settings', or the one in the URL."""
+        if self._settings.mongodb_database:
+            return self._settings.mongodb_database
         try:
             return self.client.get_default_database().name
         except ConfigurationError:
             raise _refused(
                 "the URL does not name the database",
-                "Write its name after the host: mongodb://host:27017/NAME",
+                "Write its name after the host, mongodb://host:27017/NAME, or set "
+                "DHARMA_MONGODB_DATABASE",
             ) from None
 
     @property
