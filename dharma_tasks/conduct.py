@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from redis import Redis
+from redis.exceptions import RedisError
 
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.inline import InlineWorker
-from dharma_tasks.loader import load
-from dharma_tasks.migration import JSON, Migration, Reference
-from dharma_tasks.planner import Request, required_databases
+from dharma_tasks.loader import Loaded, load
+from dharma_tasks.migration import JSON
+from dharma_tasks.planner import Plan, Request, required_databases
 from dharma_tasks.reading import Send, whereabouts
-from dharma_tasks.redis_client import require_redis
+from dharma_tasks.redis_client import lost, require_redis
+from dharma_tasks.run import Run
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
-from dharma_tasks.submit import Patience, Step, Submission, Warned, make_run, watch
+from dharma_tasks.submit import Checked, Patience, Step, Submission, Warned, make_run, watch
 from dharma_tasks.values import Values
 from dharma_tasks.workers import Workers
 
@@ -30,7 +32,8 @@ class Order:
     `migrations` is the folder (None: the settings'), `given` are values by name, `by` is who asks,
     for the audit trail. Without `wait` the run is left alone once it is submitted; `timeout` is in
     seconds, None for ever. With `inline` it is carried out in this process. The databases `named`
-    are those that the settings' URLs lead to: workers that are connected to others are refused.
+    are those that the settings' URLs lead to: workers that are connected to others are refused, and
+    where the request has no databases, it is about these.
     """
 
     request: Request
@@ -47,15 +50,13 @@ class Order:
 class Conduct:
     """Sees to one order.
 
-    `send` reaches the workers. `migrations` are the folder's, and `worker` is the one in this
-    process, where there is to be one, once the steps have come to them. Whoever takes the steps
-    calls `close` at the end, whatever comes.
+    `send` reaches the workers. `worker` is the one in this process, where there is to be one, once
+    the steps have come to it. Whoever takes the steps calls `close` at the end, whatever comes.
     """
 
     order: Order
     settings: Settings
     send: Send
-    migrations: dict[Reference, Migration] = field(default_factory=dict)
     worker: InlineWorker | None = None
 
     @cached_property
@@ -81,15 +82,21 @@ class Conduct:
             Unreachable: Redis or a worker cannot be reached.
             TimedOut: the time is over.
         """
-        settings, request = self.settings, self.order.request
+        try:
+            yield from self._steps()
+        except RedisError as error:
+            raise lost(error) from error
+
+    def _steps(self) -> Iterator[Step]:
+        settings = self.settings
         folder = self.order.migrations or settings.migrations_dir
         loaded = load(folder, Values(self.order.given, settings.values))
         for warning in loaded.warnings:
             yield Warned(str(warning))
+        request = self._request(loaded)
         needed = required_databases(loaded.migrations, request)
         if not needed:
             return
-        self.migrations.update({m.reference: m for m in loaded.migrations})
         runs, send = self.runs, self._sender(needed)
         patience = Patience(self.order.timeout if self.order.wait else 0)
         submission = Submission(runs, self.workers, send, patience)
@@ -97,10 +104,20 @@ class Conduct:
         run = make_run(loaded, request, self.order.by, whereabouts(named, settings))
         if self.worker is None and not submission.is_active(run):
             yield from submission.require_workers(needed)
+        yield Checked(loaded.migrations)
         submitted = yield from submission.submit(run, loaded)
         yield submitted
         if self.order.wait:
             yield from self._watch(watch(runs, submitted.run.id, patience))
+
+    def _request(self, loaded: Loaded) -> Request:
+        """What was asked for: of what was named, all that has migrations."""
+        request, named = self.order.request, self.order.named
+        if request.databases is not None or not named:
+            return request
+        present = {migration.database for migration in loaded.migrations}
+        wanted = tuple(name for name in named if name in present)
+        return request.model_copy(update={"databases": wanted})
 
     def _sender(self, needed: set[str]) -> Send:
         """To workers, or to one in this process."""
@@ -110,6 +127,13 @@ class Conduct:
         self.worker = InlineWorker(self.settings, self.redis, needed)
         self.worker.start()
         return self.worker.send
+
+    def plan(self, run: Run) -> Plan | None:
+        """What the run does, once that is known. Raises `Unreachable`."""
+        try:
+            return self.runs.plan(run)
+        except RedisError as error:
+            raise lost(error) from error
 
     def _watch(self, steps: Iterator[Step]) -> Iterator[Step]:
         for step in steps:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pydantic import BaseModel
 
 from dharma_tasks.errors import Problem
+from dharma_tasks.lease import Leases
 from dharma_tasks.planner import Plan
 from dharma_tasks.run import Event, Run, RunState, Snapshot
+from dharma_tasks.status import Alive, at_work
 from dharma_tasks.submit import Step, Submitted, Warned, Watched
 
-__all__ = ["Account", "DatabaseResult", "Failure", "RunResult"]
+__all__ = [
+    "Account",
+    "DatabaseProgress",
+    "DatabaseResult",
+    "Failure",
+    "RunProgress",
+    "RunResult",
+    "seen",
+]
 
 
 class DatabaseResult(BaseModel):
@@ -38,16 +49,57 @@ class Failure(BaseModel):
 class RunResult(BaseModel):
     """How a run stands, or ended. `seconds` is how long it was waited for.
 
-    `run` is None where there was nothing to submit, or it was refused before.
+    `run` is None where there was nothing to submit, or it was refused before. `state` is the run's;
+    a command says `waiting` where there is none yet, and `error` where it broke itself.
     """
 
     run: str | None
-    state: str
+    state: RunState | Literal["waiting", "error"]
     seconds: float = 0
     databases: dict[str, DatabaseResult] = {}
     failures: list[Failure] = []
     problems: list[Problem] = []
     warnings: list[str] = []
+
+
+class DatabaseProgress(BaseModel):
+    """One database of a run: so many of `total` migrations are done, and what is done `now`."""
+
+    done: int
+    total: int
+    now: Alive | None
+
+
+class RunProgress(BaseModel):
+    """How a run stands, and what has happened since the last look: see `Event`.
+
+    `problems` say why it was refused, or what cannot be reached.
+    """
+
+    run: str
+    state: RunState
+    databases: dict[str, DatabaseProgress]
+    events: list[Event]
+    problems: list[Problem]
+
+
+def seen(watched: Watched, leases: Leases) -> RunProgress:
+    """What is seen of a run, for a program. `leases` say who is at work."""
+    snapshot = watched.snapshot
+    return RunProgress(
+        run=snapshot.run.id,
+        state=snapshot.state,
+        databases={
+            name: DatabaseProgress(
+                done=snapshot.done.get(name, 0),
+                total=snapshot.total.get(name, 0),
+                now=at_work(name, snapshot, leases),
+            )
+            for name in snapshot.run.databases
+        },
+        events=watched.events,
+        problems=snapshot.problems,
+    )
 
 
 @dataclass

@@ -6,8 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from dharma_tasks.errors import Problem, Refused
 
 
 class Settings(BaseSettings):
@@ -65,6 +67,21 @@ class Settings(BaseSettings):
         """The URL for `database`, or None where this process does not serve it."""
         value: SecretStr | None = getattr(self, f"{database}_url")
         return value
+
+
+def refusal(error: ValidationError) -> Refused:
+    """Say which settings cannot be; their values are never shown."""
+    return Refused(
+        [
+            Problem(
+                "",
+                "",
+                f"DHARMA_{'_'.join(str(part) for part in detail['loc']).upper()}: {detail['msg']}",
+                "Correct it in the environment or in .env.",
+            )
+            for detail in error.errors(include_input=False, include_url=False)
+        ]
+    )
 
 
 @cache

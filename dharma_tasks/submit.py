@@ -27,7 +27,9 @@ from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.limits import Limits
 from dharma_tasks.loader import Loaded
 from dharma_tasks.messages import Chain, survey_message
+from dharma_tasks.migration import Migration
 from dharma_tasks.planner import Request, required_databases
+from dharma_tasks.redis_client import lost
 from dharma_tasks.run import Event, Run, RunState, Snapshot, new_run_id
 from dharma_tasks.runs import Busy, Runs
 from dharma_tasks.workers import Workers
@@ -48,6 +50,13 @@ EXIT_STATUS = {
 }
 STOPPED_WAITING = 3
 _ANYWHERE: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Nothing is wrong with what was asked for. Who takes no further step has changed nothing."""
+
+    migrations: tuple[Migration, ...]
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,8 @@ class Watched:
     events: list[Event]
 
 
-Step = Said | Warned | Submitted | Watched | None
+Seen = Said | Warned | Checked | Submitted | Watched
+Step = Seen | None
 """What a step brings; None asks for a pause."""
 
 
@@ -197,22 +207,21 @@ def watch(runs: Runs, run: str, patience: Patience) -> Iterator[Step]:
 
     Raises:
         TimedOut: the time is over and the run is not.
-        Unreachable: Redis has lost the run.
-        RedisError: Redis has not answered for `REDIS_SECONDS`.
+        Unreachable: Redis has lost the run, or has not answered for `REDIS_SECONDS`.
     """
     seen = 0
-    lost: float | None = None
+    since: float | None = None
     while True:
         try:
             snapshot, events = _look(runs, run, seen)
         except RedisError as error:
-            if lost is None:
-                lost = time.monotonic()
+            if since is None:
+                since = time.monotonic()
                 yield Said(f"Redis does not answer ({error}); the run goes on, waiting …")
-            if time.monotonic() - lost > REDIS_SECONDS:
-                raise
+            if time.monotonic() - since > REDIS_SECONDS:
+                raise lost(error) from error
         else:
-            lost = None
+            since = None
             seen += len(events)
             yield Watched(snapshot, events)
             if snapshot.state.over:

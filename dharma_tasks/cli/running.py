@@ -23,6 +23,7 @@ from dharma_tasks.settings import Settings
 from dharma_tasks.submit import (
     EXIT_STATUS,
     STOPPED_WAITING,
+    Checked,
     Said,
     Submitted,
     TimedOut,
@@ -92,7 +93,6 @@ class Running:
     def _submit(self, lines: Lines) -> None:
         settings = self.settings = common.settings()
         conduct = self.conduct = Conduct(self.order, settings, common.send)
-        self.outcome.migrations = conduct.migrations
         lookout: _Lookout | None = None
         for step in conduct.steps():
             if step is None:
@@ -107,12 +107,16 @@ class Running:
         if self.outcome.run is None:
             self._end(0, "Nothing to do: there are no migrations.", RunState.DONE)
 
-    def _told(self, step: Said | Warned | Submitted, lines: Lines) -> None:
-        if isinstance(step, Submitted):
-            self._submitted(step, lines)
-        else:
-            word = "warning: " if isinstance(step, Warned) else ""
-            lines.say(f"{word}{step.text}", "yellow")
+    def _told(self, step: Said | Warned | Checked | Submitted, lines: Lines) -> None:
+        match step:
+            case Checked(migrations):
+                self.outcome.migrations = {m.reference: m for m in migrations}
+            case Submitted():
+                self._submitted(step, lines)
+            case Warned(text):
+                lines.say(f"warning: {text}", "yellow")
+            case Said(text):
+                lines.say(text, "yellow")
 
     def _submitted(self, submitted: Submitted, lines: Lines) -> None:
         run = submitted.run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -14,7 +16,16 @@ from fakeredis import FakeRedis
 from model import Faults, Increment, ModelDatabase, ModelJournal, Passing, Server
 from pydantic import SecretStr
 
-from dharma_tasks import conduct, inline, reversal
+from dharma_tasks import (
+    DatabaseMigrationManager,
+    MongoDBManager,
+    RunResult,
+    RunState,
+    conduct,
+    inline,
+    reading,
+    reversal,
+)
 from dharma_tasks import submit as submitting
 from dharma_tasks.cli import common, main
 from dharma_tasks.errors import CutOff
@@ -196,6 +207,33 @@ def test_ctrl_c_stops_between_two_batches(stage: Stage) -> None:
     again = stage.submit()
     assert again.exit_code == 0, again.output
     assert f"Joined run {found.run.id}" in again.stdout
+    assert set(stage.server.documents.values()) == {1}
+
+
+def test_a_program_that_is_cancelled_stops_between_two_batches(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the call has ended nothing goes on; the same call goes on from there, and once."""
+    monkeypatch.setattr(reading, "connect", lambda *_: stage.database())
+    manager = DatabaseMigrationManager(
+        MongoDBManager("model://", "app"), namespace=NAMESPACE, inline=True
+    )
+
+    async def program() -> RunResult:
+        task = asyncio.create_task(manager.run_migrations())
+        async with asyncio.timeout(30):
+            while stage.server.done < 10:  # noqa: ASYNC110 - a thread brings it about
+                await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert "inline-worker" not in {thread.name for thread in threading.enumerate()}
+        assert stage.redis.keys(f"{NAMESPACE}:lease:*") == []
+        assert 10 <= stage.server.done < 300
+        assert stage.server.attempts <= 0
+        return await manager.run_migrations()
+
+    assert asyncio.run(program()).state is RunState.DONE
     assert set(stage.server.documents.values()) == {1}
 
 
