@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from dharma_tasks.cli import common, options
-from dharma_tasks.cli.running import Options, Running, names
+from dharma_tasks.cli.running import Running, names
+from dharma_tasks.conduct import Order
 from dharma_tasks.errors import Refused, Unreachable
 from dharma_tasks.loader import load
 from dharma_tasks.migration import JSON
@@ -71,8 +72,8 @@ def rollback(  # noqa: PLR0913 - one for each option
         limits=options.limits(max_rate, window, timezone),
     )
     who = who_asks(by)
-    wanted = Options(request, migrations, given, who, not no_wait, timeout, as_json, inline=False)
-    running = Running(wanted)
+    wanted = Order(request, migrations, given, who, not no_wait, timeout)
+    running = Running(wanted, as_json)
     if not yes and common.on_terminal():
         try:
             made = _planned(wanted)
@@ -88,7 +89,7 @@ def rollback(  # noqa: PLR0913 - one for each option
     sys.exit(running.run())
 
 
-def _planned(wanted: Options) -> tuple[Plan, Mapping[str, Survey]] | None:
+def _planned(wanted: Order) -> tuple[Plan, Mapping[str, Survey]] | None:
     """What would be undone, and what the journals say; None where they cannot be read from here.
 
     Raises:

@@ -45,6 +45,7 @@ class Server:
     error: str | None = None
     prepared: int = 0
     audited: list[str] = field(default_factory=list)
+    whereabouts: str = "the model"
 
 
 @dataclass
@@ -187,6 +188,9 @@ class ModelDatabase(Database[dict[int, int]]):
     @property
     def handle(self) -> dict[int, int]:
         return self._journal.server.documents
+
+    def whereabouts(self) -> str:
+        return self._journal.server.whereabouts
 
     def resources(self) -> JSON:
         return {}
