@@ -122,7 +122,7 @@ def test_keys(folder: Migrations, tmp_path: Path, key: bytes, status: int) -> No
         while not ended[0] and time.monotonic() < deadline:
             # A key that comes while readline gets ready is lost: whoever sits there hits it again.
             os.write(terminal, key)
-            until = time.monotonic() + 1
+            until = time.monotonic() + 5  # so long it may take to end: a second one would kill it
             while not ended[0] and time.monotonic() < until:
                 time.sleep(0.02)
                 ended = os.waitpid(child, os.WNOHANG)
