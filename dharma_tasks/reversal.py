@@ -92,11 +92,10 @@ def plan_back(
         for name in databases
         if any(way.database == name for way in ways)
     }
-    heads = {name: surveys[name].head for name in orders}
     return Plan(
         orders=orders,
         dependencies={way.reference: tuple(_dependents(way, known)) for way in ways},
-        generations={name: head.generation if head else 0 for name, head in heads.items()},
+        generations={name: surveys[name].generation for name in orders},
         checksum=checksum(orders, known),
         first={way.reference: way.first.text for way in ways},
         warnings=[warning for way in ways for warning in way.warnings()],

@@ -284,12 +284,11 @@ def _proposal(  # noqa: PLR0913 - the parts of a proposal
     warnings: Sequence[str],
     todo: str,
 ) -> Proposal:
-    head = case.survey.head
     return Proposal(
         event=action,
         reason=reason,
         changes={case.database: (Change(amendment, case.state, tuple(notes)),)},
-        generations={case.database: head.generation if head else 0},
+        generations={case.database: case.survey.generation},
         warnings=tuple(warnings),
         todo=todo,
     )
