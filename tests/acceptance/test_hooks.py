@@ -69,14 +69,14 @@ def test_a_shell_hook_that_is_ended(place: Place) -> None:
     assert hooks.ended(hooks.start(place, hook, DHARMA_REDIS_URL=NOWHERE))[0] == 4
 
 
-def checks() -> dict[str, list[str]]:
+def checks() -> dict[str, tuple[str, ...]]:
     """By name the commands of workers/ that ask whether a worker is well."""
     (of_image,) = re.findall(r"^HEALTHCHECK .*CMD (\[.*\])$", IMAGE.read_text(), re.MULTILINE)
     (container,) = pod(WORKER)["containers"]
-    probes = {
+    commands = {"image": json.loads(of_image)} | {
         name: container[f"{name}Probe"]["exec"]["command"] for name in ("readiness", "liveness")
     }
-    return {"image": json.loads(of_image), **probes}
+    return {name: tuple(command) for name, command in commands.items()}
 
 
 def test_health_checks(place: Place) -> None:
@@ -90,10 +90,11 @@ def test_health_checks(place: Place) -> None:
     def well(**others: str) -> dict[str, bool]:
         environment = place.environment | {"PATH": path} | others
         asked = {
-            name: subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-            for name, command in checks().items()
+            command: subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+            for command in set(checks().values())
         }
-        return {name: process.wait(timeout=30) == 0 for name, process in asked.items()}
+        status = {command: process.wait(timeout=60) for command, process in asked.items()}
+        return {name: status[command] == 0 for name, command in checks().items()}
 
     # A short interval, so that silence is noticed after five seconds and not after ten.
     worker = place.start_worker("-Q", "postgresql", DHARMA_RESCUE_SECONDS="0.2")
