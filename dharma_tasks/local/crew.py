@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -38,6 +39,7 @@ class _Records(BaseModel):
     worker: Identity | None = None
     flower: Identity | None = None
     flower_port: int | None = None
+    flower_login: str | None = None
 
 
 class Crew:
@@ -64,7 +66,7 @@ class Crew:
         self._write(player=own)
 
     def up(self) -> str:
-        """Start what does not run, wait until both answer, and return Flower's address.
+        """Start what does not run, wait until both answer, and say where Flower is.
 
         Raises:
             CrewError: one of them ended, or does not answer.
@@ -76,15 +78,20 @@ class Crew:
         if not processes.alive(self._records().flower):
             port = processes.free_port(set())
             conf = [f"--conf={_FLOWER.resolve()}"] if _FLOWER.exists() else []
+            # Other people's programs on this machine reach the port too.
+            login = f"demo:{secrets.token_hex(4)}"
+            self._environment["FLOWER_BASIC_AUTH"] = login
             flower = self._launch("flower", *conf, f"--address={HOST}", f"--port={port}")
-            self._write(flower=flower, flower_port=port)
+            self._write(flower=flower, flower_port=port, flower_login=login)
         self._await("worker", self._worker_answers)
         return self.flower()
 
     def flower(self) -> str:
-        """Flower's address, once it answers there."""
+        """Where Flower is and how to log in, once it answers there."""
         self._await("flower", self._flower_answers)
-        return f"http://{HOST}:{self._records().flower_port}"
+        records = self._records()
+        user, _, password = (records.flower_login or "").partition(":")
+        return f"http://{HOST}:{records.flower_port} (user {user}, password {password})"
 
     def run(self, *arguments: str) -> int:
         """Run `python -m ARGUMENTS` with the terminal its own, and return its exit status."""
