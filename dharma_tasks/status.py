@@ -36,6 +36,7 @@ __all__ = [
     "OperationStatus",
     "Pulse",
     "Status",
+    "alive_in",
     "assemble",
     "feel",
     "gather",
@@ -213,7 +214,7 @@ def _database(
     error = answers.errors.get(name)
     known = survey is not None or error is not None
     snapshot = pulse.snapshot(name)
-    alive = _alive(name, snapshot, pulse.leases)
+    alive = alive_in(name, snapshot, pulse.leases)
     records = survey.by_version() if survey else {}
     files = {m.version: m for m in migrations or () if m.database == name} if survey else {}
     versions = sorted({*records, *files}, key=Version.parse)
@@ -234,7 +235,7 @@ def _database(
     )
 
 
-def _alive(name: str, snapshot: Snapshot | None, leases: Leases | None) -> Alive | None:
+def alive_in(name: str, snapshot: Snapshot | None, leases: Leases | None) -> Alive | None:
     """What an open run says of this database, as far as it is about its next operation."""
     if snapshot is None or leases is None:
         return None

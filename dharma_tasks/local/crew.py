@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from pydantic import BaseModel
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
@@ -30,6 +30,17 @@ _FLOWER = Path("workers", "flowerconfig.py")
 
 class CrewError(Exception):
     """A process does not run or does not answer; the message holds the end of its log."""
+
+
+class Door(NamedTuple):
+    """Flower's address, and how to log in."""
+
+    url: str
+    user: str
+    password: str
+
+    def __str__(self) -> str:
+        return f"{self.url}/migrations (user {self.user}, password {self.password})"
 
 
 class _Records(BaseModel):
@@ -65,7 +76,7 @@ class Crew:
             raise CrewError(message)
         self._write(player=own)
 
-    def up(self) -> str:
+    def up(self) -> Door:
         """Start what does not run, wait until both answer, and say where Flower is.
 
         Raises:
@@ -86,12 +97,12 @@ class Crew:
         self._await("worker", self._worker_answers)
         return self.flower()
 
-    def flower(self) -> str:
-        """Where Flower is and how to log in, once it answers there."""
+    def flower(self) -> Door:
+        """Where Flower is, once it answers there."""
         self._await("flower", self._flower_answers)
         records = self._records()
         user, _, password = (records.flower_login or "").partition(":")
-        return f"http://{HOST}:{records.flower_port} (user {user}, password {password})"
+        return Door(f"http://{HOST}:{records.flower_port}", user, password)
 
     def run(self, *arguments: str) -> int:
         """Run `python -m ARGUMENTS` with the terminal its own, and return its exit status."""
