@@ -28,10 +28,12 @@ from dharma_tasks.trail import Told
 
 __all__ = ["Facts", "make"]
 
-_EARLIER = 12
+_EARLIER = 8
 """How many applied steps are shown before the first one that is not."""
-_LATER = 24
+_LATER = 14
 """How many are shown from there on."""
+_FEW = 2
+"""So few are not worth leaving out."""
 _HISTORY = 15
 _QUIET_SECONDS = 15
 """An older sign of life is worth a word: a lease has run out by then."""
@@ -174,7 +176,8 @@ def _around(states: Sequence[MigrationState]) -> tuple[int, int]:
     first = next(
         (n for n, state in enumerate(states) if state is not MigrationState.APPLIED), len(states)
     )
-    return max(first - _EARLIER, 0), min(first + _LATER, len(states))
+    begin = first - _EARLIER
+    return begin if begin > _FEW else 0, min(first + _LATER, len(states))
 
 
 def _moving(row: Row, facts: Facts) -> Moving:
@@ -257,9 +260,11 @@ def _history(known: Mapping[str, Known]) -> list[EntryShown]:
 
 def _entry(entry: Told) -> EntryShown:
     number = f" #{entry.number}" if entry.number is not None else ""
-    what, text = f"{entry.version or ''}{number} {entry.name or ''}", entry.error or entry.detail
+    what, text = f"{entry.version}{number} {entry.name or ''}", entry.error or entry.detail
     if entry.event == "run":
         what, text = f"{entry.run} {entry.detail or ''}", None
+    elif not entry.version:  # done to the run, while nothing was open here
+        what = entry.run
     return EntryShown(
         at=entry.at,
         database=entry.database,
