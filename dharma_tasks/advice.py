@@ -26,7 +26,9 @@ _HALF = (
 _FAILED = (
     "Correct the cause and submit again: it goes on where it stopped. Its file must stay as it is."
 )
-_ROLLED_BACK = "Nothing of it was kept. Correct the cause, or its file, and submit again."
+_ROLLED_BACK = (
+    "It is rolled back, and a submit begins it anew: correct the cause, or its file, first."
+)
 
 
 def after_failure(direction: Direction, *, half_undone: bool) -> str:

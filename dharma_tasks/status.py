@@ -10,14 +10,16 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from pydantic import BaseModel
 from redis import Redis
 from redis.exceptions import RedisError
 
 from dharma_tasks.databases import NAMES
-from dharma_tasks.errors import Unreachable
+from dharma_tasks.errors import Refused, Unreachable
 from dharma_tasks.lease import Leases
+from dharma_tasks.loader import load
 from dharma_tasks.migration import Key, Migration, Version
 from dharma_tasks.planner import half_undone
 from dharma_tasks.reading import SURVEY, Answers, Relayed, Send, ask
@@ -26,6 +28,7 @@ from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import RunState, Snapshot
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
+from dharma_tasks.values import Values
 from dharma_tasks.versions import Versions
 from dharma_tasks.workers import Workers
 
@@ -36,10 +39,11 @@ __all__ = [
     "OperationStatus",
     "Pulse",
     "Status",
-    "alive_in",
     "assemble",
+    "at_work",
     "feel",
     "gather",
+    "look",
 ]
 
 
@@ -59,8 +63,9 @@ class MigrationStatus(BaseModel):
     """One migration, and how its file fits.
 
     `changed`: it is not what was applied any more; `missing`: it is not in the folder and should
-    be (`newer`: it is above every file that is); `late`: it is below one that is applied already.
-    `half_undone`: the only way from here is further back.
+    be (`newer`: it is above every file that is); `moved`: the version that its file says by now;
+    `late`: it is below one that is applied already. `half_undone`: the only way from here is
+    further back.
     """
 
     version: str
@@ -75,6 +80,7 @@ class MigrationStatus(BaseModel):
     changed: bool = False
     missing: bool = False
     newer: bool = False
+    moved: str | None = None
     late: bool = False
     half_undone: bool = False
 
@@ -128,12 +134,17 @@ class DatabaseStatus(BaseModel):
 
 
 class Status(BaseModel):
-    """Everything. `redis` says why Redis cannot be read, None where it can."""
+    """Everything. `redis` says why Redis cannot be read, None where it can.
+
+    `problems` are those of the folder, where a submit would refuse it: what is pending is not
+    known then.
+    """
 
     databases: dict[str, DatabaseStatus]
     redis: str | None = None
     runs: list[str] = []
     workers: list[str] = []
+    problems: list[str] = []
 
     @property
     def unreachable(self) -> bool:
@@ -156,6 +167,20 @@ class Pulse:
     def snapshot(self, database: str) -> Snapshot | None:
         """The open run that has this database."""
         return next((found for found in self.snapshots if database in found.run.databases), None)
+
+
+def look(settings: Settings, folder: Path | None, send: Send) -> Status:
+    """As `gather`, with the migrations of `folder` (None: the settings'), if it is there."""
+    folder = folder or settings.migrations_dir
+    migrations, problems = None, []
+    if folder.is_dir():
+        try:
+            values = Values(settings=settings.values, required=False)
+            migrations = load(folder, values).migrations
+        except Refused as refused:
+            problems = [str(problem) for problem in refused.problems]
+    found = gather(settings, migrations, send)
+    return found.model_copy(update={"problems": problems})
 
 
 def gather(settings: Settings, migrations: Sequence[Migration] | None, send: Send) -> Status:
@@ -214,7 +239,7 @@ def _database(
     error = answers.errors.get(name)
     known = survey is not None or error is not None
     snapshot = pulse.snapshot(name)
-    alive = alive_in(name, snapshot, pulse.leases)
+    alive = at_work(name, snapshot, pulse.leases)
     records = survey.by_version() if survey else {}
     files = {m.version: m for m in migrations or () if m.database == name} if survey else {}
     versions = sorted({*records, *files}, key=Version.parse)
@@ -235,7 +260,7 @@ def _database(
     )
 
 
-def alive_in(name: str, snapshot: Snapshot | None, leases: Leases | None) -> Alive | None:
+def at_work(name: str, snapshot: Snapshot | None, leases: Leases | None) -> Alive | None:
     """What an open run says of this database, as far as it is about its next operation."""
     if snapshot is None or leases is None:
         return None
@@ -273,6 +298,8 @@ def _migration(
     record: MigrationRecord | None, file: Migration | None, alive: Alive | None
 ) -> MigrationStatus:
     types = [str(operation["type"]) for operation in file.operations] if file else []
+    if file and record and any(each.number > len(types) for each in record.operations):
+        types += [str(operation["type"]) for operation in file.rollback]  # which has begun
     if record is None:
         if file is None:
             raise ValueError
@@ -298,11 +325,16 @@ def _migration(
 
 
 def _mark(found: Sequence[MigrationStatus], versions: Versions) -> None:
-    """Say of each whether its file is missing, or late."""
-    gone = (r for r in versions.without_file if versions.missing(r) or versions.newer(r))
-    missing = {record.version: record for record in gone}
-    late = {file.version for file in versions.files if versions.late(file)}
+    """Say of each whether its file is missing, has another version by now, or is late."""
+    moved = {r.version: file.version for r in versions.records if (file := versions.moved(r))}
+    missing = {
+        record.version: record
+        for record in versions.without_file
+        if versions.missing(record) or versions.newer(record) or record.version in moved
+    }
+    late = {file.version for file in versions.files if versions.late(file)} - {*moved.values()}
     for each in found:
+        each.moved = moved.get(each.version)
         each.late = each.version in late
         each.missing = each.version in missing
         each.newer = each.missing and versions.newer(missing[each.version])

@@ -15,14 +15,11 @@ from rich.text import Text
 from dharma_tasks import advice, words
 from dharma_tasks.cli import common
 from dharma_tasks.cli.screen import Indented, console
-from dharma_tasks.errors import Problem, Refused
-from dharma_tasks.loader import load
-from dharma_tasks.migration import JSON, Migration
+from dharma_tasks.errors import Refused
 from dharma_tasks.records import MigrationState, OperationState
 from dharma_tasks.run import RunState
 from dharma_tasks.settings import Settings
-from dharma_tasks.status import Alive, DatabaseStatus, MigrationStatus, Status, gather
-from dharma_tasks.values import Values
+from dharma_tasks.status import Alive, DatabaseStatus, MigrationStatus, Status, look
 
 _NAME = 24
 """Longer names are cut, so that a line has 80 columns."""
@@ -60,8 +57,7 @@ def status(*, as_json: bool, migrations: Path | None) -> None:
     settings: Settings | None = None
     try:
         settings = common.settings()
-        found, problems = _folder(settings, migrations)
-        result = gather(settings, found, common.send)
+        result = look(settings, migrations, common.send)
     except Exception as error:  # noqa: BLE001 - told in one place
         problems = error.problems if isinstance(error, Refused) else []
         err = console(sys.stderr)
@@ -69,39 +65,17 @@ def status(*, as_json: bool, migrations: Path | None) -> None:
             err.print(Text(line, "bold red"))
         sys.exit(common.status_of(error))
     if as_json:
-        click.echo(json.dumps(_document(result, problems), indent=2))
+        click.echo(json.dumps(result.model_dump(mode="json"), indent=2))
     else:
-        _Report(result, problems).show(console(sys.stdout))
+        _Report(result).show(console(sys.stdout))
     sys.exit(common.UNREACHABLE if result.unreachable else 0)
-
-
-def _folder(
-    settings: Settings, named: Path | None
-) -> tuple[tuple[Migration, ...] | None, list[Problem]]:
-    """The folder's migrations, if they are known; one that submit would refuse only warns here."""
-    folder = named or settings.migrations_dir
-    if not folder.is_dir():
-        return None, []
-    try:
-        values = Values(settings=settings.values, required=False)
-        return load(folder, values).migrations, []
-    except Refused as refused:
-        return None, refused.problems
-
-
-def _document(result: Status, problems: list[Problem]) -> JSON:
-    return {
-        **result.model_dump(mode="json"),
-        "problems": [str(problem) for problem in problems],
-    }
 
 
 class _Report:
     """The status for a person: a table for each database, and what to do below it."""
 
-    def __init__(self, result: Status, problems: list[Problem]) -> None:
+    def __init__(self, result: Status) -> None:
         self._result = result
-        self._problems = problems
 
     def show(self, out: Console) -> None:
         """Print all of it."""
@@ -111,7 +85,7 @@ class _Report:
     def _parts(self) -> Iterator[RenderableType]:
         databases = self._result.databases
         names = [len(m.name) for found in databases.values() for m in found.migrations]
-        width = min(max(names, default=0), _NAME)
+        width = min(max([len("name"), *names]), _NAME)
         for name, found in databases.items():
             yield from _database(name, found, width)
         if self._result.redis:
@@ -120,14 +94,14 @@ class _Report:
             )
         elif not self._result.workers:
             yield _note("No worker is alive (start one: celery -A dharma_tasks worker).", "yellow")
-        if self._problems:
-            count = words.several(len(self._problems), "problem")
+        if self._result.problems:
+            count = words.several(len(self._result.problems), "problem")
             yield _note(
                 f"The folder has {count}, so what is pending is not known; submit would refuse:",
                 "yellow",
             )
-            for problem in self._problems:
-                yield Indented(str(problem), 2)
+            for problem in self._result.problems:
+                yield Indented(problem, 2)
 
 
 def _note(text: str, style: str = "") -> RenderableType:
@@ -243,13 +217,40 @@ def _tried(
         yield Indented(f"{what} {operation.state}: {', '.join(parts)}", 2)
     error = operation.error
     told = (migration.error or "", (found.progress and found.progress.waiting) or "")
-    if error and error not in told:
+    if error and not any(error in each for each in told):
         yield Indented(f"last error: {error.strip()}", 4, "yellow")
 
 
 def _rollback(name: str, found: DatabaseStatus, migration: MigrationStatus) -> str:
     """The command that finishes the way back of `migration`."""
     return advice.rollback(name, found.below(migration))
+
+
+def _left(migration: MigrationStatus) -> str:
+    """What is there of one that could not be undone as a whole."""
+    parts = []
+    for number, each in enumerate(migration.operations, start=1):
+        if each.state is OperationState.DONE:
+            parts.append(f"{number} {each.type}")
+        elif each.done:
+            parts.append(f"{number} {each.type} ({words.amount(each.done, each.total)})")
+    return ", ".join(parts)
+
+
+def _unfit(migration: MigrationStatus) -> Iterator[str]:
+    """How its file does not fit, with the mark that it has in the table, and what to do."""
+    there = f"{migration.version} is {migration.state}, and its file"
+    if migration.moved:
+        todo = f"put {migration.version} back"
+        yield f"{_mark(migration).strip()} {there} says the version {migration.moved} now: {todo}."
+    elif migration.changed:
+        yield f"* {there} was changed since: put it back as it was."
+    elif migration.missing:
+        yield f"? {_missing(migration)}"
+    if migration.late:
+        text = f"! {migration.version} is late: a higher version is there already"
+        todo = "give it a version above, or submit with --allow-out-of-order if it may run after it"
+        yield f"{text}: {todo}."
 
 
 def _missing(migration: MigrationStatus) -> str:
@@ -270,16 +271,11 @@ def _below(
         yield Indented(f"{migration.version} {migration.state}:", 2, "bold red")
         yield Indented(migration.error.strip(), 4)
         command = _rollback(name, found, migration) if migration.half_undone else None
+        failed = migration.state is MigrationState.FAILED
+        if failed and not command and (left := _left(migration)):
+            yield Indented(f"Left of it: {left}", 2)
         yield Indented(advice.after_stop(migration.state, command), 2)
-    if migration.changed:
-        text = f"* the file of {migration.version} was changed after it had been {migration.state}"
-        yield Indented(f"{text}: put it back as it was.", 2, "yellow")
-    if migration.missing:
-        yield Indented(f"? {_missing(migration)}", 2, "yellow")
-    if migration.late:
-        text = f"! {migration.version} is late: a higher version is there already"
-        todo = "give it a version above, or submit with --allow-out-of-order if it may run after it"
-        yield Indented(f"{text}: {todo}.", 2, "yellow")
+    yield from (Indented(text, 2, "yellow") for text in _unfit(migration))
     if migration.state in _WORKED_ON and found.run is None:
         text = (
             f"{migration.version} is {migration.state}, and no run that Redis knows goes on with it"

@@ -9,11 +9,12 @@ import click
 
 from dharma_tasks.cli import options
 from dharma_tasks.cli.plan import Asked, show
-from dharma_tasks.cli.running import Options, Running, names
+from dharma_tasks.cli.running import Running, names
+from dharma_tasks.conduct import Order
 from dharma_tasks.migration import JSON
 from dharma_tasks.planner import Request
 from dharma_tasks.records import Direction
-from dharma_tasks.submit import default_by
+from dharma_tasks.submit import who_asks
 
 
 @click.command(options_metavar="[OPTIONS]")
@@ -103,9 +104,6 @@ def submit(  # noqa: PLR0913 - one for each option
     )
     if dry_run:
         sys.exit(show(Asked(request, migrations, as_json, given)))
-    who = by or default_by()
-    sys.exit(
-        Running(
-            Options(request, migrations, given, who, not no_wait, timeout, as_json, inline)
-        ).run()
-    )
+    who = who_asks(by)
+    order = Order(request, migrations, given, who, not no_wait, timeout, inline)
+    sys.exit(Running(order, as_json).run())

@@ -23,7 +23,7 @@ from dharma_tasks.page.submissions import Submission
 from dharma_tasks.records import Direction, MigrationState
 from dharma_tasks.report import Row, View
 from dharma_tasks.run import Run, RunState
-from dharma_tasks.status import DatabaseStatus, Pulse, alive_in
+from dharma_tasks.status import DatabaseStatus, Pulse, at_work
 from dharma_tasks.trail import Told
 
 __all__ = ["Facts", "make"]
@@ -195,7 +195,7 @@ def _now(row: Row, facts: Facts) -> Now:
     if progress is None:
         return Now(what=row.detail)
     snapshot = facts.submissions[row.database].snapshot
-    alive = alive_in(row.database, snapshot, facts.pulse.leases)
+    alive = at_work(row.database, snapshot, facts.pulse.leases)
     share = None if progress.total is None else progress.done / max(progress.total, 1)
     # That of the row is another one, where it is to show no rate.
     quiet = max(facts.now - snapshot.progress[row.database].heartbeat, 0)

@@ -44,6 +44,8 @@ class Server:
     attempts: int = 0
     error: str | None = None
     prepared: int = 0
+    audited: list[str] = field(default_factory=list)
+    whereabouts: str = "the model"
 
 
 @dataclass
@@ -164,7 +166,7 @@ class ModelJournal(Journal[dict[int, int]]):
         self.server.attempts -= 1
 
     def audit(self, entry: Entry) -> None:
-        raise NotImplementedError
+        self.server.audited.append(f"{entry.event} {entry.key} by {entry.by}: {entry.detail}")
 
 
 class ModelDatabase(Database[dict[int, int]]):
@@ -186,6 +188,9 @@ class ModelDatabase(Database[dict[int, int]]):
     @property
     def handle(self) -> dict[int, int]:
         return self._journal.server.documents
+
+    def whereabouts(self) -> str:
+        return self._journal.server.whereabouts
 
     def resources(self) -> JSON:
         return {}

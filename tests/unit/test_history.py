@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from dharma_tasks import reading
 from dharma_tasks.cli import common, main
 from dharma_tasks.databases import NAMES
+from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import Unreachable
 from dharma_tasks.messages import Chain, read_message
 from dharma_tasks.records import HistoryRecord
@@ -45,6 +46,10 @@ class FakeDatabase:
         if self.error:
             raise self.error
         return self.entries[-limit:]
+
+    def classify(self, _error: BaseException) -> Fault:
+        """It will not pass."""
+        return Fault.LASTING
 
     def describe(self, error: BaseException) -> str:
         return f"described: {error}"
@@ -148,6 +153,13 @@ def test_for_people(stage: Stage) -> None:
     ]
     assert all(len(line) <= 80 for line in lines)
     assert result.exit_code == 0
+
+
+def test_a_run_with_nothing_open_there(stage: Stage) -> None:
+    """What was done to it was done to no operation."""
+    paused = {"by": "you@there", "detail": "asked at noon"}
+    stage.tells("mongodb", entry(0, "paused", version="", number=0, **paused))
+    assert "mongodb  paused\n    by you@there: asked at noon\n" in stage.history().stdout
 
 
 def test_what_was_declared(stage: Stage) -> None:

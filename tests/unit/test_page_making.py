@@ -151,7 +151,7 @@ def test_a_failure(scene: Scene, state: MigrationState, title: str, command: str
     assert trouble.title == f"1.1.0 lower_case {title}"
     assert trouble.error == error
     assert trouble.command == command
-    assert "Correct the cause" in trouble.todo
+    assert "orrect the cause" in trouble.todo
 
 
 def test_a_failure_on_the_way_back(scene: Scene) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -31,14 +31,19 @@ def scene() -> Scene:
 
 
 @pytest.fixture
-def watching(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Watch:
-    """A watch over the scene; the journals say what the scene says, and are not asked."""
+def watching(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
+    """A watch over the scene; the journals say what the scene says, and are not asked.
+
+    When the test is over nobody looks any more, so its thread rests.
+    """
     monkeypatch.setattr(watch, "connect_redis", lambda _settings: scene.redis)
     monkeypatch.setattr(watch, "_EVERY_SECONDS", 0.01)
     made = Watch(scene.settings, lambda _chains: None)
     made._journals._known = scene.known
     monkeypatch.setattr(made._journals, "refresh", lambda _relayed, _marks: None)
-    return made
+    yield made
+    made._looked = float("-inf")
+    wait_for(lambda: not made._wanted.is_set())
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
