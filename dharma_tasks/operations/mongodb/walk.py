@@ -17,6 +17,8 @@ from uuid import UUID
 
 from bson import ObjectId
 from pydantic import Field as Default
+from pymongo.client_session import ClientSession
+from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
 from dharma_tasks.databases.mongodb import kept
@@ -110,7 +112,8 @@ class Walk(Paced[Handle]):
         within = between(after, upto)
         whole = end is not None and not (keeping and keeping.early)
         done = work.size if whole else self._count(work, within)
-        self._report(work, within, all_changed=changed == done)
+        exact = work.handle.nearby is None
+        self._report(work, within, all_changed=exact and changed == done)
         walked = done + before.get("walked", 0)
         return Step(
             {"after": upto, "walked": walked, **counts},
@@ -168,10 +171,25 @@ class Walk(Paced[Handle]):
     def _end(self, work: Work[Handle], after: list[Any]) -> list[Any] | None:
         """The last `_id` of the next batch; None where the rest of the walk is one batch.
 
-        `min` includes its bound and `max` does not. Both scan the index alone.
+        A secondary may be behind: then the batch has more documents than wanted, or fewer. It
+        has all between its ends anyway, for it is changed on the primary. Only where a secondary
+        knows of no end, which would be all the rest, the primary is asked.
         """
-        scan = work.handle.database[self.collection].find(
-            {}, {"_id": True}, session=work.handle.session, comment=work.label
+        nearby = work.handle.nearby
+        if nearby is not None and (found := self._find_end(work, nearby, None, after)):
+            return found
+        return self._find_end(work, work.handle.database, work.handle.session, after)
+
+    def _find_end(
+        self,
+        work: Work[Handle],
+        database: Database[Document],
+        session: ClientSession | None,
+        after: list[Any],
+    ) -> list[Any] | None:
+        """`min` includes its bound and `max` does not. Both scan the index alone."""
+        scan = database[self.collection].find(
+            {}, {"_id": True}, session=session, comment=work.label
         )
         scan = scan.hint(BY_ID).sort(BY_ID).max([("_id", work.undo["last"][0])]).limit(1)
         if after:
