@@ -24,12 +24,13 @@ from pymongo.errors import OperationFailure
 from dharma_tasks.databases.mongodb import kept
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.operations.base import Burden
+from dharma_tasks.operations.base import Burden, Filling, Index
 from dharma_tasks.operations.mongodb import refused
 from dharma_tasks.operations.mongodb.collections import Found, existing
 from dharma_tasks.operations.mongodb.images import Images
 from dharma_tasks.operations.mongodb.keeping import BY_ID, Documents, Keeping, undo
 from dharma_tasks.operations.mongodb.values import CollectionName, ValueDocument
+from dharma_tasks.operations.mongodb.written import writes_to
 from dharma_tasks.operations.paced import Paced
 from dharma_tasks.records import Direction
 from dharma_tasks.work import Prepared, Step, Work
@@ -137,6 +138,11 @@ class Walk(Paced[Handle]):
         where, _ = self.change()
         partly = bool(where or self.filter)
         return Burden(heavy=True, targets=(self.collection,), partly=partly, counted=True)
+
+    def order(self) -> list[Index | Filling]:
+        """It writes to all that matches: no index helps it, for it goes by `_id`."""
+        _, update = self.change()
+        return [Filling(self.collection, self.kind, lambda index: writes_to(update, index.fields))]
 
     def undo(self, work: Work[Handle]) -> Step:
         """Undo what was kept, from the newest to the oldest.
