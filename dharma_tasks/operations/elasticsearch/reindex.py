@@ -28,6 +28,7 @@ from dharma_tasks.operations.elasticsearch.destination import (
     why_irreversible,
     why_shared,
 )
+from dharma_tasks.operations.elasticsearch.disk import confirm_room
 from dharma_tasks.operations.elasticsearch.following import go_on
 from dharma_tasks.operations.elasticsearch.in_ranges import InRanges, Source, tag
 from dharma_tasks.operations.elasticsearch.indices import (
@@ -77,7 +78,8 @@ class Reindex(InRanges):
     At the end `move_aliases` go from the source to `dest`. With `block_source` writes to the source
     are refused while the last documents are copied. That is the default where aliases move, for
     there it closes the gap; elsewhere the next write would be missed all the same. Up to
-    `max_failures` documents that do not fit are left out, and named.
+    `max_failures` documents that do not fit are left out, and named. With `check_disk` it does not
+    begin where the disks have no room for the copies.
     """
 
     kind: ClassVar[str] = "reindex"
@@ -87,6 +89,7 @@ class Reindex(InRanges):
     move_aliases: tuple[str, ...] = ()
     block_source: bool | None = None
     max_failures: int = Field(default=0, ge=0, le=100)
+    check_disk: bool = True
 
     @property
     def summary(self) -> str:
@@ -143,6 +146,9 @@ class Reindex(InRanges):
             "blocks": {each.name: each.settings.get(write_block.SETTING) for each in found},
         }
         reason = why_irreversible(dest, others)
+        if self.check_disk:
+            whole = self.source.fields is None
+            confirm_room(work, found, self.source.query, dest, whole=whole)
         return Prepared(undo if reason is None else {**undo, "irreversible": reason})
 
     # --- each step ---

@@ -27,6 +27,7 @@ from dharma_tasks.errors import OperationFailed, Problem
 from dharma_tasks.operations.base import Burden, Filling, Index
 from dharma_tasks.operations.mongodb import refused
 from dharma_tasks.operations.mongodb.collections import Found, existing
+from dharma_tasks.operations.mongodb.disk import confirm_room
 from dharma_tasks.operations.mongodb.images import Images
 from dharma_tasks.operations.mongodb.keeping import BY_ID, Documents, Keeping, undo
 from dharma_tasks.operations.mongodb.values import CollectionName, ValueDocument
@@ -49,6 +50,7 @@ class Walk(Paced[Handle]):
     collection: CollectionName
     filter: ValueDocument = Default(default_factory=dict)
     keep_before_image: bool = False
+    check_disk: bool = True
 
     @abstractmethod
     def change(self) -> tuple[Document, Document | list[Document]]:
@@ -75,10 +77,13 @@ class Walk(Paced[Handle]):
         """Record where the walk ends. The total is the server's own estimate.
 
         Raises:
-            OperationFailed: there is no such collection, or it cannot be walked.
+            OperationFailed: there is no such collection, it cannot be walked, or there is no room
+                for what is to be kept.
         """
         found = existing(work.handle, self.collection)
         self._check(found, work.handle)
+        if self.keep_before_image and self.check_disk:
+            confirm_room(self._documents(work), self._matching({}))
         documents = work.handle.database[self.collection]
         last = documents.find({}, {"_id": True}).hint(BY_ID).sort("_id", -1).limit(1)
         undo = {
@@ -172,7 +177,8 @@ class Walk(Paced[Handle]):
     def _matching(self, within: Document) -> Document:
         """What the update changes of what is `within` the batch."""
         where, _ = self.change()
-        return {"$and": [each for each in (within, where, self.filter) if each]}
+        conditions = [each for each in (within, where, self.filter) if each]
+        return {"$and": conditions} if conditions else {}
 
     def _end(self, work: Work[Handle], after: list[Any]) -> list[Any] | None:
         """The last `_id` of the next batch; None where the rest of the walk is one batch.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from guarded import guarded_server
 from mongodb_hand import Hand
 from pydantic import SecretStr
 from pymongo import MongoClient
@@ -65,3 +66,10 @@ def three(tmp_path: Path) -> Iterator[Three]:
     """A replica set of three members, of the test's own."""
     with three_members(tmp_path) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoClient[Any]]:
+    """A server on which users may not do everything, of the module's own."""
+    with guarded_server(tmp_path_factory.mktemp("guarded")) as client:
+        yield client
