@@ -1,27 +1,52 @@
-"""Sending chains of messages through Celery."""
+"""Sending chains of messages through Celery: as a worker or a command, or out of any program."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from celery import chain
+from celery import Celery, chain
 from kombu.exceptions import OperationalError
 
-from dharma_tasks.celery_app import app
 from dharma_tasks.errors import Unreachable
 from dharma_tasks.messages import Chain, Message
+from dharma_tasks.settings import Settings
 
 
 def send(chains: Iterable[Chain]) -> None:
     """Send each chain: every message after the first goes when the one before it is done.
 
+    Through the application of this process, which is a worker's or a command's.
+
     Raises:
         Unreachable: the broker does not take them; what was claimed or noted before stays.
     """
+    from dharma_tasks.celery_app import app  # noqa: PLC0415 - it becomes the process's own
+
+    _send(app, chains)
+
+
+def sender(settings: Settings) -> Callable[[Iterable[Chain]], None]:
+    """Make a `send` for a program that may have a Celery application of its own, left alone."""
+
+    def send(chains: Iterable[Chain]) -> None:
+        app = Celery("dharma_tasks", set_as_current=False)
+        app.conf.update(
+            broker_url=settings.redis_url.get_secret_value(),
+            # As the workers' (see `celery_app`), whose queues these are.
+            broker_transport_options={"global_keyprefix": f"{settings.namespace}:"},
+        )
+        with app.connection_for_write() as connection:
+            _send(app, chains, connection=connection)
+
+    return send
+
+
+def _send(app: Celery, chains: Iterable[Chain], **options: Any) -> None:
     try:
         for messages in chains:
-            chain(*(_signature(message) for message in messages)).apply_async()
+            signatures = (_signature(app, message) for message in messages)
+            chain(*signatures).apply_async(**options)
     except OperationalError as error:
         msg = f"messages cannot be sent through Redis: {error}. Try again when it is back"
         raise Unreachable(msg) from error
@@ -37,7 +62,7 @@ def identity(message: Message) -> str:
     return ".".join(str(value) for value in (*message.arguments.values(), message.task))
 
 
-def _signature(message: Message) -> Any:
+def _signature(app: Celery, message: Message) -> Any:
     return app.signature(
         f"dharma_tasks.{message.task}",
         kwargs=message.arguments,

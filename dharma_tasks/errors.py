@@ -3,6 +3,9 @@
     DharmaError
     ├── Refused            bad input or a plan that may not run; nothing was changed   exit 2
     ├── Unreachable        a service or a worker does not answer                       exit 4
+    ├── RunFailed          a run did not do all that was asked; `result` has how far it came
+    │   │                                                                              exit 1
+    │   └── RunCancelled   a person has ended it                                       exit 5
     ├── OperationFailed    a lasting error of one operation; the migration fails       exit 1
     └── StepAside          this worker is not to do (or go on with) this work
         ├── LeaseHeld      another live worker holds the lease
@@ -20,6 +23,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dharma_tasks.results import RunResult
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,28 @@ class Refused(DharmaError):
 
 class Unreachable(DharmaError):
     """A service or a worker does not answer: the message says which, and how to start it."""
+
+
+class RunFailed(DharmaError):
+    """A migration failed: the message has the database's own words, `result` what was done."""
+
+    def __init__(self, result: RunResult) -> None:
+        self.result = result
+        said = (
+            f"{failure.database} {failure.version}: {failure.error}"
+            if failure.version
+            else failure.error
+            for failure in result.failures
+        )
+        super().__init__("\n".join([f"run {result.run}: {result.state}", *said]))
+
+    def __reduce__(self) -> tuple[type[RunFailed], tuple[RunResult]]:
+        """Between processes the message is made anew."""
+        return type(self), (self.result,)
+
+
+class RunCancelled(RunFailed):
+    """A person has cancelled the run; `result` has what was done before."""
 
 
 class OperationFailed(DharmaError):

@@ -196,10 +196,10 @@ class Journal(ABC, Generic[HandleT]):
         migration keeps its error, if it failed before.
 
         Raises:
-            Outdated: the head is at another generation; this very run has rolled the migration
-                back, or has undone the operation; an earlier operation of the migration is not
-                done; the operation is being undone and was to go forward; or, on the way back, a
-                later operation is not undone.
+            Outdated: the head is at another generation, or another run's; this very run has
+                rolled the migration back, or has undone the operation; an earlier operation of the
+                migration is not done; the operation is being undone and was to go forward; or, on
+                the way back, a later operation is not undone.
         """
 
     @abstractmethod

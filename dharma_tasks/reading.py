@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from dharma_tasks import replies
 from dharma_tasks.databases import NAMES, Database, connect
+from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import Unreachable
 from dharma_tasks.messages import Chain, Message, read_message
 from dharma_tasks.records import Survey
@@ -34,11 +35,14 @@ __all__ = [
     "ask",
     "counting",
     "surveys",
+    "whereabouts",
     "workers",
 ]
 
 ANSWER_SECONDS = 10
 """How long a worker may take to answer for a database that has no URL here."""
+_AGAIN_SECONDS = 1
+"""How long passing errors are tried over: one node of a cluster may be away."""
 
 Send = Callable[[Iterable[Chain]], None]
 
@@ -108,7 +112,7 @@ def ask(
     others = [name for name in names if name not in direct and name in relayed.served]
     with ThreadPoolExecutor(max_workers=len(NAMES) + 1) as pool:
         asking = pool.submit(_ask, question, others, settings, relayed)
-        reading = pool.map(lambda name: _read(question, name, settings), direct)
+        reading = pool.map(lambda name: _read(question.read, name, settings), direct)
         by_name = dict(zip(direct, reading, strict=True)) | asking.result()
     answers = Answers[Found]()
     for name, said in by_name.items():
@@ -146,16 +150,40 @@ def surveys(names: Iterable[str], settings: Settings, send: Send) -> dict[str, S
     return answers.found
 
 
-def _read(question: Question[Found], name: str, settings: Settings) -> Found | _Unread:
+def whereabouts(names: Iterable[str], settings: Settings) -> dict[str, str]:
+    """Which databases the settings' URLs lead to: see `Database.whereabouts`.
+
+    Raises:
+        Unreachable: one of them cannot be asked.
+    """
+    with ThreadPoolExecutor(max_workers=len(NAMES)) as pool:
+        asked = [
+            (name, pool.submit(_read, lambda found: found.whereabouts(), name, settings))
+            for name in names
+        ]
+    said = [(name, each.result()) for name, each in asked]
+    why = [each.why for _, each in said if isinstance(each, _Unread)]
+    if why:
+        raise Unreachable("\n".join(why))
+    return {name: each for name, each in said if isinstance(each, str)}
+
+
+def _read(read: Callable[[Database[Any]], Found], name: str, settings: Settings) -> Found | _Unread:
     """What the database says, asked directly; or why it does not."""
     try:
         database = connect(name, settings)
     except Exception as error:  # noqa: BLE001 - a URL that a driver does not take
         return _Unread(f"DHARMA_{name.upper()}_URL cannot be used: {type(error).__name__}")
+    until = time.monotonic() + _AGAIN_SECONDS
     try:
-        return question.read(database)
-    except Exception as error:  # noqa: BLE001 - the database says what it means
-        return _Unread(f"{name} cannot be read: {database.describe(error).strip()}")
+        while True:
+            try:
+                return read(database)
+            except Exception as error:  # noqa: BLE001 - the database says what it means
+                if database.classify(error) is Fault.LASTING or time.monotonic() > until:
+                    return _Unread(f"{name} cannot be read: {database.describe(error).strip()}")
+                database.recover()
+                time.sleep(_AGAIN_SECONDS / 10)
     finally:
         database.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from redis import Redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from dharma_tasks.errors import Unreachable
@@ -29,6 +30,11 @@ def connect_redis(settings: Settings) -> Redis:
         retry=Retry(ExponentialBackoff(cap=0.2, base=0.05), 1),
         retry_on_error=[RedisConnectionError],
     )
+
+
+def lost(error: RedisError) -> Unreachable:
+    """Say that Redis, which has answered before, does not any more."""
+    return Unreachable(f"Redis cannot be used any more: {error}. Try again when it is back.")
 
 
 def require_redis(settings: Settings) -> Redis:

@@ -81,6 +81,8 @@ class Run(BaseModel):
     accept_data_loss: bool = False
     """Whether what cannot be undone is passed over on the way back."""
     limits: Limits = Limits()
+    whereabouts: dict[str, str] = {}
+    """What must be true of databases: see `Database.whereabouts`. The others may be anywhere."""
     fingerprint: str
     """Equal for two submits that want the same."""
 

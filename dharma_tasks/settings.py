@@ -6,8 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from dharma_tasks.errors import Problem, Refused
 
 
 class Settings(BaseSettings):
@@ -25,6 +27,8 @@ class Settings(BaseSettings):
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     mongodb_url: SecretStr | None = None
+    mongodb_database: str | None = None
+    """The database's name, if it is not the one in the URL."""
     postgresql_url: SecretStr | None = None
     elasticsearch_url: SecretStr | None = None
     migrations_dir: Path = Path("migrations")
@@ -63,6 +67,21 @@ class Settings(BaseSettings):
         """The URL for `database`, or None where this process does not serve it."""
         value: SecretStr | None = getattr(self, f"{database}_url")
         return value
+
+
+def refusal(error: ValidationError) -> Refused:
+    """Say which settings cannot be; their values are never shown."""
+    return Refused(
+        [
+            Problem(
+                "",
+                "",
+                f"DHARMA_{'_'.join(str(part) for part in detail['loc']).upper()}: {detail['msg']}",
+                "Correct it in the environment or in .env.",
+            )
+            for detail in error.errors(include_input=False, include_url=False)
+        ]
+    )
 
 
 @cache

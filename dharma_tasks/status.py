@@ -10,14 +10,16 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from pydantic import BaseModel
 from redis import Redis
 from redis.exceptions import RedisError
 
 from dharma_tasks.databases import NAMES
-from dharma_tasks.errors import Unreachable
+from dharma_tasks.errors import Refused, Unreachable
 from dharma_tasks.lease import Leases
+from dharma_tasks.loader import load
 from dharma_tasks.migration import Key, Migration, Version
 from dharma_tasks.planner import half_undone
 from dharma_tasks.reading import SURVEY, Answers, Relayed, Send, ask
@@ -26,10 +28,20 @@ from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import RunState, Snapshot
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
+from dharma_tasks.values import Values
 from dharma_tasks.versions import Versions
 from dharma_tasks.workers import Workers
 
-__all__ = ["Alive", "DatabaseStatus", "MigrationStatus", "OperationStatus", "Status", "gather"]
+__all__ = [
+    "Alive",
+    "DatabaseStatus",
+    "MigrationStatus",
+    "OperationStatus",
+    "Status",
+    "at_work",
+    "gather",
+    "look",
+]
 
 
 class OperationStatus(BaseModel):
@@ -111,12 +123,17 @@ class DatabaseStatus(BaseModel):
 
 
 class Status(BaseModel):
-    """Everything. `redis` says why Redis cannot be read, None where it can."""
+    """Everything. `redis` says why Redis cannot be read, None where it can.
+
+    `problems` are those of the folder, where a submit would refuse it: what is pending is not
+    known then.
+    """
 
     databases: dict[str, DatabaseStatus]
     redis: str | None = None
     runs: list[str] = []
     workers: list[str] = []
+    problems: list[str] = []
 
     @property
     def unreachable(self) -> bool:
@@ -139,6 +156,20 @@ class _Pulse:
     def snapshot(self, database: str) -> Snapshot | None:
         """The open run that has this database."""
         return next((found for found in self.snapshots if database in found.run.databases), None)
+
+
+def look(settings: Settings, folder: Path | None, send: Send) -> Status:
+    """As `gather`, with the migrations of `folder` (None: the settings'), if it is there."""
+    folder = folder or settings.migrations_dir
+    migrations, problems = None, []
+    if folder.is_dir():
+        try:
+            values = Values(settings=settings.values, required=False)
+            migrations = load(folder, values).migrations
+        except Refused as refused:
+            problems = [str(problem) for problem in refused.problems]
+    found = gather(settings, migrations, send)
+    return found.model_copy(update={"problems": problems})
 
 
 def gather(settings: Settings, migrations: Sequence[Migration] | None, send: Send) -> Status:
@@ -182,7 +213,7 @@ def _database(
     error = answers.errors.get(name)
     known = survey is not None or error is not None
     snapshot = pulse.snapshot(name)
-    alive = _alive(name, snapshot, pulse.leases)
+    alive = at_work(name, snapshot, pulse.leases)
     records = survey.by_version() if survey else {}
     files = {m.version: m for m in migrations or () if m.database == name} if survey else {}
     versions = sorted({*records, *files}, key=Version.parse)
@@ -203,7 +234,7 @@ def _database(
     )
 
 
-def _alive(name: str, snapshot: Snapshot | None, leases: Leases | None) -> Alive | None:
+def at_work(name: str, snapshot: Snapshot | None, leases: Leases | None) -> Alive | None:
     """What an open run says of this database, as far as it is about its next operation."""
     if snapshot is None or leases is None:
         return None

@@ -2,6 +2,10 @@
 
 `python -m dharma_tasks.submit` is the deployment hook's command; its options are in
 `dharma_tasks/cli/submit.py`. The submitter needs Redis only (Law 7).
+
+What takes its time is a generator of steps. None of them waits: where there is something to wait
+for, a step brings None, and whoever takes the steps pauses before the next one. A command sleeps
+(`pause`), and a program lets its event loop go on.
 """
 
 from __future__ import annotations
@@ -12,23 +16,28 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 
-from redis import Redis
+from redis.exceptions import RedisError
 
 from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.limits import Limits
 from dharma_tasks.loader import Loaded
 from dharma_tasks.messages import Chain, survey_message
+from dharma_tasks.migration import Migration
 from dharma_tasks.planner import Request, required_databases
+from dharma_tasks.redis_client import lost
 from dharma_tasks.run import Event, Run, RunState, Snapshot, new_run_id
 from dharma_tasks.runs import Busy, Runs
-from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Workers
 
 POLL_SECONDS = 0.2
+"""How long a pause is."""
+REDIS_SECONDS = 30
+"""How long a watcher waits for a Redis that restarts: the run itself goes on (Law 2)."""
 WORKER_SECONDS = 6
 """How long a submit waits for a first worker: a deployment starts both at once."""
 
@@ -40,6 +49,14 @@ EXIT_STATUS = {
     RunState.CANCELLED: 5,
 }
 STOPPED_WAITING = 3
+_ANYWHERE: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Nothing is wrong with what was asked for. Who takes no further step has changed nothing."""
+
+    migrations: tuple[Migration, ...]
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,38 @@ class Submitted:
     joined: bool
 
 
+@dataclass(frozen=True)
+class Said:
+    """For people: what is waited for."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Warned:
+    """For people: what does not keep it from running."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Watched:
+    """How the run stands, and what has happened since the last look."""
+
+    snapshot: Snapshot
+    events: list[Event]
+
+
+Seen = Said | Warned | Checked | Submitted | Watched
+Step = Seen | None
+"""What a step brings; None asks for a pause."""
+
+
+def pause() -> None:
+    """Wait between two steps."""
+    time.sleep(POLL_SECONDS)
+
+
 class TimedOut(Exception):
     """`--timeout` is over; `run` is the run that still goes on."""
 
@@ -58,24 +107,41 @@ class TimedOut(Exception):
         super().__init__(text)
 
 
+class Patience:
+    """How long somebody waits."""
+
+    def __init__(self, seconds: float | None) -> None:
+        """`seconds` count from now; None is for ever."""
+        self._until = None if seconds is None else time.monotonic() + seconds
+
+    def pause(self, run: str, text: str) -> Iterator[None]:
+        """Ask for a pause.
+
+        Raises:
+            TimedOut: the time would be over after it; with `run` and `text`.
+        """
+        if self._until is not None and time.monotonic() + POLL_SECONDS > self._until:
+            raise TimedOut(run, text)
+        yield None
+
+
 class Submission:
-    """One submit, from the loaded folder to the run's end."""
+    """One submit, from the loaded folder to the run that does it."""
 
     def __init__(
         self,
-        settings: Settings,
-        redis: Redis,
+        runs: Runs,
+        workers: Workers,
         send: Callable[[Iterable[Chain]], None],
-        *,
-        timeout: float | None,
+        patience: Patience,
     ) -> None:
-        """`timeout` is in seconds and counts from now; None waits for ever."""
-        self._runs = Runs(redis, settings.namespace)
-        self._workers = Workers(redis, settings.namespace)
+        """`send` reaches whoever is to do the work."""
+        self._runs = runs
+        self._workers = workers
         self._send = send
-        self._until = None if timeout is None else time.monotonic() + timeout
+        self._patience = patience
 
-    def require_workers(self, databases: Iterable[str]) -> None:
+    def require_workers(self, databases: Iterable[str]) -> Iterator[Step]:
         """Make sure that somebody serves every database, waiting a moment for a first worker.
 
         Raises:
@@ -83,10 +149,13 @@ class Submission:
             Refused: workers are alive, but none serves one of the databases.
         """
         deadline = time.monotonic() + WORKER_SECONDS
-        while missing := set(databases) - self._workers.served():
+        if missing := set(databases) - self._workers.served():
+            yield Said(f"waiting for a worker that serves {', '.join(sorted(missing))} …")
+        while missing:
             if time.monotonic() > deadline:
                 raise self._not_served(sorted(missing))
-            time.sleep(POLL_SECONDS)
+            yield None
+            missing = set(databases) - self._workers.served()
 
     def _not_served(self, missing: list[str]) -> Exception:
         start = "Start one: celery -A dharma_tasks worker"
@@ -105,24 +174,19 @@ class Submission:
             ]
         )
 
-    def is_active(self, loaded: Loaded, request: Request) -> bool:
+    def is_active(self, run: Run) -> bool:
         """Whether an active run has these databases: there is nothing to do but to wait."""
         try:
-            return self._runs.occupant(make_run(loaded, request, "")) is not None
+            return self._runs.occupant(run) is not None
         except Busy:
             return True
 
-    def submit(
-        self, loaded: Loaded, request: Request, *, by: str, waiting: Callable[[str], None]
-    ) -> Submitted:
-        """Store the run and set it going, or join the equal one that is active.
-
-        `by` is who asked, for the audit trail; `waiting` is told whom this submit waits for.
+    def submit(self, run: Run, loaded: Loaded) -> Generator[Step, None, Submitted]:
+        """Store the run and set it going, or join the equal one that is active; in one step.
 
         Raises:
             TimedOut: another run had one of the databases until the time was over.
         """
-        run = make_run(loaded, request, by)
         told: str | None = None
         while True:
             try:
@@ -130,44 +194,59 @@ class Submission:
             except Busy as busy:
                 if told != busy.other:
                     told = busy.other
-                    waiting(f"{busy}; waiting for it to end")
-                self._pause(busy.other, f"{busy}, and nothing was submitted")
+                    yield Said(f"{busy}; waiting for it to end")
+                yield from self._patience.pause(busy.other, f"{busy}, and nothing was submitted")
                 continue
             if found.id == run.id:
                 self._send([survey_message(run.id, db)] for db in run.surveyed)
             return Submitted(found, joined=found.id != run.id)
 
-    def watch(self, run: str) -> Iterator[tuple[Snapshot, list[Event]]]:
-        """Yield how the run stands and what is new, several times a second, until it is over.
 
-        Raises:
-            TimedOut: the time is over and the run is not.
-            Unreachable: Redis has lost the run.
-        """
-        seen = 0
-        while True:
-            snapshot = self._runs.snapshot(run)
-            if snapshot is None:
-                msg = (
-                    f"Redis does not know run {run} any more. Give the same command again: the "
-                    "journals in the databases say where to go on"
-                )
-                raise Unreachable(msg)
-            events = self._runs.events(run, seen)
+def watch(runs: Runs, run: str, patience: Patience) -> Iterator[Step]:
+    """Look at the run several times a second, until it is over.
+
+    Raises:
+        TimedOut: the time is over and the run is not.
+        Unreachable: Redis has lost the run, or has not answered for `REDIS_SECONDS`.
+    """
+    seen = 0
+    since: float | None = None
+    while True:
+        try:
+            snapshot, events = _look(runs, run, seen)
+        except RedisError as error:
+            if since is None:
+                since = time.monotonic()
+                yield Said(f"Redis does not answer ({error}); the run goes on, waiting …")
+            if time.monotonic() - since > REDIS_SECONDS:
+                raise lost(error) from error
+        else:
+            since = None
             seen += len(events)
-            yield snapshot, events
+            yield Watched(snapshot, events)
             if snapshot.state.over:
                 return
-            self._pause(run, f"run {run} goes on")
-
-    def _pause(self, run: str, text: str) -> None:
-        if self._until is not None and time.monotonic() + POLL_SECONDS > self._until:
-            raise TimedOut(run, text)
-        time.sleep(POLL_SECONDS)
+        yield from patience.pause(run, f"run {run} goes on")
 
 
-def make_run(loaded: Loaded, request: Request, by: str) -> Run:
-    """Make the run's record. Two with the same fingerprint want the same."""
+def _look(runs: Runs, run: str, seen: int) -> tuple[Snapshot, list[Event]]:
+    snapshot = runs.snapshot(run)
+    if snapshot is None:
+        msg = (
+            f"Redis does not know run {run} any more. Give the same command again: the "
+            "journals in the databases say where to go on"
+        )
+        raise Unreachable(msg)
+    return snapshot, runs.events(run, seen)
+
+
+def make_run(
+    loaded: Loaded, request: Request, by: str, whereabouts: Mapping[str, str] = _ANYWHERE
+) -> Run:
+    """Make the run's record. Two with the same fingerprint want the same.
+
+    `whereabouts` says which databases the workers must be connected to.
+    """
     required = required_databases(loaded.migrations, request)
     selected = tuple(sorted(request.databases or {m.database for m in loaded.migrations}))
     wanted = [
@@ -181,6 +260,8 @@ def make_run(loaded: Loaded, request: Request, by: str) -> Run:
     ]
     if request.limits != Limits():
         wanted.append(request.limits.model_dump_json())
+    if whereabouts:
+        wanted.append(json.dumps(whereabouts, sort_keys=True))
     now = datetime.now(UTC)
     return Run(
         id=new_run_id(now),
@@ -194,6 +275,7 @@ def make_run(loaded: Loaded, request: Request, by: str) -> Run:
         direction=request.direction,
         accept_data_loss=request.accept_data_loss,
         limits=request.limits,
+        whereabouts=dict(whereabouts),
         fingerprint=hashlib.sha256("\n".join(wanted).encode()).hexdigest(),
     )
 

@@ -10,10 +10,11 @@ import click
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
-from dharma_tasks.errors import Problem, Refused, Unreachable
+from dharma_tasks.errors import Refused, Unreachable
 from dharma_tasks.logs import configure_logs
 from dharma_tasks.messages import Chain
-from dharma_tasks.settings import Settings
+from dharma_tasks.redis_client import lost
+from dharma_tasks.settings import Settings, refusal
 from dharma_tasks.settings import settings as read
 
 INTERRUPTED = 130
@@ -32,16 +33,7 @@ def settings() -> Settings:
     try:
         found = read()
     except ValidationError as error:
-        problems = [
-            Problem(
-                "",
-                "",
-                f"DHARMA_{'_'.join(str(part) for part in detail['loc']).upper()}: {detail['msg']}",
-                "Correct it in the environment or in .env.",
-            )
-            for detail in error.errors(include_input=False, include_url=False)
-        ]
-        raise Refused(problems) from None
+        raise refusal(error) from None
     asked = "log_level" in found.model_fields_set
     configure_logs(found if asked else found.model_copy(update={"log_level": "CRITICAL"}))
     return found
@@ -88,7 +80,7 @@ def message_of(error: Exception, settings: Settings | None) -> str:
     if isinstance(error, Unreachable):
         return str(error)
     if isinstance(error, RedisError):
-        return f"Redis cannot be used any more: {error}. Try again when it is back."
+        return str(lost(error))
     if settings is not None and settings.log_level == "DEBUG":
         return "".join(traceback.format_exception(error)).rstrip()
     name = type(error).__name__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
@@ -13,9 +13,10 @@ from dharma_tasks.advice import after_failure
 from dharma_tasks.cli.screen import Indented
 from dharma_tasks.errors import Problem
 from dharma_tasks.migration import JSON, Migration, Reference, reference
-from dharma_tasks.planner import LATEST, Plan
+from dharma_tasks.planner import LATEST
 from dharma_tasks.records import Direction
-from dharma_tasks.run import Event, Run, RunState, Snapshot
+from dharma_tasks.results import Account
+from dharma_tasks.run import Event, Run, RunState
 
 _ENDS = {False: "applied", True: "rolled_back"}
 """The events that end a migration, by whether the run goes back."""
@@ -24,7 +25,7 @@ _FEW = 4
 
 
 @dataclass
-class Outcome:
+class Outcome(Account):
     """Everything that is known at the end of a submit; filled in as it goes along.
 
     `state` is the run's, or `error` where the command itself broke. `message` says why it
@@ -32,59 +33,13 @@ class Outcome:
     """
 
     status: int = 0
-    state: str = ""
     message: str = ""
-    run: Run | None = None
-    snapshot: Snapshot | None = None
-    plan: Plan | None = None
     migrations: dict[Reference, Migration] = field(default_factory=dict)
-    events: list[Event] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    seconds: float = 0
-
-    def orders(self) -> Iterator[tuple[str, Sequence[str], int]]:
-        """Each database with something to do: its versions in order, and how many are applied."""
-        for database, order in (self.plan.orders if self.plan else {}).items():
-            done = self.snapshot.done.get(database, 0) if self.snapshot else 0
-            yield database, order, done
-
-    def failures(self) -> list[Event]:
-        """What failed; two databases can fail in one run."""
-        return [event for event in self.events if event.kind == "failed"]
-
-    # -- for a program --------------------------------------------------------------------
 
     def document(self) -> JSON:
         """The document that `--json` prints."""
-        return {
-            "run": self.run.id if self.run else None,
-            "state": self.state,
-            "exit_status": self.status,
-            "message": self.message or None,
-            "seconds": round(self.seconds, 3),
-            "databases": self._databases(),
-            "failures": [
-                {"database": e.database, "version": e.version, "error": e.text}
-                for e in self.failures()
-            ],
-            "problems": [asdict(problem) for problem in self.problems],
-            "warnings": self.warnings,
-        }
-
-    def _databases(self) -> JSON:
-        nothing = {"done": 0, "total": 0, "versions": [], "not_run": []}
-        found: JSON = dict.fromkeys(self.run.databases if self.run else (), nothing)
-        failed = {event.database: event.version for event in self.failures()}
-        for database, order, done in self.orders():
-            rest = [version for version in order[done:] if version != failed.get(database)]
-            found[database] = {
-                "done": done,
-                "total": len(order),
-                "versions": list(order[:done]),
-                "not_run": rest,
-            }
-        return found
+        result = self.result().model_dump()
+        return {**result, "exit_status": self.status, "message": self.message or None}
 
     # -- for a person ---------------------------------------------------------------------
 

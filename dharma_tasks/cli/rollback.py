@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from dharma_tasks.cli import common, options
-from dharma_tasks.cli.running import Options, Running, names
+from dharma_tasks.cli.running import Running, names
+from dharma_tasks.conduct import Order
 from dharma_tasks.errors import Refused, Unreachable
 from dharma_tasks.loader import load
 from dharma_tasks.migration import JSON
@@ -71,8 +72,8 @@ def rollback(  # noqa: PLR0913 - one for each option
         limits=options.limits(max_rate, window, timezone),
     )
     who = by or default_by()
-    wanted = Options(request, migrations, given, who, not no_wait, timeout, as_json, inline=False)
-    running = Running(wanted)
+    wanted = Order(request, migrations, given, who, not no_wait, timeout)
+    running = Running(wanted, as_json)
     if not yes and common.on_terminal():
         try:
             for line in _undone(wanted):
@@ -86,7 +87,7 @@ def rollback(  # noqa: PLR0913 - one for each option
     sys.exit(running.run())
 
 
-def _undone(wanted: Options) -> Iterator[str]:
+def _undone(wanted: Order) -> Iterator[str]:
     """What would be undone, where the journals can be read from here.
 
     Raises:

@@ -16,14 +16,11 @@ from dharma_tasks import words
 from dharma_tasks.advice import rollback
 from dharma_tasks.cli import common
 from dharma_tasks.cli.screen import Indented, console
-from dharma_tasks.errors import Problem, Refused
-from dharma_tasks.loader import load
-from dharma_tasks.migration import JSON, Migration
+from dharma_tasks.errors import Refused
 from dharma_tasks.records import MigrationState, OperationState
 from dharma_tasks.run import RunState
 from dharma_tasks.settings import Settings
-from dharma_tasks.status import Alive, DatabaseStatus, MigrationStatus, Status, gather
-from dharma_tasks.values import Values
+from dharma_tasks.status import Alive, DatabaseStatus, MigrationStatus, Status, look
 
 _NAME = 24
 """Longer names are cut, so that a line has 80 columns."""
@@ -66,8 +63,7 @@ def status(*, as_json: bool, migrations: Path | None) -> None:
     settings: Settings | None = None
     try:
         settings = common.settings()
-        found, problems = _folder(settings, migrations)
-        result = gather(settings, found, common.send)
+        result = look(settings, migrations, common.send)
     except Exception as error:  # noqa: BLE001 - told in one place
         problems = error.problems if isinstance(error, Refused) else []
         err = console(sys.stderr)
@@ -75,39 +71,17 @@ def status(*, as_json: bool, migrations: Path | None) -> None:
             err.print(Text(line, "bold red"))
         sys.exit(common.status_of(error))
     if as_json:
-        click.echo(json.dumps(_document(result, problems), indent=2))
+        click.echo(json.dumps(result.model_dump(mode="json"), indent=2))
     else:
-        _Report(result, problems).show(console(sys.stdout))
+        _Report(result).show(console(sys.stdout))
     sys.exit(common.UNREACHABLE if result.unreachable else 0)
-
-
-def _folder(
-    settings: Settings, named: Path | None
-) -> tuple[tuple[Migration, ...] | None, list[Problem]]:
-    """The folder's migrations, if they are known; one that submit would refuse only warns here."""
-    folder = named or settings.migrations_dir
-    if not folder.is_dir():
-        return None, []
-    try:
-        values = Values(settings=settings.values, required=False)
-        return load(folder, values).migrations, []
-    except Refused as refused:
-        return None, refused.problems
-
-
-def _document(result: Status, problems: list[Problem]) -> JSON:
-    return {
-        **result.model_dump(mode="json"),
-        "problems": [str(problem) for problem in problems],
-    }
 
 
 class _Report:
     """The status for a person: a table for each database, and what to do below it."""
 
-    def __init__(self, result: Status, problems: list[Problem]) -> None:
+    def __init__(self, result: Status) -> None:
         self._result = result
-        self._problems = problems
 
     def show(self, out: Console) -> None:
         """Print all of it."""
@@ -126,14 +100,14 @@ class _Report:
             )
         elif not self._result.workers:
             yield _note("No worker is alive (start one: celery -A dharma_tasks worker).", "yellow")
-        if self._problems:
-            count = words.several(len(self._problems), "problem")
+        if self._result.problems:
+            count = words.several(len(self._result.problems), "problem")
             yield _note(
                 f"The folder has {count}, so what is pending is not known; submit would refuse:",
                 "yellow",
             )
-            for problem in self._problems:
-                yield Indented(str(problem), 2)
+            for problem in self._result.problems:
+                yield Indented(problem, 2)
 
 
 def _note(text: str, style: str = "") -> RenderableType:

@@ -9,7 +9,8 @@ import click
 
 from dharma_tasks.cli import options
 from dharma_tasks.cli.plan import Asked, show
-from dharma_tasks.cli.running import Options, Running, names
+from dharma_tasks.cli.running import Running, names
+from dharma_tasks.conduct import Order
 from dharma_tasks.migration import JSON
 from dharma_tasks.planner import Request
 from dharma_tasks.records import Direction
@@ -104,8 +105,5 @@ def submit(  # noqa: PLR0913 - one for each option
     if dry_run:
         sys.exit(show(Asked(request, migrations, as_json, given)))
     who = by or default_by()
-    sys.exit(
-        Running(
-            Options(request, migrations, given, who, not no_wait, timeout, as_json, inline)
-        ).run()
-    )
+    order = Order(request, migrations, given, who, not no_wait, timeout, inline)
+    sys.exit(Running(order, as_json).run())

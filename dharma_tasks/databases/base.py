@@ -53,6 +53,16 @@ class Database(ABC, Generic[HandleT]):
         return True
 
     @abstractmethod
+    def whereabouts(self) -> str:
+        """Say which database this is, in its server's own words; changes nothing.
+
+        The same for all who are connected to it at one time, however they reach it. Another one for
+        every other database, and for a copy of it, be it one of the server's files, in which the
+        journal, and all else that is stored, is the same: so it names the server's process, and
+        after a restart is another one too. It needs no journal.
+        """
+
+    @abstractmethod
     def resources(self) -> JSON:
         """What a successor must know to free what this worker leaves open, for `Owner`."""
 

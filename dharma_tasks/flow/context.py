@@ -104,6 +104,25 @@ class Context:
         )
         return retrying(call)
 
+    def elsewhere(self, run: Run, database: str) -> Problem | None:
+        """Say that `database` is not the one that whoever submitted the run has named."""
+        wanted = run.whereabouts.get(database)
+        if wanted is None:
+            return None
+        found = self.database(database)
+        here = self.trying(found, found.whereabouts)
+        if here == wanted:
+            return None
+        what = (
+            f"the worker {self.worker} is connected to another {database} than was named: "
+            f"to {here}, and not to {wanted}"
+        )
+        todo = (
+            f"Look at its DHARMA_{database.upper()}_URL, and at what was named. Where the server "
+            "was started again at this moment, ask for the same again."
+        )
+        return Problem("", "", what, todo)
+
     def unreachable(self, database: str, error: Exception) -> Problem:
         """Say that `database` cannot be used, why, and where to look."""
         ours = isinstance(error, DharmaError)

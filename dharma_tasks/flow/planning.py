@@ -24,9 +24,14 @@ def survey(context: Context, run: str, database: str) -> list[Chain]:
     record = _planning(context, run)
     try:
         found = context.look(database, lambda what: context.tell(record, "waiting", what))
+        elsewhere = context.elsewhere(record, database)
     except Exception as error:
         context.runs.end(record, RunState.UNREACHABLE, [context.unreachable(database, error)])
         log.exception("unreachable", run=run, database=database)
+        return []
+    if elsewhere:
+        log.warning("elsewhere", run=run, database=database, reason=elsewhere.what)
+        context.runs.end(record, RunState.REFUSED, [elsewhere])
         return []
     surveys = context.runs.put_survey(record, found)
     if set(surveys) < set(record.surveyed):
@@ -79,6 +84,9 @@ def begin(context: Context, run: str, database: str) -> list[Chain]:
     )
     expected = made.generations[database]
     try:
+        if elsewhere := context.elsewhere(record, database):
+            _stop(context, snapshot, RunState.REFUSED, elsewhere)
+            return []
         found = context.database(database)
         generation = context.trying(
             found,

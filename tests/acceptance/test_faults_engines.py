@@ -28,7 +28,9 @@ from failing import FailingMongod
 from place import Place, wait_for
 from pymongo.errors import PyMongoError
 
+from dharma_tasks.databases import NAMES
 from dharma_tasks.local import LocalEngines
+from dharma_tasks.reading import whereabouts
 from dharma_tasks.redis_client import connect_redis
 
 
@@ -114,8 +116,12 @@ def test_redis_frozen_for_longer_than_the_lease(place: Place, engines: LocalEngi
 
 
 def test_every_server_killed(place: Place, engines: LocalEngines) -> None:
-    """SIGKILL of three servers in the middle of their operations; started; once (FAULTS 5)."""
+    """SIGKILL of three servers in the middle of their operations; started; once (FAULTS 5).
+
+    Each says of itself then that it is another one, as a copy of its files would.
+    """
     works = (Copied(place), Documents(place), Batched(place))
+    before = whereabouts(NAMES, place.settings)
     submitted = begin(place, works)
     try:
         for work in works:
@@ -125,6 +131,8 @@ def test_every_server_killed(place: Place, engines: LocalEngines) -> None:
     finally:
         engines.up([work.database for work in works])
     assert_undisturbed(place, submitted, *works)
+    after = whereabouts(NAMES, place.settings)
+    assert not {*before.values()} & {*after.values()}
 
 
 def test_plain_file_interrupted(place: Place, engines: LocalEngines) -> None:

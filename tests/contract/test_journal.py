@@ -205,10 +205,22 @@ def _writes(worker: Worker, taken: Taken) -> bool:
 
 def test_a_stale_generation_takes_nothing(worker: Worker) -> None:
     """An assignment of another generation is refused before anything is written."""
-    generation = worker.begin()
-    for wrong in (generation - 1, generation + 1):
-        with pytest.raises(FenceLost):
-            worker.take(worker.assignment(wrong))
+    ours = worker.assignment(worker.begin())
+    for wrong in (ours.generation - 1, ours.generation + 1):
+        with pytest.raises(FenceLost, match=f"not.* {wrong} of run run-1"):
+            worker.take(replace(ours, generation=wrong))
+    assert worker.journal.survey().migrations == []
+
+
+def test_another_run_s_journal_takes_nothing(worker: Worker) -> None:
+    """A worker with another database's URL finds a journal there that counts for itself.
+
+    It may be at the same generation, but no run of ours has opened it.
+    """
+    ours = worker.assignment(worker.begin())
+    for wrong in (replace(ours, run="run-9"), back(replace(ours, run="run-9"))):
+        with pytest.raises(FenceLost, match=f"not.* {ours.generation} of run run-9"):
+            worker.take(wrong)
     assert worker.journal.survey().migrations == []
 
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from celery import Celery, current_app
 from kombu import Connection
 
-from dharma_tasks import transport
+from dharma_tasks import dispatch, transport
 from dharma_tasks.celery_app import app
+from dharma_tasks.messages import survey_message
 from dharma_tasks.redis_client import connect_redis
 from dharma_tasks.settings import Settings
 
@@ -54,3 +56,12 @@ def test_the_net_is_a_second_one() -> None:
     assert app.conf.task_acks_late
     assert app.conf.task_reject_on_worker_lost
     assert app.conf.worker_prefetch_multiplier == 1
+
+
+def test_a_program_sends_beside_its_own_application(settings: Settings) -> None:
+    """To the workers' queue, without becoming the application of a program that has one."""
+    mine = Celery("mine")
+    dispatch.sender(settings)([[survey_message("run", "mongodb")]])
+    assert current_app._get_current_object() is mine
+    redis: Any = connect_redis(settings)
+    assert redis.llen(f"{settings.namespace}:mongodb") == 1

@@ -124,10 +124,12 @@ class Driver:
         self.runs = Runs(redis, NAMESPACE)
         self.migrations = migrations
 
-    def submit(self, *, by: str = "me@here", **request: object) -> Run:
+    def submit(
+        self, *, by: str = "me@here", whereabouts: dict[str, str] | None = None, **request: object
+    ) -> Run:
         """Submit these migrations; return the run that does them."""
         wanted = Request.model_validate(request)
-        run = make_run(loaded(*self.migrations), wanted, by)
+        run = make_run(loaded(*self.migrations), wanted, by, whereabouts or {})
         return self.runs.submit(run, self.migrations)
 
     def plan(self, run: Run, *applied: str) -> Plan:

@@ -44,6 +44,7 @@ class Server:
     attempts: int = 0
     error: str | None = None
     prepared: int = 0
+    whereabouts: str = "the model"
 
 
 @dataclass
@@ -186,6 +187,9 @@ class ModelDatabase(Database[dict[int, int]]):
     @property
     def handle(self) -> dict[int, int]:
         return self._journal.server.documents
+
+    def whereabouts(self) -> str:
+        return self._journal.server.whereabouts
 
     def resources(self) -> JSON:
         return {}

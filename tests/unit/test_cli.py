@@ -13,8 +13,9 @@ from fake_run import NAMESPACE, Driver, failed, migration, without_settings
 from fakeredis import FakeRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from dharma_tasks import conduct
 from dharma_tasks import submit as submitting
-from dharma_tasks.cli import common, main, running
+from dharma_tasks.cli import common, main
 from dharma_tasks.cli import submit as command
 from dharma_tasks.cli.running import names
 from dharma_tasks.errors import Problem, Refused, Unreachable
@@ -50,8 +51,8 @@ class Stage:
         found = Settings(_env_file=None, namespace=NAMESPACE)  # type: ignore[call-arg]
         monkeypatch.setattr(common, "read", lambda: found)
         monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
-        monkeypatch.setattr(running, "require_redis", lambda _settings: self.redis)
-        monkeypatch.setattr(running, "load", lambda _folder, _values: self._load())
+        monkeypatch.setattr(conduct, "require_redis", lambda _settings: self.redis)
+        monkeypatch.setattr(conduct, "load", lambda _folder, _values: self._load())
         monkeypatch.setattr(common, "send", self._send)
         monkeypatch.setattr(submitting, "POLL_SECONDS", 0.01)
         monkeypatch.setattr(submitting, "WORKER_SECONDS", 0.02)
@@ -72,11 +73,13 @@ class Stage:
     def watching_raises(self, error: BaseException) -> None:
         """Let `error` come while the run is watched."""
 
-        def watch(_self: object, run: str) -> Iterator[tuple[Any, list[Any]]]:
-            yield self.driver.runs.snapshot(run), []
+        def watch(runs: Runs, run: str, _patience: object) -> Iterator[submitting.Step]:
+            found = runs.snapshot(run)
+            assert found is not None
+            yield submitting.Watched(found, [])
             raise error
 
-        self._patch.setattr(submitting.Submission, "watch", watch)
+        self._patch.setattr(conduct, "watch", watch)
 
     def _send(self, chains: Iterable[Chain]) -> None:
         self.sent += chains
@@ -398,7 +401,7 @@ def test_4_redis_is_down(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         msg = "Redis at h:1 cannot be used: Connection refused. Start it"
         raise Unreachable(msg)
 
-    monkeypatch.setattr(running, "require_redis", refuse)
+    monkeypatch.setattr(conduct, "require_redis", refuse)
     result = stage.submit()
     assert result.exit_code == 4
     assert "Redis at h:1 cannot be used" in result.stderr
@@ -492,7 +495,6 @@ def test_redis_may_be_away_for_a_moment(stage: Stage, monkeypatch: pytest.Monkey
         monkeypatch.setattr(Runs, "snapshot", sometimes)
 
     stage.does = working
-    monkeypatch.setattr(running, "_LOOK_SECONDS", 0.01)
     result = stage.submit()
     assert result.exit_code == 0
     assert result.stdout.count("Redis does not answer (away)") == 1

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from dharma_tasks import reading
 from dharma_tasks.cli import common, main
 from dharma_tasks.databases import NAMES
+from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import Unreachable
 from dharma_tasks.messages import Chain, read_message
 from dharma_tasks.records import HistoryRecord
@@ -45,6 +46,10 @@ class FakeDatabase:
         if self.error:
             raise self.error
         return self.entries[-limit:]
+
+    def classify(self, _error: BaseException) -> Fault:
+        """It will not pass."""
+        return Fault.LASTING
 
     def describe(self, error: BaseException) -> str:
         return f"described: {error}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -14,9 +16,18 @@ from fakeredis import FakeRedis
 from model import Faults, Increment, ModelDatabase, ModelJournal, Passing, Server
 from pydantic import SecretStr
 
-from dharma_tasks import inline, reversal
+from dharma_tasks import (
+    DatabaseMigrationManager,
+    MongoDBManager,
+    RunResult,
+    RunState,
+    conduct,
+    inline,
+    reading,
+    reversal,
+)
 from dharma_tasks import submit as submitting
-from dharma_tasks.cli import common, main, running
+from dharma_tasks.cli import common, main
 from dharma_tasks.errors import CutOff
 from dharma_tasks.flow import context, operation, planning
 from dharma_tasks.limits import Window
@@ -77,8 +88,8 @@ class Stage:
         folder = Loaded((migration("mongodb", "1.0.0"),), ())
         monkeypatch.setattr(common, "read", lambda: settings)
         monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
-        monkeypatch.setattr(running, "require_redis", lambda _settings: self.redis)
-        monkeypatch.setattr(running, "load", lambda _folder, _values: folder)
+        monkeypatch.setattr(conduct, "require_redis", lambda _settings: self.redis)
+        monkeypatch.setattr(conduct, "load", lambda _folder, _values: folder)
         monkeypatch.setattr(submitting, "POLL_SECONDS", 0.01)
         monkeypatch.setattr(context, "connect", lambda *_: self.database())
         for module in (operation, reversal):
@@ -96,16 +107,16 @@ class Stage:
 
     def interrupted_at(self, done: int) -> None:
         """Let Ctrl-C come when so many documents are done."""
-        watch = submitting.Submission.watch
+        watch = conduct.watch
 
-        def until(submission: submitting.Submission, run: str) -> Iterator[Any]:
-            for seen in watch(submission, run):
+        def until(runs: Runs, run: str, patience: submitting.Patience) -> Iterator[submitting.Step]:
+            for seen in watch(runs, run, patience):
                 if self.server.done >= done:
-                    self._patch.setattr(submitting.Submission, "watch", watch)
+                    self._patch.setattr(conduct, "watch", watch)
                     raise KeyboardInterrupt
                 yield seen
 
-        self._patch.setattr(submitting.Submission, "watch", until)
+        self._patch.setattr(conduct, "watch", until)
 
     def submit(self, *options: str) -> Result:
         """Run `dharma submit --inline`."""
@@ -196,6 +207,33 @@ def test_ctrl_c_stops_between_two_batches(stage: Stage) -> None:
     again = stage.submit()
     assert again.exit_code == 0, again.output
     assert f"Joined run {found.run.id}" in again.stdout
+    assert set(stage.server.documents.values()) == {1}
+
+
+def test_a_program_that_is_cancelled_stops_between_two_batches(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the call has ended nothing goes on; the same call goes on from there, and once."""
+    monkeypatch.setattr(reading, "connect", lambda *_: stage.database())
+    manager = DatabaseMigrationManager(
+        MongoDBManager("model://", "app"), namespace=NAMESPACE, inline=True
+    )
+
+    async def program() -> RunResult:
+        task = asyncio.create_task(manager.run_migrations())
+        async with asyncio.timeout(30):
+            while stage.server.done < 10:  # noqa: ASYNC110 - a thread brings it about
+                await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert "inline-worker" not in {thread.name for thread in threading.enumerate()}
+        assert stage.redis.keys(f"{NAMESPACE}:lease:*") == []
+        assert 10 <= stage.server.done < 300
+        assert stage.server.attempts <= 0
+        return await manager.run_migrations()
+
+    assert asyncio.run(program()).state is RunState.DONE
     assert set(stage.server.documents.values()) == {1}
 
 

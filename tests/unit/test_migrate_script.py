@@ -21,6 +21,15 @@ SCRIPT = Path(__file__).parents[2] / "scripts/migrate.py"
         ),
         ("migrate --databases mongodb,postgresql --no-wait", None),
         ("status --json", "status --json"),
+        ("rollback 1.0.0", "rollback 1.0.0"),
+        (
+            "rollback --databases mongodb,postgresql --yes 1.0.0",
+            "rollback 1.0.0 --databases mongodb,postgresql --yes",
+        ),
+        (
+            "rollback 1.0.0 --databases mongodb postgresql",
+            "rollback 1.0.0 --databases mongodb,postgresql",
+        ),
     ],
 )
 def test_translation(typed: str, meant: str | None) -> None:

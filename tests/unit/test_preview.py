@@ -18,6 +18,7 @@ from test_reversal import record, survey
 
 from dharma_tasks import reading
 from dharma_tasks.cli import common, main
+from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import Unreachable
 from dharma_tasks.loader import load
 from dharma_tasks.messages import Chain
@@ -62,6 +63,10 @@ class FakeDatabase:
             raise self.error
         self.asked.append(list(names))
         return {name: self.there[name] for name in names if name in self.there}
+
+    def classify(self, _error: BaseException) -> Fault:
+        """It will not pass."""
+        return Fault.LASTING
 
     def describe(self, error: BaseException) -> str:
         return f"described: {error}"

@@ -26,7 +26,7 @@ from rich.cells import cell_len
 from dharma_tasks import reading
 from dharma_tasks import status as gathering
 from dharma_tasks.cli import common, main
-from dharma_tasks.cli import status as command
+from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.identity import owner
 from dharma_tasks.lease import Leases
@@ -93,6 +93,10 @@ class FakeDatabase:
             raise self.answer
         return self.answer
 
+    def classify(self, _error: BaseException) -> Fault:
+        """It will not pass."""
+        return Fault.LASTING
+
     def describe(self, error: BaseException) -> str:
         """The message."""
         return f"described: {error}"
@@ -119,7 +123,7 @@ class Stage:
         self._patch = monkeypatch
         monkeypatch.setattr(common, "read", self._settings)
         monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
-        monkeypatch.setattr(command, "load", self._load)
+        monkeypatch.setattr(gathering, "load", self._load)
         monkeypatch.setattr(common, "send", self._send)
         monkeypatch.setattr(gathering, "require_redis", lambda _settings: self.redis)
         monkeypatch.setattr(reading, "connect", lambda name, _settings: self.databases[name])

@@ -53,6 +53,13 @@ class ElasticsearchDatabase(Database[Elasticsearch]):
         """The driver's client."""
         return self._client
 
+    def whereabouts(self) -> str:
+        """By the cluster's own id, and the process that is its master: nodes agree on both."""
+        wanted = ["cluster_name", "cluster_uuid", "master_node", "nodes.*.ephemeral_id"]
+        found = self._client.cluster.state(metric=["master_node", "nodes"], filter_path=wanted)
+        cluster = f"{found['cluster_name']} ({found['cluster_uuid']})"
+        return f"{cluster}, master process {found['nodes'][found['master_node']]['ephemeral_id']}"
+
     def resources(self) -> JSON:
         """Return nothing: what goes on without us is found by the operation itself.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 from elastic_transport import TransportWarning
@@ -14,20 +15,24 @@ from dharma_tasks.errors import Problem, Refused
 # dharma_tasks/operations/elasticsearch/indices.py); the driver would print them to stderr too.
 warnings.filterwarnings("ignore", category=TransportWarning, module=r"dharma_tasks\.")
 
+_BETWEEN_URLS = re.compile(r",\s*(?=https?://)")
+"""A comma elsewhere may be part of a password."""
+
 
 def connect(url: SecretStr, seconds: float) -> Elasticsearch:
     """Make a client; it opens connections on first use.
 
-    User and password in the URL become basic authentication, and `https` verifies the server's
-    certificate. Every request gets its answer, or fails, within `seconds`. The driver must not
-    retry: a request whose answer was lost may have had its effect, and only the caller can tell.
+    Several nodes of one cluster are several URLs with commas between. User and password in the URL
+    become basic authentication, and `https` verifies the server's certificate. Every request gets
+    its answer, or fails, within `seconds`. The driver must not retry: a request whose answer was
+    lost may have had its effect, and only the caller can tell.
 
     Raises:
         Refused: the URL cannot be read.
     """
     try:
         return Elasticsearch(
-            url.get_secret_value(),
+            _BETWEEN_URLS.split(url.get_secret_value()),
             request_timeout=seconds,
             max_retries=0,
             retry_on_timeout=False,

@@ -278,11 +278,13 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
 
     def _check_head(self, assignment: Assignment) -> None:
         head = read(self._client, self._names.head, _HEAD)
-        found = 0 if head is None else int(head.get("generation"))
+        found, run = (0, None) if head is None else (int(head.get("generation")), head.get("run"))
         if head is not None:
             confirm_schema("elasticsearch", head.get("schema_version"))
-        if found != assignment.generation:
-            raise Outdated(_other_run(found, assignment.generation))
+        if (found, run) != (assignment.generation, assignment.run):
+            wanted = f"{assignment.generation} of run {assignment.run}"
+            message = f"the journal is at generation {found} of run {run}, not {wanted}"
+            raise Outdated(message)
 
     def _check_neighbour(self, assignment: Assignment, era: int) -> None:
         """Refuse to begin before the operation before this one, in our direction, is over."""

@@ -97,13 +97,16 @@ class Connection:
 
     @cached_property
     def name(self) -> str:
-        """The database's name, from the URL."""
+        """The database's name: the settings', or the one in the URL."""
+        if self._settings.mongodb_database:
+            return self._settings.mongodb_database
         try:
             return self.client.get_default_database().name
         except ConfigurationError:
             raise _refused(
                 "the URL does not name the database",
-                "Write its name after the host: mongodb://host:27017/NAME",
+                "Write its name after the host, mongodb://host:27017/NAME, or set "
+                "DHARMA_MONGODB_DATABASE",
             ) from None
 
     @property
@@ -130,6 +133,15 @@ class Connection:
     def transactions(self) -> bool:
         """Whether the server has multi-document transactions: a standalone one has not."""
         return "setName" in self._hello or self._hello.get("msg") == "isdbgrid"
+
+    def whereabouts(self) -> str:
+        """See `Database.whereabouts`. Each mongos is one of many: there it is the cluster's id."""
+        hello = self.client.admin.command("hello")
+        if hello.get("msg") == "isdbgrid":
+            (found,) = self.client["config"]["version"].find()
+            return f"{self.name} of the cluster {found['clusterId']}"
+        server = hello.get("me", "the server")
+        return f"{self.name} of {server}, process {hello['topologyVersion']['processId']}"
 
     @property
     def session(self) -> ClientSession:

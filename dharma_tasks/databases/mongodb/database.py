@@ -51,6 +51,10 @@ class MongodbDatabase(Database[Handle]):
         """Not on a standalone server."""
         return self._connection.transactions
 
+    def whereabouts(self) -> str:
+        """By the database's name, and the process that is the primary, or the sharded cluster."""
+        return self._connection.whereabouts()
+
     def resources(self) -> JSON:
         """The session in which this worker's transactions run."""
         return {"session": self._session_id().as_uuid().hex}

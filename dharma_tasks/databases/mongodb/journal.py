@@ -241,13 +241,14 @@ class MongodbJournal(Journal[Handle]):
 
     def _confirm_run(self, assignment: Assignment, session: Session) -> None:
         """By a write: a read could be of a moment before the head moved on (Law 4)."""
-        ours = {"_id": records.HEAD, "generation": assignment.generation}
+        run, generation = assignment.run, assignment.generation
+        ours = {"_id": records.HEAD, "generation": generation, "run": run}
         known = {"schema_version": {"$lte": SCHEMA_VERSION}}
         taken = {"$inc": {"taken": 1}}
         if not self._head.update_one(ours | known, taken, session=session).matched_count:
             head = self._head.find_one(ours, session=session)
             confirm_schema("mongodb", head["schema_version"] if head else SCHEMA_VERSION)
-            msg = f"the journal is at another generation than {assignment.generation}"
+            msg = f"the journal is not at generation {generation} of run {run}"
             raise Outdated(msg)
 
     def _start_migration(self, assignment: Assignment, session: Session) -> None:

@@ -49,6 +49,17 @@ FROM counted
 """As VACUUM or ANALYZE has found it (-1 for never), else as the statistics have seen it grow."""
 
 
+_WHEREABOUTS = """
+SELECT pg_catalog.format(
+    '%%s (%%s) of the server that was started at %%s UTC', datname, oid,
+    pg_catalog.to_char(
+        pg_catalog.pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US'
+    )
+)
+FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()
+"""
+
+
 class PostgresqlDatabase(Database[Session]):
     """One connection for the work and its journal, and one that watches it."""
 
@@ -71,6 +82,12 @@ class PostgresqlDatabase(Database[Session]):
     def handle(self) -> Session:
         """The session, outside any transaction."""
         return self._session
+
+    def whereabouts(self) -> str:
+        """By the database's number, and the microsecond in which its server was started."""
+        self._session.clean()
+        ((found,),) = self._session.query(_WHEREABOUTS)
+        return str(found)
 
     def resources(self) -> JSON:
         """The server process that works for this worker."""

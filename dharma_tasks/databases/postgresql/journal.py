@@ -198,8 +198,8 @@ class PostgresqlJournal(Journal[Session]):
     def _why_not(self, assignment: Assignment) -> str:
         _, schema, run, generation, *_ = self._session.journal(self._sql.HEAD)[0]
         confirm_schema("postgresql", schema)
-        if generation != assignment.generation:
-            wanted = assignment.generation
+        if (generation, run) != (assignment.generation, assignment.run):
+            wanted = f"{assignment.generation} of run {assignment.run}"
             return f"the journal is at generation {generation} of run {run}, not {wanted}"
         if assignment.back:
             return "the operation after it is not undone"

@@ -167,7 +167,8 @@ ORDER BY number
 
 TAKE = """
 WITH head AS (
-    SELECT 1 FROM {head} WHERE generation = %(generation)s AND schema_version <= %(schema)s
+    SELECT 1 FROM {head} WHERE generation = %(generation)s AND run = %(run)s
+        AND schema_version <= %(schema)s
     FOR SHARE
 ), anew AS (
     SELECT 1 FROM {migrations}
@@ -252,7 +253,8 @@ another, a rollback file has begun, and what is done may be half undone: then it
 
 TAKE_BACK = """
 WITH head AS (
-    SELECT 1 FROM {head} WHERE generation = %(generation)s AND schema_version <= %(schema)s
+    SELECT 1 FROM {head} WHERE generation = %(generation)s AND run = %(run)s
+        AND schema_version <= %(schema)s
     FOR SHARE
 ), own AS (
     SELECT 1 FROM {operations}
