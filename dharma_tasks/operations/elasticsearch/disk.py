@@ -86,7 +86,9 @@ def _size(client: Elasticsearch, names: list[str], query: JSON | None) -> tuple[
 def _disks(client: Elasticsearch) -> list[JSON]:
     """The disks of the nodes on which an index may have its shards."""
     nodes = client.nodes.stats(metric="fs", filter_path=_NODES).get("nodes", {}).values()
-    return [each["fs"]["total"] for each in nodes if _holds(each["roles"]) and each.get("fs")]
+    return [
+        each["fs"]["total"] for each in nodes if _holds(each.get("roles", ())) and each.get("fs")
+    ]
 
 
 def _holds(roles: Sequence[str]) -> bool:

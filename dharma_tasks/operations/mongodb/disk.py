@@ -22,7 +22,8 @@ _SAMPLE_BYTES = 64 * 2**20
 _FEWEST = 30
 """From fewer documents nothing is concluded."""
 
-_UNAUTHORIZED = 13
+_HIDDEN = (13, 59, 115, 8000)
+"""Not allowed, or not there: a service that is run by others may keep its disks to itself."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def confirm_room(documents: Documents, matching: Document) -> None:
     try:
         free, whole = _free(documents), _size(documents)
     except OperationFailure as error:
-        if error.code != _UNAUTHORIZED:
+        if error.code not in _HIDDEN:
             raise
         documents.work.warn(unseen(describe(error)))
         return
