@@ -13,6 +13,8 @@ from dharma_tasks.logs import configure_logs
 from dharma_tasks.settings import settings
 
 _settings = settings()
+# A worker serves what its settings have a URL for; `-Q mongodb` narrows that.
+_served = [name for name in NAMES if _settings.url(name) is not None] or list(NAMES)
 transport.install()
 
 app = Celery("dharma_tasks", include=["dharma_tasks.tasks"])
@@ -38,9 +40,11 @@ app.conf.update(
         "socket_keepalive": True,
         "health_check_interval": 15,
     },
-    # A worker serves what its settings have a URL for; `-Q mongodb` narrows that.
-    task_queues=[Queue(name) for name in NAMES if _settings.url(name) is not None]
-    or [Queue(name) for name in NAMES],
+    task_queues=[Queue(name) for name in _served],
+    # Operations of one database run one after the other, so one child for each is all that work
+    # can use, however many processors there are, and no fewer will do; one more answers what
+    # `dharma status` and its like ask meanwhile. `--concurrency` wins.
+    worker_concurrency=len(_served) + 1,
     # A message is acknowledged when the work is done, so that one whose worker dies is not lost.
     task_acks_late=True,
     # The message of a killed pool child comes back at once (0.1 s), and is the quickest way to go

@@ -30,6 +30,7 @@ _COMMANDS = {
     "check": "Check the migrations folder: everything that needs no database.",
     "new": "Write the files of the next migration, to be filled in.",
     "unlock": "Break the lease of a worker that hangs, so that another one goes on.",
+    "alive": "Say whether the worker of this container is alive: for its health check.",
 }
 
 

@@ -70,9 +70,7 @@ class Crew:
             CrewError: one of them ended, or does not answer.
         """
         if not processes.alive(self._records().worker):
-            # One slot for each database, so that all three are seen at work at the same time.
-            options = ("--concurrency", "3", "--task-events", "--loglevel", "INFO")
-            self._write(worker=self._launch("worker", *options))
+            self._write(worker=self._launch("worker", "--task-events", "--loglevel", "INFO"))
         if not processes.alive(self._records().flower):
             port = processes.free_port(set())
             conf = [f"--conf={_FLOWER.resolve()}"] if _FLOWER.exists() else []
