@@ -20,7 +20,7 @@ _FULL = 0.9
 _NEAR = 0.6
 """The part of it from which on that is told."""
 
-_TODO = 'Free some, or write "check_disk": false where you know that it takes less'
+_TODO = 'Make room, or write "check_disk": false where you know that it takes less'
 
 
 @dataclass(frozen=True)
