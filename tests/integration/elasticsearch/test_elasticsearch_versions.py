@@ -9,11 +9,9 @@ import pytest
 from elasticsearch import ConflictError, Elasticsearch
 from elasticsearch_hand import Hand
 
-from dharma_tasks.databases.elasticsearch.errors import Interrupted
 from dharma_tasks.errors import OperationFailed
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.elasticsearch import following, ranges
-from dharma_tasks.work import Taken
 
 Written = dict[str, tuple[int, JSON]]
 """Versions and documents, by id."""
@@ -56,21 +54,6 @@ def written(client: Elasticsearch, index: str) -> Written:
     return {hit["_id"]: (hit["_version"], hit["_source"]) for hit in hits}
 
 
-def finish(hand: Hand, operation: JSON, taken: Taken) -> list[str]:
-    """Go on as the runner does, over what passes; returns what that was."""
-    passed: list[str] = []
-    until = time.monotonic() + 60
-    while not taken.over:
-        assert time.monotonic() < until, passed
-        try:
-            taken = hand.step(operation, taken)
-        except Interrupted as error:
-            passed.append(str(error))
-            time.sleep(0.2)
-            taken = hand.prepared(operation)
-    return passed
-
-
 def disturb(client: Elasticsearch, source: str) -> None:
     """Updates, deletes and new ones; one that is rewritten under its own version."""
     for n in range(0, 60, 2):
@@ -87,7 +70,7 @@ def test_they_are_kept(hand: Hand, client: Elasticsearch, operation: JSON) -> No
     source, dest = operation["source"], operation["dest"]["index"]
     taken = hand.until(operation, hand.prepared(operation), lambda c: c["copied"] >= 200)
     disturb(client, source)
-    assert finish(hand, operation, taken) == []
+    assert hand.persist(operation, taken)[1] == []
     assert written(client, dest) == written(client, source)
     write(client, dest, 299, 4)
     with pytest.raises(ConflictError):
@@ -119,11 +102,11 @@ def test_after_a_rollback(hand: Hand, client: Elasticsearch, operation: JSON) ->
     """What was just deleted has a higher version for a while, which is waited for."""
     source, dest = operation["source"], operation["dest"]["index"]
     client.indices.put_settings(index=dest, settings={"gc_deletes": "4s"})
-    finish(hand, operation, hand.prepared(operation))
+    hand.do(operation)
     hand.undo(operation)
     assert written(client, dest) == {}
     hand.again()
-    passed = finish(hand, operation, hand.prepared(operation))
+    _, passed = hand.persist(operation, hand.prepared(operation))
     assert passed
     assert all("has forgotten that it was deleted" in each for each in passed)
     assert written(client, dest) == written(client, source)
@@ -145,7 +128,7 @@ def test_a_version_that_begins_again(hand: Hand, client: Elasticsearch, operatio
         else:
             break
     assert written(client, dest)["7"][0] == 50
-    assert finish(hand, operation, taken)
+    assert hand.persist(operation, taken)[1]
     assert written(client, dest) == written(client, source)
     assert written(client, dest)["7"][0] == 1
 
