@@ -55,22 +55,28 @@ VersionText = Annotated[str, AfterValidator(_plain)]
 """MAJOR.MINOR.PATCH, see semver.org; pre-release and build parts are not taken."""
 
 
-_MANNER = ("batch", "throttle", "check_disk")
+_MANNER = ("batch", "throttle", "parallel", "check_disk")
 """Parameters that say how an operation goes, and not what it does: how fast
 (`operations/paced.py`), and whether the disk is looked at before (`operations/disk_space.py`)."""
 
 
 class Key(BaseModel):
-    """Names one operation of one migration; `number` counts from 1."""
+    """Names one operation of one migration, or one `range` of it; both count from 1."""
 
     model_config = ConfigDict(frozen=True)
 
     database: str
     version: str
     number: int
+    range: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.database}:{self.version}#{self.number}"
+        operation = f"{self.database}:{self.version}#{self.number}"
+        return operation if self.range is None else f"{operation}/{self.range}"
+
+    def of_range(self, number: int) -> Key:
+        """Name one range of this operation."""
+        return self.model_copy(update={"range": number})
 
 
 class Migration(BaseModel):

@@ -9,7 +9,7 @@ alone; the second say which documents are in the batch, where its two ends diffe
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from math import isnan
 from typing import Any
@@ -17,8 +17,7 @@ from uuid import UUID
 
 from bson import ObjectId
 from pydantic import Field as Default
-from pymongo.client_session import ClientSession
-from pymongo.database import Database
+from pymongo.cursor import Cursor
 from pymongo.errors import OperationFailure
 
 from dharma_tasks.databases.mongodb import kept
@@ -34,10 +33,14 @@ from dharma_tasks.operations.mongodb.values import CollectionName, ValueDocument
 from dharma_tasks.operations.mongodb.written import writes_to
 from dharma_tasks.operations.paced import Paced
 from dharma_tasks.records import Direction
-from dharma_tasks.work import Prepared, Step, Work
+from dharma_tasks.work import Prepared, Range, Step, Work
 
 _PLAIN = (ObjectId, str, UUID, datetime)
 """Between two of one of these types lie only values that the query operators compare with them."""
+
+
+_FAR = 2_000_000
+"""Index entries that one command passes over: some seconds, which a connection may be silent."""
 
 
 class Walk(Paced[Handle]):
@@ -87,15 +90,47 @@ class Walk(Paced[Handle]):
         if self.keep_before_image and self.check_disk:
             confirm_room(self._documents(work), self._matching({}))
         documents = work.handle.database[self.collection]
-        last = documents.find({}, {"_id": True}).hint(BY_ID).sort("_id", -1).limit(1)
+        greatest = documents.find({}, {"_id": True}).hint(BY_ID).sort("_id", -1).limit(1)
+        last = [each["_id"] for each in greatest]
         keeps = self._keeping() is not None
         undo = {
             "identity": found.identity,
-            "last": [each["_id"] for each in last],
+            "last": last,
             "keeps": keeps,
             **({} if keeps else {"irreversible": "it has kept nothing of what it overwrote"}),
         }
-        return Prepared(undo=undo, total=documents.estimated_document_count())
+        total = documents.estimated_document_count()
+        return Prepared(undo, total, self._ranges(work, last, total))
+
+    def _ranges(self, work: Work[Handle], last: list[Any], total: int) -> tuple[Range, ...]:
+        """Cut at documents that are there. What is fewer than estimated makes fewer ranges."""
+        if self.parallel > 1 and not work.handle.transactions:
+            work.warn("a standalone server has no transactions: it is done without `parallel`")
+            return ()
+        begins: list[list[Any]] = [[]]
+        reached = 0
+        for cut in self.cuts(total) if last else ():
+            end: list[Any] | None = begins[-1]
+            while reached < cut and end is not None:
+                size = min(cut - reached, _FAR)
+                end = self._end(work, end, last, size)
+                reached += size
+            if end is None:
+                break
+            begins.append(end)
+        if len(begins) == 1:
+            return ()
+        return tuple(
+            Range({"after": begin[0]} if begin else None, {"last": end})
+            for begin, end in zip(begins, [*begins[1:], last], strict=True)
+        )
+
+    def joined(self, cursors: Sequence[Any]) -> Document:
+        """What was kept and touched, in all of them."""
+        found = [each or {} for each in cursors]
+        return {
+            name: sum(each.get(name, 0) for each in found) for name in ("walked", "kept", "touched")
+        }
 
     def step(self, work: Work[Handle]) -> Step:
         """Change the documents of the next batch."""
@@ -103,7 +138,7 @@ class Walk(Paced[Handle]):
             return Step(cursor=work.cursor, finished=True, total=0)
         before: Document = work.cursor or {}
         after = [before["after"]] if before else []
-        end = self._end(work, after)
+        end = self._end(work, after, work.undo["last"], work.size)
         upto = work.undo["last"][0] if end is None else end[0]
         keeping = self._keeping() if work.undo.get("keeps") else None
         counts: Document = {}
@@ -187,34 +222,35 @@ class Walk(Paced[Handle]):
         conditions = [each for each in (within, where, self.filter) if each]
         return {"$and": conditions} if conditions else {}
 
-    def _end(self, work: Work[Handle], after: list[Any]) -> list[Any] | None:
-        """The last `_id` of the next batch; None where the rest of the walk is one batch.
+    def _end(
+        self, work: Work[Handle], after: list[Any], last: list[Any], size: int
+    ) -> list[Any] | None:
+        """The `_id` that is `size` further on than `after`; None where it is not below `last`.
 
-        A secondary may be behind: then the batch has more documents than wanted, or fewer. It
-        has all between its ends anyway, for it is changed on the primary. Only where a secondary
+        A secondary may be behind: then there are more documents up to there, or fewer. What is
+        between two ends is whole anyway, for it is changed on the primary. Only where a secondary
         knows of no end, which would be all the rest, the primary is asked.
+
+        `min` includes its bound and `max` does not. Both scan the index alone.
         """
         nearby = work.handle.nearby
-        if nearby is not None and (found := self._find_end(work, nearby, None, after)):
-            return found
-        return self._find_end(work, work.handle.database, work.handle.session, after)
-
-    def _find_end(
-        self,
-        work: Work[Handle],
-        database: Database[Document],
-        session: ClientSession | None,
-        after: list[Any],
-    ) -> list[Any] | None:
-        """`min` includes its bound and `max` does not. Both scan the index alone."""
-        scan = database[self.collection].find(
-            {}, {"_id": True}, session=session, comment=work.label
+        if nearby is not None:
+            scan = nearby[self.collection].find({}, {"_id": True}, comment=work.label)
+            if found := self._scanned(scan, after, last, size):
+                return found
+        scan = work.handle.database[self.collection].find(
+            {}, {"_id": True}, session=work.handle.session, comment=work.label
         )
-        scan = scan.hint(BY_ID).sort(BY_ID).max([("_id", work.undo["last"][0])]).limit(1)
+        return self._scanned(scan, after, last, size) or None
+
+    def _scanned(
+        self, scan: Cursor[Document], after: list[Any], last: list[Any], size: int
+    ) -> list[Any]:
+        scan = scan.hint(BY_ID).sort(BY_ID).max([("_id", last[0])]).limit(1)
         if after:
             scan = scan.min([("_id", after[0])])
-        scan = scan.skip(work.size - 1 + len(after))
-        return [each["_id"] for each in scan] or None
+        scan = scan.skip(size - 1 + len(after))
+        return [each["_id"] for each in scan]
 
     def _update(self, work: Work[Handle], within: Document) -> int:
         """Change what is `within` the batch; returns how many documents it changed."""
