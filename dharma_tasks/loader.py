@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
@@ -20,7 +20,8 @@ from dharma_tasks.explain import explain, suggestion
 from dharma_tasks.folder import MigrationFile, find
 from dharma_tasks.migration import JSON, Migration, Reference, Version, plain_version, reference
 from dharma_tasks.operations import catalogue
-from dharma_tasks.operations.base import Catalogue
+from dharma_tasks.operations.base import Catalogue, Operation
+from dharma_tasks.ordering import built_too_early
 from dharma_tasks.strict_json import Path as JSONPath
 from dharma_tasks.strict_json import line_of, parse, path_of, text_of
 from dharma_tasks.values import Resolved, Value, Values, gathered, resolve
@@ -40,13 +41,15 @@ class Loaded:
 
     `migrations` are sorted by database and version, each with the operations of its
     `NNN_name_rollback.json`. `warnings` do not keep it from running. `values` were put in;
-    `missing` names those that nobody has given, where they need not be known.
+    `missing` names those that nobody has given, where they need not be known. `advice` is for who
+    may still change a file.
     """
 
     migrations: tuple[Migration, ...]
     warnings: tuple[Problem, ...]
     values: tuple[Value, ...] = ()
     missing: tuple[str, ...] = ()
+    advice: tuple[Problem, ...] = ()
 
 
 def load(folder: Path, values: Values = _NO_VALUES) -> Loaded:
@@ -80,6 +83,7 @@ def load(folder: Path, values: Values = _NO_VALUES) -> Loaded:
         tuple(warnings),
         gathered(value for reading in readings for value in reading.json.used.values()),
         tuple(sorted({name for reading in readings for name in reading.json.missing})),
+        tuple(_with_line(each, texts) for reading in readings for each in reading.advice),
     )
 
 
@@ -148,6 +152,7 @@ class _Reading:
     """The operations as they are in the file, without their values."""
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
+    advice: list[Problem] = field(default_factory=list)
 
     def refuse(self, place: str, what: str, todo: str) -> None:
         self.problems.append(Problem(self.file.file, place, what, todo))
@@ -279,10 +284,12 @@ def _read_operations(reading: _Reading, written: JSON, operations: Catalogue) ->
     if problems:
         reading.problems += [_placed(problem, reading.file, "") for problem in problems]
         return
+    checked: list[tuple[str, Operation[Any]]] = []
     for index, operation in enumerate(reading.operations):
-        _check_operation(
-            reading, operation, operations, f"{_OPERATIONS}[{index}]" if listed else ""
-        )
+        place = f"{_OPERATIONS}[{index}]" if listed else ""
+        if parsed := _check_operation(reading, operation, operations, place):
+            checked.append((place, parsed))
+    reading.advice = [_placed(what, reading.file, at) for at, what in built_too_early(checked)]
     if not reading.operations:
         reading.refuse("", "there are no operations in it", "Write one, or remove the file.")
 
@@ -302,7 +309,11 @@ def _list_fits(reading: _Reading, content: JSON) -> bool:
     return False
 
 
-def _check_operation(reading: _Reading, operation: JSON, operations: Catalogue, place: str) -> None:
+def _check_operation(
+    reading: _Reading, operation: JSON, operations: Catalogue, place: str
+) -> Operation[Any] | None:
+    """Read one operation, and note what is wrong; returns it where nothing is."""
+    parsed: Operation[Any] | None = None
     kind = operation.get("type")
     model = operations.operations.get(kind) if isinstance(kind, str) else None
     if model is None:
@@ -319,6 +330,7 @@ def _check_operation(reading: _Reading, operation: JSON, operations: Catalogue, 
             problems, warnings = explain(error, model, parameters), []
     reading.problems += [_placed(problem, reading.file, place) for problem in problems]
     reading.warnings += [_placed(warning, reading.file, place) for warning in warnings]
+    return None if problems else parsed
 
 
 def _placed(problem: Problem, file: MigrationFile, below: str) -> Problem:

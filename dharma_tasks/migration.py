@@ -55,8 +55,9 @@ VersionText = Annotated[str, AfterValidator(_plain)]
 """MAJOR.MINOR.PATCH, see semver.org; pre-release and build parts are not taken."""
 
 
-_PACE = ("batch", "throttle", "parallel")
-"""Parameters that say how fast an operation goes: see `operations/paced.py`."""
+_MANNER = ("batch", "throttle", "parallel", "check_disk")
+"""Parameters that say how an operation goes, and not what it does: how fast
+(`operations/paced.py`), and whether the disk is looked at before (`operations/disk_space.py`)."""
 
 
 class Key(BaseModel):
@@ -135,7 +136,7 @@ class Migration(BaseModel):
         """Return a copy that carries the checksum of its meaning.
 
         White space, the order of the file's top-level keys, the description, the breaking note,
-        how fast its operations go, and the rollback file do not count;
+        how its operations go, and the rollback file do not count;
         the order of keys inside an operation does, because MongoDB compares embedded
         documents with their order.
         """
@@ -164,5 +165,5 @@ class Migration(BaseModel):
 
 
 def _meaning(operations: Sequence[JSON]) -> list[JSON]:
-    """What the operations do, however fast."""
-    return [{k: v for k, v in each.items() if k not in _PACE} for each in operations]
+    """What the operations do, in whatever manner."""
+    return [{k: v for k, v in each.items() if k not in _MANNER} for each in operations]

@@ -5,6 +5,7 @@ from __future__ import annotations
 _MINUTE = 60
 _HOUR = 3600
 _TENTHS_BELOW = 10
+_THOUSAND = 1000
 
 
 def duration(seconds: float) -> str:
@@ -49,6 +50,17 @@ def progress(done: int, total: int | None, per_second: float) -> list[str]:
     if remaining := left(done, total, per_second):
         found.append(remaining)
     return found
+
+
+def size(count: float) -> str:
+    """Bytes: `850 kB`, `1.3 GB`."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < _THOUSAND or unit == "TB":
+            break
+        count /= _THOUSAND
+    return (
+        f"{count:.1f} {unit}" if unit != "B" and count < _TENTHS_BELOW else f"{count:,.0f} {unit}"
+    )
 
 
 def several(count: int, one: str) -> str:

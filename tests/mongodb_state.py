@@ -16,7 +16,7 @@ def state(documents: Database[Any]) -> dict[str, Any]:
     return {
         listed["name"]: (
             listed["options"],
-            [] if listed["type"] != "collection" else indexes(documents, listed["name"]),
+            [] if listed["type"] == "view" else indexes(documents, listed["name"]),
             [] if listed["type"] != "collection" else raw(documents, listed["name"]),
         )
         for listed in documents.list_collections()

@@ -21,6 +21,7 @@ from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.loader import Loaded, load
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations import catalogue
+from dharma_tasks.ordering import RULE
 from dharma_tasks.settings import Settings
 from dharma_tasks.values import Values
 
@@ -74,7 +75,7 @@ class _Finding:
     "--exclude",
     metavar="RULE",
     multiple=True,
-    help="A rule of squawk's to leave out, as often as needed.",
+    help=f"A rule to leave out, of squawk's or {RULE}; as often as needed.",
 )
 def check(
     *, migrations: Path | None, strict: bool, as_format: str, given: JSON, exclude: tuple[str, ...]
@@ -110,8 +111,8 @@ def check(
 
 
 def advice(loaded: Loaded, folder: Path, exclude: Sequence[str] = ()) -> list[Problem]:
-    """What programs beside ours say of the files, but for the rules to `exclude`."""
-    found: list[Problem] = []
+    """What we and programs beside ours advise of the files, but for the rules to `exclude`."""
+    found = [] if RULE in exclude else list(loaded.advice)
     for database in dict.fromkeys(each.database for each in loaded.migrations):
         known = catalogue(database)
         files = dict(_companions(loaded, database, known.companion or ""))

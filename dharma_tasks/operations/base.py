@@ -11,6 +11,7 @@ An operation is one small file with the same few verbs:
 - `halt`: ends what it has going on the server without us, where it has any;
 - `irreversible`: why it cannot be undone, known before anything runs;
 - `burden`: what it means for others, and for how long, known before anything runs;
+- `order`: the indexes that it builds and the bulk work that it does, one after the other;
 - `bounds`: how large and how frequent its batches may be;
 - `undo`: undoes one batch, from a cursor of its own, with the same promise as `step`.
 """
@@ -50,6 +51,31 @@ class Burden:
     partly: bool = False
     counted: bool = False
     blocking: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index that an operation builds over `fields` of a collection or table, `of`.
+
+    `name` is how people know it; `place` where it stands, if the operation has several places.
+    """
+
+    of: str
+    name: str
+    fields: tuple[str, ...]
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Filling:
+    """Bulk work that writes to the documents or rows of `of`; `name` is how people know it.
+
+    `slowed` says whether it has to keep such an index up to date, and does not itself need it.
+    """
+
+    of: str
+    name: str
+    slowed: Callable[[Index], bool]
 
 
 class Operation(BaseModel, ABC, Generic[HandleT]):
@@ -115,6 +141,10 @@ class Operation(BaseModel, ABC, Generic[HandleT]):
     def burden(self, direction: Direction) -> Burden:  # noqa: ARG002
         """What carrying it out, or undoing it, means for others. Most are over at once."""
         return Burden()
+
+    def order(self) -> list[Index | Filling]:
+        """The indexes that it builds and the bulk work that it does, as they follow each other."""
+        return []
 
     def bounds(self) -> Bounds:
         """What its batches keep to, on both ways; see `paced.py`."""

@@ -139,18 +139,30 @@ def test_a_refusal_leaves_no_trace(
 def test_a_failed_migration_is_rolled_back(place: Place, mongodb: Database[Document]) -> None:
     """What was done of it is undone; the error is the first one, in the database's own words.
 
-    Another database finishes what it is in; nothing new begins there, and what did not run is
-    named.
+    A batch in the middle violates a unique index: the document is named, and the batches before
+    it are undone with the operations before. Another database finishes what it is in; nothing new
+    begins there, and what did not run is named.
     """
-    mongodb["users"].insert_many({"_id": n, "name": "same"} for n in range(100))
+    mongodb["users"].insert_many({"_id": n, "n": n} for n in range(100))
+    mongodb["users"].update_one({"_id": 77}, {"$set": {"to": 1003}})
+    before = list(mongodb["users"].find())
     field = {"type": "add_field", "collection": "users", "field": "added", "value": 1}
     unique = {
         "type": "create_index",
         "collection": "users",
-        "index": [["name", 1]],
+        "index": [["n", 1]],
         "options": {"unique": True},
     }
-    place.write("mongodb", "001_users", {"version": "1.0.0", "operations": [field, unique]})
+    moved = {
+        "type": "update_documents",
+        "collection": "users",
+        "filter": {},
+        "update": [{"$set": {"n": {"$ifNull": ["$to", {"$add": ["$n", 1000]}]}}}],
+        "keep_before_image": True,
+        "batch": {"max": 20},
+    }
+    operations = [field, unique, moved]
+    place.write("mongodb", "001_users", {"version": "1.0.0", "operations": operations})
     place.write("mongodb", "002_more", {"version": "1.1.0", "operations": [field]})
     gate = Gate(place)
     place.write("postgresql", "001_long", {"version": "1.0.0"}, WAITING)
@@ -163,16 +175,19 @@ def test_a_failed_migration_is_rolled_back(place: Place, mongodb: Database[Docum
     _, said = submitted.communicate(timeout=60)
     assert submitted.returncode == 1
     assert "E11000" in said
+    assert "the document with _id 77 of 'users'" in said
     assert "What was done of it is undone: it is rolled back." in said
     assert "1.1.0 more" in said
     assert "1.1.0 late" in said
     assert states(place)["mongodb"] == ["rolled_back", "pending"]
     assert states(place)["postgresql"] == ["applied", "pending"]
     assert "E11000" in place.status()["mongodb"]["migrations"][0]["error"]
-    assert mongodb["users"].count_documents({"added": {"$exists": True}}) == 0
-    mongodb["users"].update_many({}, [{"$set": {"name": "$_id"}}])
+    assert list(mongodb["users"].find()) == before
+    assert set(mongodb["users"].index_information()) == {"_id_"}
+    mongodb["users"].update_one({"_id": 77}, {"$unset": {"to": ""}})
     place.submit()
     assert states(place)["mongodb"] == states(place)["postgresql"] == ["applied", "applied"]
+    assert mongodb["users"].count_documents({"n": {"$gte": 1000}, "added": 1}) == 100
 
 
 def test_what_cannot_be_undone_is_left(place: Place, mongodb: Database[Document]) -> None:

@@ -148,6 +148,26 @@ def test_annotations_are_escaped(migrations: Migrations, monkeypatch: pytest.Mon
     assert len(lines) == 2
 
 
+# -- indexes before bulk work --------------------------------------------------------------
+
+
+def test_an_index_that_is_built_too_early(migrations: Migrations) -> None:
+    """A warning with its line, and the rule by which it is left out."""
+    index = {"type": "create_index", "collection": "users", "index": [["age", 1]]}
+    field = {"type": "add_field", "collection": "users", "field": "age", "value": 0}
+    migrations.write("mongodb/001_a.json", operations=[index, field])
+    (warning,) = found(migrations.path)
+    assert (warning["level"], warning["file"], warning["line"]) == (
+        "warning",
+        "mongodb/001_a.json",
+        7,
+    )
+    assert warning["what"].endswith("which it slows down (index-before-bulk-work)")
+    assert check(migrations.path).exit_code == 0
+    assert check(migrations.path, "--strict").exit_code == 2
+    assert check(migrations.path, "--strict", "--exclude", "index-before-bulk-work").exit_code == 0
+
+
 # -- squawk --------------------------------------------------------------------------------
 
 

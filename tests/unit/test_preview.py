@@ -172,6 +172,18 @@ def test_only_what_would_run_is_looked_at(
     assert plan("plan").stderr == ""
 
 
+def test_an_index_that_is_built_too_early(
+    plan: Plan, folder: Migrations, databases: dict[str, FakeDatabase]
+) -> None:
+    """It is said while the file may still be changed."""
+    index = {"type": "create_index", "collection": "users", "index": [["old", 1]]}
+    field = {"type": "add_field", "collection": "users", "field": "old", "value": 0}
+    folder.write("mongodb/002_old.json", "1.1.0", operations=[index, field])
+    assert "  advice: mongodb/002_old.json, line 7, operations[0]: the" in plan("plan").stdout
+    apply(folder, databases)
+    assert plan("plan").stdout == "Nothing to do.\n"
+
+
 def test_the_way_back(plan: Plan, folder: Migrations, databases: dict[str, FakeDatabase]) -> None:
     """Newest first; refused, by name, where something cannot be undone."""
     apply(folder, databases)

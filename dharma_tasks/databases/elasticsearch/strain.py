@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from elasticsearch import Elasticsearch
 
+from dharma_tasks.migration import JSON
+from dharma_tasks.words import several
+
 _NAMED = 3
-_REJECTED = "nodes.*.thread_pool.write.rejected"
+_QUEUE = "thread_pool.write.rejected"
+_MEMORY = "indexing_pressure.memory.total.*_rejections"
+_PRESSURES = ("coordinating_rejections", "primary_rejections", "replica_rejections")
 
 
 class Strain:
@@ -23,7 +28,7 @@ class Strain:
         before, self._rejected = self._rejected, self._count()
         refused = 0 if before is None else self._rejected - before
         if refused > 0:
-            return f"Elasticsearch has refused {refused:,} writes since the last look (queue full)"
+            return f"Elasticsearch has refused {several(refused, 'write')} since the last look"
         return None
 
     def _red(self) -> str:
@@ -35,7 +40,18 @@ class Strain:
         return f"not all data of {', '.join(names[:_NAMED])}{more} is there"
 
     def _count(self) -> int:
-        """Writes that were refused, over all nodes since each was started."""
-        answer = self._client.nodes.stats(metric="thread_pool", filter_path=_REJECTED)
-        nodes = answer.get("nodes", {}).values()
-        return sum(each["thread_pool"]["write"]["rejected"] for each in nodes)
+        """Writes that were refused, over all nodes since each was started.
+
+        Since 7.9 a node refuses by the memory that writes take, rather than when its queue is full.
+        """
+        answer = self._client.nodes.stats(
+            metric="thread_pool,indexing_pressure",
+            filter_path=[f"nodes.*.{_QUEUE}", f"nodes.*.{_MEMORY}"],
+        )
+        return sum(_refused(node) for node in answer.get("nodes", {}).values())
+
+
+def _refused(node: JSON) -> int:
+    pressure = node.get("indexing_pressure", {}).get("memory", {}).get("total", {})
+    by_memory = sum(int(pressure.get(each, 0)) for each in _PRESSURES)
+    return int(node["thread_pool"]["write"]["rejected"]) + by_memory

@@ -51,10 +51,13 @@ class Handle:
     none (`transactions` is False). `patient` runs a command that may take hours, outside of any
     transaction and without a socket timeout; what watches the statement gives the signs of life.
     `newest` says whether commands take a `collectionUUID` (MongoDB 6.0 and newer). `kept` is
-    where operations keep what their way back needs (see `kept.py`).
+    where operations keep what their way back needs (see `kept.py`). `nearby` is the same database
+    as the URL's `readPreference` wants it read, for what may be out of date: outside of any
+    transaction, which reads from the primary alone. None where that is the primary too.
     """
 
     database: Database[Document]
+    nearby: Database[Document] | None
     kept: Collection[Document]
     patient: Callable[[Document], Document]
     session: ClientSession | None
@@ -111,6 +114,14 @@ class Connection:
         """The database that is migrated; the journal is in it."""
         return self.client[self.name]
 
+    @property
+    def _nearby(self) -> Database[Document] | None:
+        if self._preference == ReadPreference.PRIMARY:
+            return None
+        return self.client.get_database(
+            self.name, read_preference=self._preference, read_concern=_LOCAL
+        )
+
     @cached_property
     def _hello(self) -> Document:
         hello = self.client.admin.command("hello")
@@ -143,6 +154,7 @@ class Connection:
         """The driver's objects for an operation."""
         return Handle(
             database=self.database,
+            nearby=self._nearby if self.transactions else None,
             kept=self.database[f"{self._settings.namespace}_undo"],
             patient=self._patiently,
             session=session,
@@ -206,16 +218,26 @@ class Connection:
             if client is not None:
                 client.close()
 
-    def _connect(self, **timeouts: Any) -> MongoClient[Document]:
+    @cached_property
+    def _preference(self) -> Any:
+        """What the URL says; it was read before, so nothing is wrong with it."""
+        with MongoClient[Document](self._url, connect=False) as client:
+            return client.read_preference
+
+    @property
+    def _url(self) -> str:
         url = self._settings.mongodb_url
         if url is None:
             raise _refused("is not set", "Set it, with the database's name in it.")
+        return url.get_secret_value()
+
+    def _connect(self, **timeouts: Any) -> MongoClient[Document]:
         try:
             return MongoClient(
-                url.get_secret_value(),
+                self._url,
                 appname=self.application,
                 # Ours win over the URL's: the journal is only as true as its writes are durable.
-                readPreference="primary",
+                read_preference=ReadPreference.PRIMARY,
                 readConcernLevel="majority",
                 w="majority",
                 wtimeoutMS=_MAJORITY.document["wtimeout"],

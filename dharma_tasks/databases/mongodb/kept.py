@@ -52,7 +52,7 @@ class Kept:
 
 def keep(handle: Handle, key: Key, run: str, part: int, data: bytes) -> int:
     """Keep `data` as number `part` and on; returns how many documents it took."""
-    packed = zlib.compress(data, _FASTEST)
+    packed = pack(data)
     pieces = [packed[at : at + PIECE] for at in range(0, len(packed), PIECE)]
     token = ObjectId()
     for index, piece in enumerate(pieces):
@@ -64,6 +64,11 @@ def keep(handle: Handle, key: Key, run: str, part: int, data: bytes) -> int:
         }
         handle.kept.insert_one(record, session=handle.session)
     return len(pieces)
+
+
+def pack(data: bytes) -> bytes:
+    """As it is kept."""
+    return zlib.compress(data, _FASTEST)
 
 
 def newest(handle: Handle, key: Key) -> Kept | None:

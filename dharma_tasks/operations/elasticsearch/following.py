@@ -79,15 +79,14 @@ def _read_page(work: Work[Elasticsearch], pair: Pair, at: Following, key: str) -
     """Read a page of a shard, and write it; what has left the query is deleted."""
     index, _, shard = key.rpartition("/")
     walk, size = Walk(after=at.marks, ends=at.ends), min(work.size, _PAGE)
-    found = page(
-        work.handle, index, shard, walk, key, named=pair.query, size=size, source=pair.fields
-    )
+    search = {"named": pair.query, "source": pair.fields, "version": pair.keeps}
+    found = page(work.handle, index, shard, walk, key, size=size, **search)
     wanted: list[JSON] = []
     gone: list[JSON] = []
     for hit in _without_held(work.handle, pair, found):
         matches = pair.query is None or "matched_queries" in hit
         (wanted if matches else gone).append(hit)
-    outcome = follow(work, pair.dest, wanted, [] if pair.shared else gone)
+    outcome = follow(work, pair, wanted, [] if pair.shared else gone)
     _leave_out(work, pair, at, wanted, outcome.unfit)
     at.dropped += outcome.dropped
     at.followed += len(found)
@@ -110,7 +109,7 @@ def _leave_out(
             f"{what}{more}", f"{todo}; then submit again, which goes on from here"
         )
     if unfit:
-        follow(work, pair.dest, [], [hit for hit in read if hit["_id"] in unfit])
+        follow(work, pair, [], [hit for hit in read if hit["_id"] in unfit])
 
 
 def _without_held(client: Elasticsearch, pair: Pair, found: list[JSON]) -> list[JSON]:

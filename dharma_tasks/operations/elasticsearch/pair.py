@@ -22,7 +22,8 @@ class Pair:
 
     `before` is how far each shard of the destination was, which then `held` so many documents.
     Of the documents `max_failures` may be left out, for they do not fit.
-    `shared` says why not all that is in the destination is a copy, where that is so.
+    `shared` says why not all that is in the destination is a copy, where that is so. With `keeps`
+    the copies have the versions that the source's documents have.
     """
 
     sources: dict[str, str]
@@ -34,6 +35,7 @@ class Pair:
     held: int
     shared: str | None
     max_failures: int
+    keeps: bool = False
 
     @property
     def source(self) -> str:

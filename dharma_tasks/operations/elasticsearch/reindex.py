@@ -1,16 +1,17 @@
 """`reindex`: copy the documents of one index into another, on the server.
 
 First the server's own `_reindex` copies ranges of sequence numbers, two at a time, as tasks that
-go on without us (`in_ranges.py`). A range may run twice; `op_type: create` makes that harmless:
-what is there already counts as a conflict and stays as it is. Then what was written to the source
-meanwhile is followed (`following.py`), and the counts are compared (`verified.py`).
+go on without us (`in_ranges.py`). A range may run twice; `op_type: create`, or versions that are
+kept, make that harmless: what is there already counts as a conflict and stays as it is. Then what
+was written to the source meanwhile is followed (`following.py`), and the counts are compared
+(`verified.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from elastic_transport import ApiResponse
 from elasticsearch import Elasticsearch
@@ -28,6 +29,7 @@ from dharma_tasks.operations.elasticsearch.destination import (
     why_irreversible,
     why_shared,
 )
+from dharma_tasks.operations.elasticsearch.disk import confirm_room
 from dharma_tasks.operations.elasticsearch.following import go_on
 from dharma_tasks.operations.elasticsearch.in_ranges import InRanges, Source, tag
 from dharma_tasks.operations.elasticsearch.indices import (
@@ -51,6 +53,8 @@ from dharma_tasks.operations.elasticsearch.write_block import are_on, is_still, 
 from dharma_tasks.records import Direction
 from dharma_tasks.work import Prepared, Step, Work
 
+_CREATED = {"op_type": "create"}
+_KEPT = {"version_type": "external"}
 _REFUSED = (
     "writes to {} are refused (403) while the last documents are copied: about a second, and a "
     "minute more for every million documents where some were deleted meanwhile"
@@ -62,22 +66,25 @@ def _index(value: object) -> object:
 
 
 class Destination(BaseModel):
-    """Where to."""
+    """Where to, and whose versions its documents get: their own, or (`external`) the source's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     index: str
+    version_type: Literal["internal", "external"] = "internal"
 
 
 class Reindex(InRanges):
     """Copy `source` (a name or `{index, query, _source}`) into `dest` (a name or `{index}`).
 
     The source may be an alias or a pattern: it is what it stands for when the operation begins.
-    `dest` must exist, made by `create_index`; documents that it held before are never touched.
+    `dest` must exist, made by `create_index`; documents that it held before are never touched. With
+    `version_type` external the copies keep the versions that an application gives by itself.
     At the end `move_aliases` go from the source to `dest`. With `block_source` writes to the source
     are refused while the last documents are copied. That is the default where aliases move, for
     there it closes the gap; elsewhere the next write would be missed all the same. Up to
-    `max_failures` documents that do not fit are left out, and named.
+    `max_failures` documents that do not fit are left out, and named. With `check_disk` it does not
+    begin where the disks have no room for the copies.
     """
 
     kind: ClassVar[str] = "reindex"
@@ -87,6 +94,7 @@ class Reindex(InRanges):
     move_aliases: tuple[str, ...] = ()
     block_source: bool | None = None
     max_failures: int = Field(default=0, ge=0, le=100)
+    check_disk: bool = True
 
     @property
     def summary(self) -> str:
@@ -113,6 +121,10 @@ class Reindex(InRanges):
         return [Problem("", "block_source", what, 'Leave "block_source" out.')]
 
     @property
+    def _keeps(self) -> bool:
+        return self.dest.version_type == "external"
+
+    @property
     def _blocks(self) -> bool:
         return bool(self.move_aliases) if self.block_source is None else self.block_source
 
@@ -130,6 +142,10 @@ class Reindex(InRanges):
             raise OperationFailed(what, todo)
         refresh(client, dest.name)
         held = count(client, dest.name)
+        if held and self._keeps:
+            what = f"{dest.name} holds {held} documents, which the copies could replace"
+            todo = 'Copy into an empty index, or leave "version_type" out'
+            raise OperationFailed(what, todo)
         others = 0 if _was_empty(work, dest.uuid) else held
         undo = {
             "tag": tag(work),
@@ -143,6 +159,9 @@ class Reindex(InRanges):
             "blocks": {each.name: each.settings.get(write_block.SETTING) for each in found},
         }
         reason = why_irreversible(dest, others)
+        if self.check_disk:
+            whole = self.source.fields is None
+            confirm_room(work, found, self.source.query, dest, whole=whole)
         return Prepared(undo if reason is None else {**undo, "irreversible": reason})
 
     # --- each step ---
@@ -159,6 +178,7 @@ class Reindex(InRanges):
             held=found["held"],
             shared=found.get("shared"),
             max_failures=self.max_failures,
+            keeps=self._keeps,
         )
 
     def origin(self, work: Work[Elasticsearch]) -> Source:
@@ -196,16 +216,21 @@ class Reindex(InRanges):
                 "size": self.at_once(work),
                 **({} if pair.fields is None else {"_source": pair.fields}),
             },
-            dest={"index": self.dest.index, "op_type": "create"},
+            dest={"index": self.dest.index, **(_KEPT if self._keeps else _CREATED)},
             conflicts="proceed",
             requests_per_second=work.rate,
             wait_for_completion=False,
         )
 
     def leaves(self, progress: Progress, failed: Range, response: JSON) -> bool:
-        """Where documents may be left out, the catch-up finds out which do not fit."""
+        """Where documents may be left out, the catch-up finds out which do not fit.
+
+        Where versions are kept, a conflict may be one with a deletion, as after a rollback.
+        """
         failures = response.get("failures", [])
-        if not self.max_failures or not failures or not all(_is_unfit(each) for each in failures):
+        unfit = self.max_failures and failures and all(_is_unfit(each) for each in failures)
+        outdated = self._keeps and not failures and response.get("version_conflicts")
+        if not (unfit or outdated):
             return False
         progress.left = min(failed.low, failed.low if progress.left is None else progress.left)
         return True

@@ -3,6 +3,9 @@
 A document's external version in the destination is its `_seq_no` in the source and two more: an
 older state never replaces a newer one, however late it arrives, and what the first pass has
 written has version 1. The source's own `_version` would begin again after a delete (FAULTS 4).
+
+It is taken all the same where the versions are the application's and are to be kept (`keeps`). Then
+a document that begins again has to wait until Elasticsearch has forgotten that it was deleted.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from elasticsearch.helpers import streaming_bulk
 from dharma_tasks.databases.elasticsearch.errors import Interrupted, explain, passes
 from dharma_tasks.errors import OperationFailed
 from dharma_tasks.migration import JSON
+from dharma_tasks.operations.elasticsearch.pair import Pair
 from dharma_tasks.work import Work
 
 _BAD = 400
@@ -32,15 +36,21 @@ class Outcome:
     unfit: dict[str, str] = field(default_factory=dict)
 
 
-def follow(work: Work[Elasticsearch], dest: str, wanted: list[JSON], gone: list[JSON]) -> Outcome:
+def follow(work: Work[Elasticsearch], pair: Pair, wanted: list[JSON], gone: list[JSON]) -> Outcome:
     """Write documents as they were read from the source, and delete others; a replay is harmless.
 
     What was dropped is deleted, so that no older state is left.
     """
+    copies = [{**_versioned(each, "index", pair), "_source": each["_source"]} for each in wanted]
+    return _write(work, pair, [*copies, *(_versioned(each, "delete", pair) for each in gone)])
+
+
+def _write(work: Work[Elasticsearch], pair: Pair, actions: list[JSON]) -> Outcome:
+    dest = pair.dest
     outcome = Outcome()
     refused: list[JSON] = []
     dropped: list[JSON] = []
-    for action, result in _sent(work, dest, [*map(_copy, wanted), *map(_removal, gone)]):
+    for action, result in _sent(work, dest, actions):
         if result["status"] == _CONFLICT:
             refused.append(action)
         elif result.get("result") == "noop":
@@ -51,9 +61,11 @@ def follow(work: Work[Elasticsearch], dest: str, wanted: list[JSON], gone: list[
             _check(dest, result)
     outcome.dropped = len(dropped)
     if dropped:
-        follow(work, dest, [], [{**each, "_seq_no": each["version"] - 2} for each in dropped])
+        _write(
+            work, pair, [{**_without(each, "_source"), "_op_type": "delete"} for each in dropped]
+        )
     if refused:
-        _insist(work, dest, refused)
+        _insist(work, pair, refused)
     return outcome
 
 
@@ -68,12 +80,13 @@ def delete_as_read(work: Work[Elasticsearch], dest: str, read: list[JSON]) -> li
     return changed
 
 
-def _insist(work: Work[Elasticsearch], dest: str, refused: list[JSON]) -> None:
+def _insist(work: Work[Elasticsearch], pair: Pair, refused: list[JSON]) -> None:
     """What the destination has at the same version is this one already, as after a crash.
 
     A higher one is no newer state: nobody else has read a later number of the source than we
     have. It comes from deletions, each of which raises it by one, or from somebody else.
     """
+    dest = pair.dest
     asked: list[JSON] = [
         {key: each[key] for key in ("_id", "routing") if key in each} for each in refused
     ]
@@ -82,15 +95,22 @@ def _insist(work: Work[Elasticsearch], dest: str, refused: list[JSON]) -> None:
     for action, there in zip(refused, found, strict=True):
         if "error" in there:
             raise Interrupted(explain(there["error"]))
-        if there["found"] and there["_version"] != action["version"]:
-            actions.append(_aimed(action, there, action["_op_type"]))
-        elif not there["found"] and action["_op_type"] == "index":
+        if there["found"] and (pair.keeps or there["_version"] != action["version"]):
+            actions.append(_aimed(action, there, "delete" if pair.keeps else action["_op_type"]))
+        elif not there["found"] and action["_op_type"] == "index" and not pair.keeps:
             actions.append({**_plain(action), "_op_type": "create"})
     for _, result in _sent(work, dest, actions):
         if result["status"] == _CONFLICT:
             message = f'document "{result["_id"]}" of {dest} is written by somebody else'
             raise Interrupted(message)
         _check(dest, result)
+    late = [each["_id"] for each in refused if each["_op_type"] == "index"]
+    if pair.keeps and late:
+        message = (
+            f'document "{late[0]}" of {dest} can have its version when Elasticsearch has forgotten '
+            "that it was deleted (index.gc_deletes, a minute)"
+        )
+        raise Interrupted(message)
 
 
 def _sent(work: Work[Elasticsearch], dest: str, actions: list[JSON]) -> Iterable[tuple[JSON, JSON]]:
@@ -118,16 +138,10 @@ def _check(dest: str, result: JSON) -> None:
     raise OperationFailed(message, f"Correct it, or the mapping of {dest}; then go on")
 
 
-def _copy(hit: JSON) -> JSON:
-    return {**_versioned(hit, "index"), "_source": hit["_source"]}
-
-
-def _removal(hit: JSON) -> JSON:
-    return _versioned(hit, "delete")
-
-
-def _versioned(hit: JSON, kind: str) -> JSON:
-    version = {"version": hit["_seq_no"] + 2, "version_type": "external"}
+def _versioned(hit: JSON, kind: str, pair: Pair) -> JSON:
+    version: JSON = {"version": hit["_seq_no"] + 2, "version_type": "external"}
+    if pair.keeps:
+        version = {"version": hit["_version"], "version_type": "external_gte"}
     return {"_op_type": kind, "_id": hit["_id"], **_routing(hit), **version}
 
 
@@ -140,6 +154,10 @@ def _aimed(hit: JSON, there: JSON, kind: str) -> JSON:
 def _plain(hit: JSON) -> JSON:
     source = {"_source": hit["_source"]} if "_source" in hit else {}
     return {"_id": hit["_id"], **_routing(hit), **source}
+
+
+def _without(action: JSON, key: str) -> JSON:
+    return {name: value for name, value in action.items() if name != key}
 
 
 def _routing(hit: JSON) -> JSON:

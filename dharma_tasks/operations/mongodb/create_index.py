@@ -9,7 +9,7 @@ from pymongo.errors import OperationFailure
 
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.operations.base import Burden, Operation
+from dharma_tasks.operations.base import Burden, Filling, Index, Operation
 from dharma_tasks.operations.mongodb import indexes
 from dharma_tasks.operations.mongodb.collections import (
     Found,
@@ -67,6 +67,12 @@ class CreateIndex(Operation[Handle]):
     def name(self) -> str:
         """The index's name."""
         return str(self.options.get("name") or indexes.default_name(self.index))
+
+    def order(self) -> list[Index | Filling]:
+        """The index, over its keys and what decides which documents are in it."""
+        partly = self.options.get("partialFilterExpression", {})
+        fields = (*(name for name, _ in self.index), *partly)
+        return [Index(self.collection, f"{self.collection}.{self.name}", fields)]
 
     def problems(self) -> list[Problem]:
         """Options that MongoDB does not know."""

@@ -10,6 +10,7 @@ from pymongo.errors import OperationFailure
 
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.databases.mongodb.faults import shown
+from dharma_tasks.errors import OperationFailed
 from dharma_tasks.operations.mongodb.collections import (
     NAMESPACE_NOT_FOUND,
     aimed,
@@ -17,6 +18,7 @@ from dharma_tasks.operations.mongodb.collections import (
 )
 from dharma_tasks.work import Work
 
+_ON_VIEW = 166
 _SERVER_COMPLETES = ("collation", "weights")
 _PLAIN = (
     *("unique", "sparse", "hidden", "partialFilterExpression", "expireAfterSeconds"),
@@ -26,12 +28,19 @@ _PLAIN = (
 
 
 def listed(handle: Handle, collection: str) -> list[Document]:
-    """The full definitions of a collection's indexes; none where it does not exist."""
+    """The full definitions of a collection's indexes; none where it does not exist.
+
+    Raises:
+        OperationFailed: it is a view.
+    """
     try:
         return [dict(index) for index in handle.database[collection].list_indexes()]
     except OperationFailure as error:
         if error.code == NAMESPACE_NOT_FOUND:
             return []
+        if error.code == _ON_VIEW:
+            what = f"{collection!r} is a view, and has no indexes of its own"
+            raise OperationFailed(what, "Name the collection that it shows") from error
         raise
 
 

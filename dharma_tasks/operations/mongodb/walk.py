@@ -17,17 +17,20 @@ from uuid import UUID
 
 from bson import ObjectId
 from pydantic import Field as Default
+from pymongo.cursor import Cursor
 from pymongo.errors import OperationFailure
 
 from dharma_tasks.databases.mongodb import kept
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.operations.base import Burden
+from dharma_tasks.operations.base import Burden, Filling, Index
 from dharma_tasks.operations.mongodb import refused
 from dharma_tasks.operations.mongodb.collections import Found, existing
+from dharma_tasks.operations.mongodb.disk import confirm_room
 from dharma_tasks.operations.mongodb.images import Images
 from dharma_tasks.operations.mongodb.keeping import BY_ID, Documents, Keeping, undo
 from dharma_tasks.operations.mongodb.values import CollectionName, ValueDocument
+from dharma_tasks.operations.mongodb.written import writes_to
 from dharma_tasks.operations.paced import Paced
 from dharma_tasks.records import Direction
 from dharma_tasks.work import Prepared, Range, Step, Work
@@ -50,6 +53,7 @@ class Walk(Paced[Handle]):
     collection: CollectionName
     filter: ValueDocument = Default(default_factory=dict)
     keep_before_image: bool = False
+    check_disk: bool = True
 
     @abstractmethod
     def change(self) -> tuple[Document, Document | list[Document]]:
@@ -78,10 +82,13 @@ class Walk(Paced[Handle]):
         That nothing is kept is recorded too: the file may say otherwise by the time of a rollback.
 
         Raises:
-            OperationFailed: there is no such collection, or it cannot be walked.
+            OperationFailed: there is no such collection, it cannot be walked, or there is no room
+                for what is to be kept.
         """
         found = existing(work.handle, self.collection)
         self._check(found, work.handle)
+        if self.keep_before_image and self.check_disk:
+            confirm_room(self._documents(work), self._matching({}))
         documents = work.handle.database[self.collection]
         greatest = documents.find({}, {"_id": True}).hint(BY_ID).sort("_id", -1).limit(1)
         last = [each["_id"] for each in greatest]
@@ -150,7 +157,8 @@ class Walk(Paced[Handle]):
         within = between(after, upto)
         whole = end is not None and not (keeping and keeping.early)
         done = work.size if whole else self._count(work, within)
-        self._report(work, within, all_changed=changed == done)
+        exact = work.handle.nearby is None
+        self._report(work, within, all_changed=exact and changed == done)
         walked = done + before.get("walked", 0)
         return Step(
             {"after": upto, "walked": walked, **counts},
@@ -177,6 +185,11 @@ class Walk(Paced[Handle]):
         where, _ = self.change()
         partly = bool(where or self.filter)
         return Burden(heavy=True, targets=(self.collection,), partly=partly, counted=True)
+
+    def order(self) -> list[Index | Filling]:
+        """It writes to all that matches: no index helps it, for it goes by `_id`."""
+        _, update = self.change()
+        return [Filling(self.collection, self.kind, lambda index: writes_to(update, index.fields))]
 
     def undo(self, work: Work[Handle]) -> Step:
         """Undo what was kept, from the newest to the oldest.
@@ -206,23 +219,38 @@ class Walk(Paced[Handle]):
     def _matching(self, within: Document) -> Document:
         """What the update changes of what is `within` the batch."""
         where, _ = self.change()
-        return {"$and": [each for each in (within, where, self.filter) if each]}
+        conditions = [each for each in (within, where, self.filter) if each]
+        return {"$and": conditions} if conditions else {}
 
     def _end(
         self, work: Work[Handle], after: list[Any], last: list[Any], size: int
     ) -> list[Any] | None:
         """The `_id` that is `size` further on than `after`; None where it is not below `last`.
 
+        A secondary may be behind: then there are more documents up to there, or fewer. What is
+        between two ends is whole anyway, for it is changed on the primary. Only where a secondary
+        knows of no end, which would be all the rest, the primary is asked.
+
         `min` includes its bound and `max` does not. Both scan the index alone.
         """
+        nearby = work.handle.nearby
+        if nearby is not None:
+            scan = nearby[self.collection].find({}, {"_id": True}, comment=work.label)
+            if found := self._scanned(scan, after, last, size):
+                return found
         scan = work.handle.database[self.collection].find(
             {}, {"_id": True}, session=work.handle.session, comment=work.label
         )
+        return self._scanned(scan, after, last, size) or None
+
+    def _scanned(
+        self, scan: Cursor[Document], after: list[Any], last: list[Any], size: int
+    ) -> list[Any]:
         scan = scan.hint(BY_ID).sort(BY_ID).max([("_id", last[0])]).limit(1)
         if after:
             scan = scan.min([("_id", after[0])])
         scan = scan.skip(size - 1 + len(after))
-        return [each["_id"] for each in scan] or None
+        return [each["_id"] for each in scan]
 
     def _update(self, work: Work[Handle], within: Document) -> int:
         """Change what is `within` the batch; returns how many documents it changed."""

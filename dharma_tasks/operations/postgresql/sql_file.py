@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import Problem
-from dharma_tasks.operations.base import Burden, Operation
+from dharma_tasks.operations.base import Burden, Filling, Index, Operation
 from dharma_tasks.operations.postgresql import running
 from dharma_tasks.operations.postgresql.burden import burden
+from dharma_tasks.operations.postgresql.order import order
 from dharma_tasks.records import Direction
 from dharma_tasks.work import Step, Work
 
@@ -34,6 +35,10 @@ class SqlFile(Operation[Session]):
         if direction is Direction.BACK:
             return Burden()  # where it can be undone, there is nothing in it
         return burden(running.checked(self.sql)[0])
+
+    def order(self) -> list[Index | Filling]:
+        """What its statements build and fill."""
+        return order(running.checked(self.sql)[0])
 
     def undo(self, work: Work[Session]) -> Step:  # noqa: ARG002
         """Do nothing: only a file without any statement is undone by itself."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from elasticsearch import Elasticsearch
 
 from dharma_tasks.databases.elasticsearch import ElasticsearchDatabase
+from dharma_tasks.databases.elasticsearch.errors import Interrupted
 from dharma_tasks.journal import Opening
 from dharma_tasks.migration import JSON, Key
 from dharma_tasks.operations.elasticsearch import catalogue
@@ -116,6 +117,19 @@ class Hand:
             assert time.monotonic() < until, taken
             taken = self.step(operation, taken)
         return taken
+
+    def persist(self, operation: JSON, taken: Taken) -> tuple[Taken, list[str]]:
+        """As `finish`, over what passes too; returns what that was."""
+        passed: list[str] = []
+        until = time.monotonic() + 60
+        while True:
+            try:
+                return self.finish(operation, taken), passed
+            except Interrupted as error:
+                passed.append(str(error))
+                assert time.monotonic() < until, passed
+                time.sleep(0.2)
+                taken = self.prepared(operation)
 
     def do(self, operation: JSON) -> Taken:
         """Take the operation over and bring it to its end."""

@@ -112,7 +112,7 @@ def test_a_new_run_shuts_out_who_has_taken_and_who_is_about_to(
     assert new.generation == 2
     with pytest.raises(FenceLost):
         old.database.journal.step(taken, lambda _: Step(1, done=1), transactional=False)
-    with pytest.raises(FenceLost, match="generation 2, not 1"):
+    with pytest.raises(FenceLost, match="generation 2 of run run2, not 1"):
         late.take(late.assignment("reindex"))
     new.begin()  # harmless when repeated: it does not shut out its own workers
     mine = new.take(new.assignment("reindex"))

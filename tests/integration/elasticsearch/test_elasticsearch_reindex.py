@@ -105,15 +105,30 @@ def test_several_shards_updates_and_a_query(
 def test_nested_documents_count_once(
     hand: Hand, client: Elasticsearch, content: Callable[[str], dict[str, JSON]], unique: str
 ) -> None:
-    """The parts of a nested field are documents inside, but not for users."""
+    """The parts of a nested field are documents inside, but not for users: there and back.
+
+    They have the numbers of the whole, by which what is written meanwhile is followed.
+    """
     mapping = {"properties": {"parts": {"type": "nested"}}}
     for name in ("a", "b"):
         client.indices.create(index=f"{unique}-{name}", mappings=mapping)
-    body = [{"index": {}}, {"parts": [{"x": 1}, {"x": 2}]}] * 50
-    client.bulk(index=f"{unique}-a", operations=body)
-    taken = hand.do({"type": "reindex", "source": f"{unique}-a", "dest": f"{unique}-b"})
-    assert taken.done == 50
-    assert content(f"{unique}-b") == content(f"{unique}-a")
+    source, dest = f"{unique}-a", f"{unique}-b"
+    for n in range(50):
+        client.index(index=source, id=str(n), document={"parts": [{"x": 1}, {"x": 2}]})
+    operation: JSON = {"type": "reindex", "source": source, "dest": dest}
+    taken = hand.until(operation, hand.prepared(operation), lambda cursor: cursor["copied"])
+    assert taken.total == 50
+    client.index(index=source, id="7", document={"parts": [{"x": 3}, {"x": 4}, {"x": 5}]})
+    client.index(index=source, id="late", document={"parts": [{"x": 6}]})
+    client.delete(index=source, id="8")
+    taken = hand.finish(operation, taken)
+    assert taken.done == taken.total == 52
+    assert content(dest) == content(source)
+    inside = {"nested": {"path": "parts", "query": {"term": {"parts.x": 5}}}}
+    assert [hit["_id"] for hit in client.search(index=dest, query=inside)["hits"]["hits"]] == ["7"]
+    hand.undo(operation)
+    assert content(dest) == {}
+    assert hand.warnings == []
 
 
 def test_an_empty_source(hand: Hand, fill: Callable[..., None], dest: str, unique: str) -> None:
@@ -236,11 +251,11 @@ def test_a_task_that_was_cancelled_runs_again(
     dest: str,
     content: Callable[[str], dict[str, JSON]],
 ) -> None:
-    """A part of a range is no range."""
+    """A part of a range is no range, whether its task ends with its part or with an error."""
     taken = hand.until(operation, hand.prepared(operation), lambda c: c["running"])
     for each in taken.cursor["running"]:
         client.tasks.cancel(task_id=each["task"])
-    taken = hand.finish(operation, taken)
+    taken, _ = hand.persist(operation, taken)
     assert content(dest) == content(source)
     assert taken.done == 4000
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from guarded import guarded_server
 from mongodb_hand import Hand
 from pydantic import SecretStr
 from pymongo import MongoClient
 from pymongo.database import Database
+from three_members import Three, three_members
 
 from dharma_tasks.databases.mongodb import MongodbDatabase
 from dharma_tasks.local import LocalEngines
@@ -56,3 +59,17 @@ def hands(settings: Settings, documents: Database[Any]) -> Iterator[Callable[...
 def hand(hands: Callable[..., Hand]) -> Hand:
     """One worker."""
     return hands()
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Iterator[Three]:
+    """A replica set of three members, of the test's own."""
+    with three_members(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoClient[Any]]:
+    """A server on which users may not do everything, of the module's own."""
+    with guarded_server(tmp_path_factory.mktemp("guarded")) as client:
+        yield client

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from bson import DatetimeMS, Timestamp
+from mixed_ids import EVERY_TYPE
 from mongodb_hand import Hand, op
 from mongodb_state import kept, raw, state
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, OperationFailure
-from test_mongodb_undo_documents import IDS, VALUES, back_and_forth
+from test_mongodb_undo_documents import VALUES, back_and_forth
 
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import OperationFailed
@@ -33,7 +34,9 @@ def test_there_and_back(hand: Hand, documents: Database[Any], size: int) -> None
     hand.size = size
     documents.things.insert_many([{"_id": n, "mine": 1} for n in range(1000, 1010)])
     values = {**VALUES, "stamp": {"inner": Timestamp(0, 0)}}
-    wanted = [{"n": n, "_id": each, **values} for n, each in enumerate([*IDS, DatetimeMS(2**60)])]
+    wanted = [
+        {"n": n, "_id": each, **values} for n, each in enumerate([*EVERY_TYPE, DatetimeMS(2**60)])
+    ]
     operation = insert(*wanted)
     back_and_forth(hand, operation, lambda: raw(documents, "things"))
     hand.run(operation)

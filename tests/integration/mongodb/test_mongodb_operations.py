@@ -71,23 +71,6 @@ def test_walk_of_a_missing_collection_names_the_nearest(
         hand.run(op("remove_field", collection="thing", field="old"))
 
 
-@pytest.mark.parametrize(
-    ("options", "word"),
-    [
-        ({"viewOn": "others", "pipeline": []}, "view"),
-        ({"timeseries": {"timeField": "at"}}, "timeseries"),
-        ({"capped": True, "size": 4096}, "capped"),
-    ],
-)
-def test_walk_refuses_what_cannot_be_walked(
-    hand: Hand, documents: Database[Any], options: dict[str, Any], word: str
-) -> None:
-    """Views, time series and capped collections are refused before anything is written."""
-    documents.command({"create": "things", **options})
-    with pytest.raises(OperationFailed, match=word):
-        hand.run(op("add_field", collection="things", field="new", value=1))
-
-
 # --- the four operations on documents ---
 
 

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from tenacity import wait_none
 
 from dharma_tasks.databases.mongodb import database
+from dharma_tasks.databases.mongodb.connection import Connection
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.mongodb.keeping import CODEC
 from dharma_tasks.records import Direction, MigrationState
@@ -189,3 +190,22 @@ def test_an_application_that_deletes_the_ends(
     side_by_side(make(operation), workers=2)
     assert {each["n"] for each in documents.things.find()} == {1}
     assert documents.things.count_documents({}) == COUNT - len(ends)
+
+
+def test_ranges_that_a_secondary_has_cut(
+    make: Callable[..., Callable[[], Runner]],
+    documents: Database[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is behind: they are less equal then, and together they are all of it, as ever."""
+    ids = mixed_ids(COUNT)
+    documents.things.insert_many([{"_id": each, "n": 0} for each in ids])
+    older = f"{documents.name}-older"
+    documents.client[older].things.insert_many([{"_id": each} for each in ids[: COUNT // 2]])
+    monkeypatch.setattr(Connection, "_nearby", property(lambda self: self.client[older]))
+    try:
+        taken, _ = side_by_side(make(op("update_documents", **INCREMENT)), 3)
+    finally:
+        documents.client.drop_database(older)
+    assert taken.over
+    assert documents.things.count_documents({"n": 1, "seen": [1]}) == COUNT

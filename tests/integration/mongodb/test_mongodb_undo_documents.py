@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
+from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, Regex, Timestamp
+from mixed_ids import EVERY_TYPE
 from mongodb_hand import Hand, op
 from mongodb_state import kept, raw, state
 from pymongo.database import Database
@@ -22,16 +23,6 @@ from dharma_tasks.journal import Amendment, Declaration
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.mongodb import images
 from dharma_tasks.records import MigrationState, OperationState
-
-IDS: list[Any] = [
-    *(MinKey(), MaxKey(), None, True, False),
-    *(float("nan"), float("-inf"), Decimal128("1.5"), Int64(2**60), 3, 4.5, -7),
-    *("a", "", "zz", "$name", b"\x01\x02", Binary(b"\x01", 5)),
-    *(uuid.UUID(int=1), datetime(2020, 1, 1, tzinfo=UTC)),
-    *({"a": 1}, {"b": "x", "c": 1}, {}, {"a": "$x", "b.c": {"d": MaxKey()}}),
-    *(ObjectId(), ObjectId(), Timestamp(1, 2), Code("x"), *range(100, 120)),
-]
-"""At least one `_id` of every BSON type that MongoDB takes there, in no order."""
 
 VALUES: dict[str, Any] = {
     "z": 1,
@@ -89,7 +80,7 @@ def crashing(hand: Hand, operation: Operation[Any], *, back: bool = False) -> No
 def test_add_field(hand: Hand, documents: Database[Any], size: int, field: str) -> None:
     """Byte by byte as before, for `_id`s of every type, and with what of a path was missing."""
     hand.size = size
-    documents.things.insert_many([{"_id": each, "n": 0} for each in IDS])
+    documents.things.insert_many([{"_id": each, "n": 0} for each in EVERY_TYPE])
     documents.things.insert_many([{"_id": n, "a": {}, "n": 0} for n in range(1000, 1010)])
     documents.things.insert_many([{"_id": n, "new": None, "a": {"b": {"c": 1}}} for n in (5, 6)])
     operation = op("add_field", collection="things", field=field, value={"x": [1, None]})
@@ -163,7 +154,7 @@ def test_add_field_under_a_collation(hand: Hand, documents: Database[Any]) -> No
 def test_rename_field(hand: Hand, documents: Database[Any], new: str) -> None:
     """Every value as before; the field is the last one then, for MongoDB puts it there."""
     hand.size = 7
-    documents.things.insert_many([{"_id": each, "n": 0, "old": VALUES} for each in IDS])
+    documents.things.insert_many([{"_id": each, "n": 0, "old": VALUES} for each in EVERY_TYPE])
     documents.things.insert_many([{"_id": n, "a": {"c": 1}, "old": n} for n in range(1000, 1010)])
     documents.things.insert_many([{"_id": n, "new": 1, "a": {"b": 1}, "old": n} for n in (5, 6)])
     operation = op("rename_field", collection="things", old_name="old", new_name=new)
@@ -230,7 +221,7 @@ def test_before_images(
 ) -> None:
     """Every document byte by byte as before: types, and the order of fields."""
     hand.size = size
-    documents.things.insert_many([{"_id": each, "n": 0, **VALUES} for each in IDS])
+    documents.things.insert_many([{"_id": each, "n": 0, **VALUES} for each in EVERY_TYPE])
     # An insert would fill in an empty timestamp at the top of a document.
     documents.things.update_many({}, [{"$set": {"stamp": Timestamp(0, 0)}}])
     was = raw(documents, "things")

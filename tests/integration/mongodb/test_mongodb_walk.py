@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from random import Random
 from typing import Any
@@ -131,6 +132,16 @@ def test_a_collection_that_is_written_all_the_while(
     assert {each["_id"]: each["hot"] for each in stayed if each["hot"]} == written
     assert set(documents.things.distinct("n", {"new": 1})) <= {1}
     assert len(written) > before
+
+
+def test_it_keeps_to_a_rate(hand: Hand, documents: Database[Any], settings: Settings) -> None:
+    """400 documents at 200 a second: what has to be waited for is all but the last batch."""
+    documents.things.insert_many([{"_id": n, "n": 0} for n in range(400)])
+    slow = op("update_documents", **INCREMENT, throttle=200, batch={"seconds": 0.5})
+    begun = time.monotonic()
+    run(hand, slow, settings)
+    assert 1.5 <= time.monotonic() - begun < 10
+    assert documents.things.count_documents({"n": 1}) == 400
 
 
 # --- batches that are too much ---

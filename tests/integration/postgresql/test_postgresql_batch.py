@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -51,6 +52,18 @@ def test_a_conflict_makes_ranges_smaller(postgres: Any) -> None:
     assert work.result(15).done == 400
     assert postgres.rows("SELECT DISTINCT n FROM t") == [(1,)]
     assert postgres.value("SELECT min(high) FROM t") <= 200
+
+
+def test_it_keeps_to_a_rate(postgres: Any) -> None:
+    """400 rows at 200 a second: what has to be waited for is all but the last range."""
+    postgres.see.execute("CREATE TABLE t (k int PRIMARY KEY, n int DEFAULT 0)")
+    postgres.see.execute("INSERT INTO t (k) SELECT g FROM generate_series(1, 400) g")
+    sql = "UPDATE t SET n = n + 1 WHERE k BETWEEN :batch_start AND :batch_end"
+    pace = {"throttle": 200, "batch": {"seconds": 0.5}}
+    begun = time.monotonic()
+    assert postgres.run(sql, KIND, table="t", key="k", **pace).done == 400
+    assert 1.5 <= time.monotonic() - begun < 10
+    assert postgres.rows("SELECT DISTINCT n FROM t") == [(1,)]
 
 
 @pytest.mark.parametrize(
