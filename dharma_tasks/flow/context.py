@@ -14,6 +14,7 @@ from dharma_tasks.databases import connect
 from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.errors import DharmaError, Problem, Stopped, Unreachable
 from dharma_tasks.lease import Leases
+from dharma_tasks.measures import Meter, Unmetered
 from dharma_tasks.messages import Chain, operation_chain, orphans
 from dharma_tasks.records import Survey
 from dharma_tasks.run import Event, Next, Run, Snapshot
@@ -44,14 +45,19 @@ class Context:
         *,
         worker: str,
         shutting_down: Callable[[], bool],
+        meter: Meter | None = None,
     ) -> None:
-        """`worker` is the name shown to people; `shutting_down` is asked between batches."""
+        """`worker` is the name shown to people; `shutting_down` is asked between batches.
+
+        `meter` hears what is measured.
+        """
         self.settings = settings
         self.redis = redis
         self.worker = worker
         self.runs = Runs(redis, settings.namespace)
         self.leases = Leases(redis, settings.namespace, settings.lease_seconds)
         self.shutting_down = shutting_down
+        self.meter = meter or Unmetered()
         self._threads = local()
 
     # -- databases ------------------------------------------------------------------------
