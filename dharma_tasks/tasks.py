@@ -15,7 +15,7 @@ import structlog
 from celery import Task
 from celery.exceptions import Ignore, Reject
 
-from dharma_tasks.bootsteps import shutting_down
+from dharma_tasks.bootsteps import meter, shutting_down
 from dharma_tasks.celery_app import app
 from dharma_tasks.databases import NAMES
 from dharma_tasks.dispatch import send
@@ -46,7 +46,11 @@ def _context(worker: str) -> Context:
         if pid not in _contexts:
             _contexts.clear()
             _contexts[pid] = Context(
-                settings(), connect_redis(settings()), worker=worker, shutting_down=shutting_down
+                settings(),
+                connect_redis(settings()),
+                worker=worker,
+                shutting_down=shutting_down,
+                meter=meter,
             )
         return _contexts[pid]
 

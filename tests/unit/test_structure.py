@@ -21,7 +21,7 @@ REDIS = {
     # They are given a client, and hand it on; or they live with its being away.
     *{"control.py", "context.py", "rescue.py", "submit.py", "bootsteps.py"},
     *{"conduct.py", "inline.py"},
-    *{"reading.py", "trail.py", "status.py", "report.py", "transport.py"},
+    *{"reading.py", "trail.py", "status.py", "report.py", "transport.py", "standing.py"},
 }
 DRIVERS = {"pymongo": "mongodb", "bson": "mongodb", "psycopg": "postgresql",
            "postgast": "postgresql", "elasticsearch": "elasticsearch",
@@ -46,13 +46,15 @@ def files() -> list[Path]:
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports(path: Path) -> None:
-    """Celery, Redis and each driver are known where they belong, and nowhere else."""
+    """Celery, Redis, Prometheus and each driver are known where they belong, and nowhere else."""
     found = imports(path)
     inside = path.relative_to(PACKAGE)
     if found & {"celery", "kombu"}:
         assert inside.name in CELERY
     if "redis" in found:
         assert inside.name in REDIS or inside.parts[0] == "cli"
+    if "prometheus_client" in found:
+        assert inside.parts[0] == "metrics"
     for driver, database in DRIVERS.items():
         if driver in found:
             assert inside.parts[0] in {"databases", "operations"}
