@@ -12,13 +12,24 @@ from rich.text import Text
 from dharma_tasks.cli import common
 from dharma_tasks.cli.screen import console
 from dharma_tasks.cli.status_report import Report
+from dharma_tasks.cli.watching import INTERVAL, Watching, leave
 from dharma_tasks.errors import Refused
 from dharma_tasks.settings import Settings
 from dharma_tasks.status import look
+from dharma_tasks.watching.statuses import Statuses
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document; with --watch one a line."
+)
+@click.option("--watch", is_flag=True, help="Show it anew again and again, until Ctrl-C.")
+@click.option(
+    "--interval",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.2),
+    help=f"How often --watch looks.  [default: {INTERVAL}]",
+)
 @click.option(
     "--migrations",
     metavar="DIR",
@@ -26,17 +37,28 @@ from dharma_tasks.status import look
     help="The folder that says what is pending.  [default: DHARMA_MIGRATIONS_DIR, or migrations, "
     "where there is one]",
 )
-def status(*, as_json: bool, migrations: Path | None) -> None:
+def status(*, as_json: bool, watch: bool, interval: float | None, migrations: Path | None) -> None:
     """Show what is applied, what is pending and what runs.
 
     A database is read directly where its URL is set, and through a worker where it is not.
 
-    Exit status: 0, or 4 when a database cannot be reached.
+    With --watch the runs are read at each look, a journal when something has ended in it, and every
+    15 s. Where there is no terminal, it prints a line for each thing that is new.
+
+    Exit status: 0, or 4 when a database cannot be reached; with --watch as of the last look.
     """
+    if interval is not None and not watch:
+        msg = "--interval says how often --watch looks"
+        raise click.UsageError(msg)
     settings: Settings | None = None
     try:
         settings = common.settings()
+        if watch:
+            looks = Statuses(settings, migrations, common.send)
+            leave(Watching(looks, interval or INTERVAL, json=as_json).run())
         result = look(settings, migrations, common.send)
+    except BrokenPipeError:  # whoever reads this has seen enough
+        raise
     except Exception as error:  # noqa: BLE001 - told in one place
         problems = error.problems if isinstance(error, Refused) else []
         err = console(sys.stderr)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from dharma_tasks import advice, words
-from dharma_tasks.cli.screen import Indented
+from dharma_tasks.cli.screen import Indented, two_lines
 from dharma_tasks.records import MigrationState, OperationState
+from dharma_tasks.report import Row
 from dharma_tasks.run import RunState
 from dharma_tasks.status import Alive, DatabaseStatus, MigrationStatus, Status
 
-__all__ = ["Report"]
+__all__ = ["Report", "notes", "old", "one_line", "standing"]
 
 _NAME = 24
 """Longer names are cut, so that a line has 80 columns."""
@@ -34,60 +35,84 @@ _OPEN = (OperationState.RUNNING, OperationState.FAILED, OperationState.UNDOING)
 
 
 class Report:
-    """A status as it was read at one moment."""
+    """A status as it was read at one moment; `rows` are what an open run does in its databases.
 
-    def __init__(self, result: Status) -> None:
+    A `brief` one has no tables, and one line of each error.
+    """
+
+    def __init__(
+        self, result: Status, rows: Mapping[str, Row] | None = None, *, brief: bool = False
+    ) -> None:
         """Nothing is printed yet."""
         self._result = result
+        self._rows = rows or {}
+        self._brief = brief
 
     def show(self, out: Console) -> None:
         """Print all of it."""
-        for part in self._parts():
+        for part in self.parts():
             out.print(part)
 
-    def _parts(self) -> Iterator[RenderableType]:
+    def parts(self) -> Iterator[RenderableType]:
+        """All of it, from the top."""
         databases = self._result.databases
         names = [len(m.name) for found in databases.values() for m in found.migrations]
         width = min(max([len("name"), *names]), _NAME)
         for name, found in databases.items():
-            yield from _database(name, found, width)
-        if self._result.redis:
-            yield _note(
-                f"{self._result.redis}. Without it nothing that runs now can be seen.", "yellow"
-            )
-        elif not self._result.workers:
-            yield _note("No worker is alive (start one: celery -A dharma_tasks worker).", "yellow")
-        if self._result.problems:
-            count = words.several(len(self._result.problems), "problem")
-            yield _note(
-                f"The folder has {count}, so what is pending is not known; submit would refuse:",
-                "yellow",
-            )
-            for problem in self._result.problems:
-                yield Indented(problem, 2)
+            yield from self._database(name, found, width)
+        for note in notes(self._result):
+            yield _note(note, "yellow")
+        for problem in self._result.problems:
+            yield Indented(problem, 2)
+
+    def _database(self, name: str, found: DatabaseStatus, width: int) -> Iterator[RenderableType]:
+        """One database; `width` is that of the names, so that the tables look alike."""
+        yield Text.assemble((name, "bold"), f"  {standing(found)}")
+        if found.error:
+            error = words.first_line(found.error) if self._brief else found.error
+            yield Indented(error, 2, "bold red")
+            yield Indented(f"Look at the server, and at DHARMA_{name.upper()}_URL.{old(found)}", 2)
+        if found.migrations and not self._brief:
+            yield Group(_table(found.migrations, width))  # print() forgets a bare text's no_wrap
+        if row := self._rows.get(name):
+            yield from two_lines(row, "  ")[: 1 if row.over else 2]
+            if found.progress:
+                yield Indented(_held(found.progress, found.run_state), 2, "dim")
+        elif found.progress:
+            yield Indented(_alive(found.progress, found.run_state), 2, "cyan")
+        if self._brief:
+            yield from _briefly(name, found)
+        else:
+            for migration in found.migrations:
+                yield from _below(name, found, migration)
+        if not self._result.redis:  # else a run may well have it
+            yield from (part for each in found.migrations for part in _idle(name, found, each))
+        yield Text()
 
 
 def _note(text: str, style: str = "") -> RenderableType:
     return Text(text, style)
 
 
-def _database(name: str, found: DatabaseStatus, width: int) -> Iterator[RenderableType]:
-    """One database; `width` is that of the names, so that the tables look alike."""
-    yield Text.assemble((name, "bold"), f"  {_standing(found)}")
-    if found.error:
-        yield Indented(found.error, 2, "bold red")
-        yield Indented(f"Look at the server, and at DHARMA_{name.upper()}_URL.", 2)
-    if found.migrations:
-        yield Group(_table(found.migrations, width))  # print() forgets a bare text's no_wrap
-    if found.progress:
-        yield Indented(_alive(found.progress, found.run_state), 2, "cyan")
-    for migration in found.migrations:
-        yield from _below(name, found, migration)
-    yield Text()
+def one_line(text: str, style: str = "") -> RenderableType:
+    """Cut at the edge of the terminal."""
+    return Group(Text(text, style, no_wrap=True, overflow="ellipsis"))
 
 
-def _standing(found: DatabaseStatus) -> str:
-    if found.error:
+def notes(result: Status) -> Iterator[str]:
+    """What is to be said of all databases."""
+    if result.redis:
+        yield f"{result.redis}. Without it nothing that runs now can be seen."
+    elif not result.workers:
+        yield "No worker is alive (start one: celery -A dharma_tasks worker)."
+    if result.problems:
+        count = words.several(len(result.problems), "problem")
+        yield f"The folder has {count}, so what is pending is not known; submit would refuse:"
+
+
+def standing(found: DatabaseStatus) -> str:
+    """How far it is, in one line."""
+    if found.error and not found.as_of:
         return "not known"
     if not found.known:
         return "not known: no URL is set, and no live worker serves it"
@@ -98,6 +123,11 @@ def _standing(found: DatabaseStatus) -> str:
         shown = "" if found.run_state in _USUAL else f" ({found.run_state})"
         parts.append(f"run {found.run}{shown}")
     return ", ".join(parts)
+
+
+def old(found: DatabaseStatus) -> str:
+    """Of when it is what is shown, where that cannot be read now."""
+    return f" What is shown is as of {found.as_of:%H:%M:%S} UTC." if found.as_of else ""
 
 
 def _table(migrations: Sequence[MigrationStatus], width: int) -> Text:
@@ -153,18 +183,23 @@ def _mark(found: MigrationStatus) -> str:
 def _alive(alive: Alive, state: RunState | None) -> str:
     moved = ", ".join(words.progress(alive.done, alive.total, alive.rate if alive.holder else 0))
     of = f"{alive.operation}/{alive.operations} " if alive.operations > 1 else ""
-    nobody = "no lease: a worker will take it over"
-    if state is RunState.PAUSED:
-        nobody = f"paused (go on: dharma resume {alive.run})"
-    holder = f"held by {alive.holder}" if alive.holder else nobody
     lines = [
         f"{alive.version} {of}{'undo ' if alive.undo else ''}{alive.type} {alive.summary}",
         *([f"  {moved}"] if moved else []),
-        f"  heartbeat {words.duration(alive.age)} ago, {holder}",
+        f"  {_held(alive, state)}",
     ]
     if alive.waiting:
         lines.append(f"  waits: {words.first_line(alive.waiting)}")
     return "\n".join(lines)
+
+
+def _held(alive: Alive, state: RunState | None) -> str:
+    """The last sign of life, and who has the lease."""
+    nobody = "no lease: a worker will take it over"
+    if state is RunState.PAUSED:
+        nobody = f"paused (go on: dharma resume {alive.run})"
+    holder = f"held by {alive.holder}" if alive.holder else nobody
+    return f"heartbeat {words.duration(alive.age)} ago, {holder}"
 
 
 def _tried(
@@ -226,19 +261,28 @@ def _missing(migration: MigrationStatus) -> str:
 def _below(
     name: str, found: DatabaseStatus, migration: MigrationStatus
 ) -> Iterator[RenderableType]:
-    """What needs a word: a failure with its message, a file that does not fit, idle work."""
+    """What needs a word: a failure with its message, a file that does not fit."""
     for number, operation in enumerate(migration.operations, start=1):
         if operation.state in _OPEN:
             yield from _tried(found, migration, number)
     if migration.error and migration.state in _STOPPED:
         yield Indented(f"{migration.version} {migration.state}:", 2, "bold red")
         yield Indented(migration.error.strip(), 4)
-        command = _rollback(name, found, migration) if migration.half_undone else None
         failed = migration.state is MigrationState.FAILED
-        if failed and not command and (left := _left(migration)):
+        if failed and not migration.half_undone and (left := _left(migration)):
             yield Indented(f"Left of it: {left}", 2)
-        yield Indented(advice.after_stop(migration.state, command), 2)
+        yield Indented(_todo(name, found, migration), 2)
     yield from (Indented(text, 2, "yellow") for text in _unfit(migration))
+
+
+def _todo(name: str, found: DatabaseStatus, migration: MigrationStatus) -> str:
+    """What to do about one that has failed."""
+    command = _rollback(name, found, migration) if migration.half_undone else None
+    return advice.after_stop(migration.state, command)
+
+
+def _idle(name: str, found: DatabaseStatus, migration: MigrationStatus) -> Iterator[RenderableType]:
+    """Of one that was begun, and that nobody goes on with."""
     if migration.state in _WORKED_ON and found.run is None:
         text = (
             f"{migration.version} is {migration.state}, and no run that Redis knows goes on with it"
@@ -246,3 +290,16 @@ def _below(
         back = migration.half_undone
         todo = _rollback(name, found, migration) if back else "submit again."
         yield Indented(f"{text}: {todo}", 2, "yellow")
+
+
+def _briefly(name: str, found: DatabaseStatus) -> Iterator[RenderableType]:
+    """What is to come, and what needs a word, in a line or two each."""
+    for migration in found.migrations:
+        if migration.error and migration.state in _STOPPED:
+            error = words.first_line(migration.error)
+            yield one_line(f"  {migration.version} {migration.state}: {error}", "bold red")
+            yield Indented(_todo(name, found, migration), 2)
+    pending = [each for each in found.migrations if each.state is MigrationState.PENDING]
+    if pending:
+        some = ", ".join(f"{each.version} {each.name}" for each in pending)
+        yield one_line(f"  {len(pending):,} pending: {some}", "dim")
