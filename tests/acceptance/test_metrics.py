@@ -42,15 +42,6 @@ class Scraper:
         )
 
 
-def submit(place: Place, version: str, **more: Any) -> Any:
-    """Start a run of one operation over all documents."""
-    update = {"collection": "users", "filter": {}, "update": {"$inc": {"n": 1}}} | more
-    operation = {"type": "update_documents", "batch": {"seconds": 0.3}, **update}
-    stem = f"{version.replace('.', '')}_count"
-    place.write("mongodb", stem, {"version": version, "operations": [operation]})
-    return place.start_submit("--max-rate", str(RATE))
-
-
 def test_a_live_worker_is_scraped(place: Place, mongodb: Database[dict[str, Any]]) -> None:
     """Values move while it works, and are right at the end, to the document.
 
@@ -58,6 +49,9 @@ def test_a_live_worker_is_scraped(place: Place, mongodb: Database[dict[str, Any]
     have counted outlives them.
     """
     mongodb["users"].insert_many({"_id": n, "n": 0} for n in range(DOCUMENTS))
+    update = {"collection": "users", "filter": {}, "update": {"$inc": {"n": 1}}}
+    operation = {"type": "update_documents", **update, "batch": {"seconds": 0.3}}
+    place.write("mongodb", "001_count", {"version": "1.0.0", "operations": [operation]})
     scraper = Scraper(free_port(set()))
     worker = place.start_worker(
         "-Q", "mongodb", DHARMA_METRICS_PORT=str(scraper.port), DHARMA_RESCUE_SECONDS="0.5"
@@ -66,15 +60,26 @@ def test_a_live_worker_is_scraped(place: Place, mongodb: Database[dict[str, Any]
         own.start_transaction()
         last = {"_id": DOCUMENTS - 1}
         client[mongodb.name]["users"].update_one(last, {"$set": {"ours": True}}, session=own)
-        first = submit(place, "1.0.0")
+        submitted = place.start_submit("--max-rate", str(RATE))
         counted = wait_for(lambda: scraper.value("dharma_documents_total"), "the first batch")
         assert 0 < counted < DOCUMENTS
+        wait_for(lambda: scraper.value("dharma_operation_documents"), "the progress")
         assert scraper.value("dharma_runs", state="running") == 1
+        assert scraper.value("dharma_operation_documents_expected") == DOCUMENTS
+        assert 'dharma_lease_age_seconds{database="mongodb"}' in scraper.text()
+        assert scraper.value("dharma_lease_age_seconds", database="mongodb") < 10
         wait_for(lambda: scraper.value("dharma_retries_total", fault="conflict"), "the conflict")
         own.abort_transaction()
-    assert first.wait(60) == 0, place.logs_text()
-    assert scraper.value("dharma_documents_total", **OPERATION) == DOCUMENTS
+    assert submitted.wait(60) == 0, place.logs_text()
     assert mongodb["users"].count_documents({"n": 1}) == DOCUMENTS
+    wait_for(lambda: scraper.value("dharma_runs_ended_total", state="done"), "the end")
+    for pid in (before := {child.pid for child in psutil.Process(worker.pid).children()}):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(
+        lambda: before.isdisjoint(child.pid for child in psutil.Process(worker.pid).children()),
+        "other children",
+    )
+    assert scraper.value("dharma_documents_total", **OPERATION) == DOCUMENTS
     assert scraper.value("dharma_operations_ended_total", **OPERATION, outcome="done") == 1
     batches = scraper.value("dharma_batch_seconds_count", **OPERATION)
     assert DOCUMENTS / RATE / 0.3 <= batches <= DOCUMENTS
@@ -82,17 +87,3 @@ def test_a_live_worker_is_scraped(place: Place, mongodb: Database[dict[str, Any]
     assert scraper.value("dharma_waited_seconds_total", reason="rate") > DOCUMENTS / RATE / 2
     assert scraper.value("dharma_waited_seconds_total", reason="retry") > 0
     assert scraper.value("dharma_worker_cpu_seconds_total", processes="children") > 0
-
-    before = {child.pid for child in psutil.Process(worker.pid).children()}
-    for pid in before:
-        os.kill(pid, signal.SIGKILL)
-    spent = scraper.value("dharma_worker_cpu_seconds_total", processes="children")
-    second = submit(place, "1.1.0")
-    wait_for(lambda: scraper.value("dharma_operation_documents_expected"), "the second run")
-    assert scraper.value("dharma_operations", database="mongodb", state="working") == 1
-    assert 0 <= scraper.value("dharma_lease_age_seconds", database="mongodb") < 10
-    assert second.wait(60) == 0, place.logs_text()
-    assert before.isdisjoint(child.pid for child in psutil.Process(worker.pid).children())
-    assert scraper.value("dharma_documents_total", **OPERATION) == 2 * DOCUMENTS
-    assert scraper.value("dharma_worker_cpu_seconds_total", processes="children") >= spent
-    wait_for(lambda: scraper.value("dharma_runs_ended_total", state="done") == 2, "the end of both")
