@@ -36,6 +36,8 @@ class Wait(StrEnum):
     """Its database is not well: see `Health`."""
     RETRY = "retry"
     """A pause after a passing error."""
+    RANGES = "ranges"
+    """Other workers are at work on all that is left of it."""
 
 
 class Outcome(StrEnum):

@@ -112,8 +112,9 @@ class Alive(BaseModel):
 class DatabaseStatus(BaseModel):
     """One database. `current` is the highest applied version; `error` why it cannot be read.
 
-    Then nothing of it is known, or by whoever watches what was there `as_of` that time. `known` is
-    False where there is no URL and no live worker serves it.
+    Then nothing of it is known; whoever watches is shown what there was `as_of` that time, as until
+    it is read again after the end of a run. `known` is False where there is no URL and no live
+    worker serves it.
     """
 
     current: str | None = None

@@ -85,7 +85,7 @@ class Report:
         else:
             for migration in found.migrations:
                 yield from _below(name, found, migration)
-        if not self._result.redis:  # else a run may well have it
+        if not (self._result.redis or found.as_of):  # else a run may well have it, or have had it
             yield from (part for each in found.migrations for part in _idle(name, found, each))
         yield Text()
 

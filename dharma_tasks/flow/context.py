@@ -38,17 +38,19 @@ class Overtaken(Stopped):
 class Context:
     """The flow as one worker process carries it out. Safe to use from several threads."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - given by name
         self,
         settings: Settings,
         redis: Redis,
         *,
         worker: str,
         shutting_down: Callable[[], bool],
+        crowded: Callable[[], bool] = lambda: False,
         meter: Meter | None = None,
     ) -> None:
         """`worker` is the name shown to people; `shutting_down` is asked between batches.
 
+        `crowded` says whether anything waits for a worker to be free that this one could do.
         `meter` hears what is measured.
         """
         self.settings = settings
@@ -57,6 +59,7 @@ class Context:
         self.runs = Runs(redis, settings.namespace)
         self.leases = Leases(redis, settings.namespace, settings.lease_seconds)
         self.shutting_down = shutting_down
+        self.crowded = crowded
         self.meter = meter or Unmetered()
         self._threads = local()
 

@@ -104,6 +104,7 @@ def _database(name: str, row: Row | None, facts: Facts) -> DatabaseShown:
     snapshot = facts.seen.pulse.snapshot(name)
     states = _states(found, name, facts.seen.submissions.get(name))
     begin, end = _around(states)
+    late = (known.at or 0) < facts.seen.busy.get(name, 0)
     applied = [n for n, state in enumerate(states) if state is MigrationState.APPLIED]
     return DatabaseShown(
         name=name,
@@ -118,7 +119,7 @@ def _database(name: str, row: Row | None, facts: Facts) -> DatabaseShown:
         later=len(states) - end,
         moving=_moving(row, facts) if row and not row.over else None,
         ended=f"{'This' if snapshot else 'Last'} run: {row.title}" if row and row.over else "",
-        troubles=list(_troubles(name, found, open_=snapshot is not None)),
+        troubles=list(_troubles(name, found, open_=snapshot is not None or late)),
         read=_maybe(known.at),
         stale=known.error,
         stale_since=_maybe(known.since),
@@ -190,7 +191,10 @@ def _now(row: Row, facts: Facts) -> Now:
 
 
 def _troubles(name: str, found: DatabaseStatus, *, open_: bool) -> Iterator[Trouble]:
-    """`open_` says that a run has the database, and goes on with what it has begun."""
+    """`open_` says that a run has the database, and goes on with what it has begun.
+
+    Or that it had it when the journal was read: what that says then is not the end of it.
+    """
     for migration in found.migrations:
         title = f"{migration.version} {migration.name}"
         back = None

@@ -28,7 +28,8 @@ __all__ = ["Seen", "Sight"]
 class Seen:
     """All that is known at `now` (seconds since 1970).
 
-    `pulse` is what Redis said last; if it has an error, that was before `lost`.
+    `pulse` is what Redis said last; if it has an error, that was before `lost`. `busy` is when an
+    open run was last seen to have a database: what its journal said before is not the end of it.
     """
 
     now: float
@@ -36,6 +37,7 @@ class Seen:
     known: Mapping[str, Known]
     submissions: Mapping[str, Submission] = field(default_factory=dict)
     lost: float | None = None
+    busy: Mapping[str, float] = field(default_factory=dict)
 
     def rows(self) -> dict[str, Row]:
         """What `submit` would show of each database at this moment."""
@@ -67,6 +69,7 @@ class Sight:
         self._journals = Journals(settings, send, pool, self._queued, entries)
         self._pulse = Pulse()
         self._lost: float | None = None
+        self._busy: dict[str, float] = {}
         self._found: dict[str, Submission] = {}
 
     def look(self) -> Seen:
@@ -74,7 +77,8 @@ class Sight:
         self._feel()
         known = self._journals.known()
         self._journals.refresh(self._relayed(), self._marks())
-        return Seen(time.time(), self._pulse, known, self._found, self._lost)
+        busy = dict(self._busy)
+        return Seen(time.time(), self._pulse, known, self._found, self._lost, busy)
 
     def _feel(self) -> None:
         """Read Redis; without it what was read last stays, and is shown as that."""
@@ -83,6 +87,8 @@ class Sight:
             last = {name: _last(known) for name, known in self._journals.known().items()}
             self._found = self._submissions.by_database(pulse.snapshots, last)
             self._pulse, self._lost = pulse, None
+            busy = {name for found in pulse.snapshots for name in found.run.databases}
+            self._busy |= dict.fromkeys(busy, time.time())
         except RedisError as error:
             said = f"Redis cannot be read: {str(error).rstrip('.')}"
             self._pulse = replace(self._pulse, error=said, redis=None, leases=None)

@@ -56,9 +56,7 @@ class Statuses:
         # What Redis said before it was lost is not what is now.
         pulse = Pulse(error=seen.pulse.error) if lost else seen.pulse
         status = assemble(answers, files.migrations, pulse)
-        databases = {
-            name: _dated(found, seen.known[name]) for name, found in status.databases.items()
-        }
+        databases = {name: _dated(name, found, seen) for name, found in status.databases.items()}
         return Moment(
             datetime.fromtimestamp(seen.now, UTC),
             status.model_copy(update={"databases": databases, "problems": files.problems}),
@@ -97,9 +95,11 @@ def _found(known: Mapping[str, Known]) -> Iterator[tuple[str, Survey]]:
             yield name, each.survey
 
 
-def _dated(found: DatabaseStatus, known: Known) -> DatabaseStatus:
-    """Say from when it is, where it cannot be read now."""
-    if known.error is None or known.at is None:
+def _dated(name: str, found: DatabaseStatus, seen: Seen) -> DatabaseStatus:
+    """Say from when it is, where it cannot be read now, or was read before its run has ended."""
+    known = seen.known[name]
+    late = found.run is None and (known.at or 0) < seen.busy.get(name, 0)
+    if known.at is None or (known.error is None and not late):
         return found
     return found.model_copy(update={"as_of": datetime.fromtimestamp(known.at, UTC)})
 

@@ -26,7 +26,7 @@ from dharma_tasks.databases.base import Fault
 from dharma_tasks.identity import owner
 from dharma_tasks.lease import Leases
 from dharma_tasks.records import MigrationRecord, MigrationState, Survey
-from dharma_tasks.run import Next
+from dharma_tasks.run import Next, RunState
 from dharma_tasks.settings import Settings
 from dharma_tasks.watching import known, sight, statuses
 from dharma_tasks.watching.statuses import Statuses
@@ -226,6 +226,24 @@ def test_a_run_that_is_over_is_not_at_work(stage: Stage) -> None:
     assert stage.statuses.look().rows
     stage.driver.fail(run, at)
     assert stage.statuses.look().rows == {}
+
+
+def test_nothing_is_advised_from_before_the_end_of_a_run(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal that still says "running" is only older than the end of its run."""
+    stage.databases["mongodb"].records = [record(M1, MigrationState.RUNNING)]
+    stage.begin()
+    assert stage.database("mongodb").as_of is None
+    monkeypatch.setattr(known, "_CHANGED_SECONDS", 60)
+    stage.until(lambda: not stage.statuses._sight._journals._turns["mongodb"].asking)
+    monkeypatch.setattr(known, "_USUAL_SECONDS", 60)
+    (found,) = stage.driver.runs.open()
+    stage.until(lambda: stage.database("mongodb").run)
+    stage.driver.runs.end(found.run, RunState.CANCELLED, [])
+    shown = "\n".join(drawn(stage, 40))
+    assert "1.0.0    change  running" in shown
+    assert "submit again" not in shown
 
 
 def test_a_file_that_is_new_is_seen(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
