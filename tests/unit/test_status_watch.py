@@ -25,7 +25,7 @@ from dharma_tasks.cli import status as command
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.identity import owner
 from dharma_tasks.lease import Leases
-from dharma_tasks.records import MigrationRecord, MigrationState, Survey
+from dharma_tasks.records import Head, MigrationRecord, MigrationState, Survey
 from dharma_tasks.run import Next, RunState
 from dharma_tasks.settings import Settings
 from dharma_tasks.watching import known, sight, statuses
@@ -44,6 +44,7 @@ class FakeDatabase:
         self.name = name
         self.journal = self
         self.records: list[MigrationRecord] = []
+        self.run: str | None = None
         self.error: Exception | None = None
         self.answers = Event()
         self.answers.set()
@@ -53,7 +54,8 @@ class FakeDatabase:
         assert self.answers.wait(60)
         if self.error:
             raise self.error
-        return Survey(database=self.name, migrations=self.records)
+        head = Head(identity="i", run=self.run) if self.run else None
+        return Survey(database=self.name, head=head, migrations=self.records)
 
     def classify(self, _error: BaseException) -> Fault:
         """It will not pass."""
@@ -222,6 +224,7 @@ def test_without_redis_nothing_old_is_taken_for_new(stage: Stage) -> None:
 def test_a_run_that_is_over_is_not_at_work(stage: Stage) -> None:
     """Its row goes with it: what has become of it is in the journals."""
     run = stage.driver.submit()
+    stage.databases["mongodb"].run = run.id
     (at,) = stage.driver.start(run)
     assert stage.statuses.look().rows
     stage.driver.fail(run, at)
