@@ -153,7 +153,7 @@ class Metrics(_Timed):
     def create(self, consumer: Any) -> None:  # noqa: ARG002
         """Refuse to start without what it takes."""
         if _pipe is None or find_spec("prometheus_client") is None:
-            msg = "DHARMA_METRICS_PORT needs prometheus_client: pip install 'dharma-tasks[metrics]'"
+            msg = "DHARMA_METRICS_PORT needs the extra `metrics`: pip install prometheus_client"
             raise ClickException(msg)
         from dharma_tasks.metrics.page import Page  # noqa: PLC0415 - it may not be there
 

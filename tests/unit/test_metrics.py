@@ -376,5 +376,5 @@ def test_without_the_library_no_worker_starts(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(bootsteps, "find_spec", lambda _name: None)
     step = bootsteps.Metrics(None)
     assert step.include_if(None)
-    with pytest.raises(ClickException, match=r"pip install 'dharma-tasks\[metrics\]'"):
+    with pytest.raises(ClickException, match="pip install prometheus_client"):
         step.create(None)
