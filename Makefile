@@ -19,7 +19,7 @@ setup: .venv/installed ## The virtual environment .venv with everything in it
 	@echo "Installing into .venv; about a minute"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint constraints.txt --editable '.[local,flower,check,dev,bench]'
+	  --constraint constraints.txt --editable '.[local,flower,metrics,check,dev,bench]'
 	@touch $@
 
 demo: setup ## Engines, data, a worker, Flower, every migration; then all is ended

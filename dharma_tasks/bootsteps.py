@@ -1,9 +1,13 @@
-"""What a Celery worker does besides tasks: rescue, announce itself, and end at a batch boundary."""
+"""What a Celery worker does besides tasks.
+
+It rescues, announces itself, ends at a batch boundary, and tells Prometheus.
+"""
 
 from __future__ import annotations
 
 import mmap
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from celery import bootsteps, signals
@@ -14,10 +18,16 @@ from dharma_tasks.celery_app import app
 from dharma_tasks.databases import NAMES
 from dharma_tasks.dispatch import queue, send, spare_queue
 from dharma_tasks.errors import DharmaError
+from dharma_tasks.measures import Meter, Unmetered
+from dharma_tasks.metrics.pipe import Pipe
+from dharma_tasks.metrics.standing import Lookout
 from dharma_tasks.redis_client import connect_redis
 from dharma_tasks.rescue import Rescuer
 from dharma_tasks.settings import settings
 from dharma_tasks.workers import Worker, Workers
+
+if TYPE_CHECKING:
+    from dharma_tasks.metrics.page import Page
 
 log = structlog.get_logger()
 
@@ -25,11 +35,20 @@ log = structlog.get_logger()
 # its own when the worker is told to end, and must see it between two batches (Law 8).
 _shutdown = mmap.mmap(-1, 1)
 
+# Children have it too, and so tell the main process what they measure.
+_pipe = Pipe() if settings().metrics_port is not None else None
+meter: Meter = _pipe or Unmetered()
+
 _POOLS = ("prefork", "thread")
 """The pools, by their modules' names, in which the timer fires while tasks run; `solo` stands
 still, and the drivers were not made for greenlets."""
 _CHILDREN_SECONDS = 0.25
 """How often it is looked for children that are dead."""
+
+
+def _silent_seconds() -> float:
+    """After so long without a word from its loop a worker counts as gone."""
+    return 3 * settings().rescue_seconds + 4
 
 
 def shutting_down() -> bool:
@@ -115,10 +134,48 @@ class Rescue(_Timed):
         if shutting_down():
             return
         try:
-            self._workers.announce(self._me, seconds=3 * self._seconds + 4)
+            self._workers.announce(self._me, seconds=_silent_seconds())
             send(self._rescuer.look())
         except (RedisError, OSError, DharmaError) as error:
             log.warning("rescue_waits", error=str(error))
+
+
+class Metrics(_Timed):
+    """Answers Prometheus, where a port is set. How the runs stand is read in this loop."""
+
+    requires = (Rescue,)
+    _page: Page
+
+    def include_if(self, consumer: Any) -> bool:  # noqa: ARG002
+        """Only where a port is set; else nothing of it is even imported."""
+        return _pipe is not None
+
+    def create(self, consumer: Any) -> None:  # noqa: ARG002
+        """Refuse to start without what it takes."""
+        if _pipe is None or find_spec("prometheus_client") is None:
+            msg = "DHARMA_METRICS_PORT needs the extra `metrics`: pip install prometheus_client"
+            raise ClickException(msg)
+        from dharma_tasks.metrics.page import Page  # noqa: PLC0415 - it may not be there
+
+        self._page = Page(_pipe, keep_seconds=_silent_seconds())
+
+    def start(self, consumer: Any) -> None:
+        """Look around from now on."""
+        config = settings()
+        self._lookout = Lookout(config, connect_redis(config))
+        self._tick()
+        self._timer = consumer.timer.call_repeatedly(config.rescue_seconds, self._tick)
+
+    def _tick(self) -> None:
+        config = settings()
+        if config.metrics_port is not None:
+            self._page.open(config.metrics_host, config.metrics_port)
+        try:
+            self._page.show(self._lookout.look())
+        except RedisError:  # the rescue timer has said so, and the page does
+            return
+        except (LookupError, ValueError):  # a run's record, which must not stop a worker
+            log.exception("not_shown")
 
 
 class LookAfterChildren(_Timed):
@@ -137,4 +194,5 @@ class LookAfterChildren(_Timed):
 
 
 app.steps["consumer"].add(Rescue)
+app.steps["consumer"].add(Metrics)
 app.steps["consumer"].add(LookAfterChildren)

@@ -12,7 +12,9 @@ from redis.exceptions import RedisError
 from dharma_tasks.errors import Cancelled, Halted, Stopped
 from dharma_tasks.lease import Lease, Leases
 from dharma_tasks.limits import Window
+from dharma_tasks.measures import Measure, Measured, Meter, Unmetered
 from dharma_tasks.migration import Key
+from dharma_tasks.records import Direction
 from dharma_tasks.run import Event, Progress, RunState
 from dharma_tasks.runs import Runs
 from dharma_tasks.work import Amount, Taken
@@ -29,7 +31,7 @@ class OperationControl:
 
     `lease` is that on `key`. `progress` is what is shown at the start; `shutting_down` says whether
     this worker was told to end; `forward` whether it is undone when the run is cancelled (see
-    `Job`). Outside of the `window` it rests.
+    `Job`). Outside of the `window` it rests. `meter` hears what is measured.
     """
 
     lease: Lease
@@ -41,6 +43,7 @@ class OperationControl:
     shutting_down: Callable[[], bool]
     forward: bool = True
     window: Window | None = None
+    meter: Meter = field(default_factory=Unmetered)
     _asked: float = field(default_factory=time.monotonic)
     # What is over sooner needs no progress bar.
     _reported: float = field(default_factory=time.time)
@@ -128,6 +131,12 @@ class OperationControl:
             self.runs.add_event(self.run, Event(at=datetime.now(UTC), kind="warning", text=message))
         except RedisError:
             return
+
+    def measure(self, what: Measure, amount: float, detail: str = "") -> None:
+        """Count it, as of an operation of this type."""
+        direction = Direction.BACK if self.progress.back else Direction.FORWARD
+        measured = Measured(what, self.key.database, self.progress.type, direction, amount, detail)
+        self.meter.take(measured)
 
     def report(self, taken: Taken, stuck_for: float) -> None:
         """Show progress, at most twice a second; what the next worker must know, at once."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 from redis.exceptions import RedisError
@@ -162,6 +162,11 @@ class Leases:
         """The lease as it stands, whoever's it is."""
         current = self._redis.get(f"{self._prefix}{key}")
         return Held.model_validate_json(current) if current else None
+
+    def age(self, key: Key) -> float | None:
+        """For how many seconds the lease was not renewed; None without one."""
+        left: Any = self._redis.pttl(f"{self._prefix}{key}")
+        return self.seconds - left / 1000 if left >= 0 else None
 
     def break_(self, key: Key, token: str) -> bool:
         """Take the lease `token` from its holder; False where it is another one by now."""

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from dharma_tasks.control import ASK_SECONDS, OperationControl
 from dharma_tasks.errors import LeaseHeld, RangeLeft, Stopped
 from dharma_tasks.lease import Lease
+from dharma_tasks.measures import Measure
 from dharma_tasks.records import Owner
 from dharma_tasks.run import Progress
 from dharma_tasks.work import Amount, Taken
@@ -96,6 +97,10 @@ class OwnRange:
     def waiting(self, reason: str, stuck_for: float, *, handed_on: bool = False) -> None:
         """Show it as the operation's: whoever has that waits."""
         self.operation.waiting(reason, stuck_for, handed_on=handed_on)
+
+    def measure(self, what: Measure, amount: float, detail: str = "") -> None:
+        """As of the operation."""
+        self.operation.measure(what, amount, detail)
 
     def warn(self, message: str) -> None:
         """As of the operation."""

@@ -238,3 +238,13 @@ class Snapshot(BaseModel):
     generations: dict[str, int]
     problems: list[Problem]
     progress: dict[str, Progress]
+
+
+class Ended(NamedTuple):
+    """How runs have ended, as long as Redis has kept count.
+
+    `last` is by database: of those that were to change it and were not refused, the last one.
+    """
+
+    counts: dict[RunState, int]
+    last: dict[str, RunState]

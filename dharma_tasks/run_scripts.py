@@ -1,7 +1,7 @@
 """The changes of a run's state, each one script: workers that finish at once agree on them.
 
-The scripts share KEYS: the run, `active`, `runs`; and ARGV: the run's id, how long to keep the
-record while it is open and once it is over (seconds); then what each needs; then the databases.
+The scripts share KEYS: the run, `active`, `runs`, `ended`; and ARGV: the run's id, how long to keep
+the record while it is open and once it is over (seconds); then what each needs; then the databases.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ local function keep(run, seconds, argv, first)
   end
 end
 
+-- A run that was refused has changed nothing, so how the one before it has ended still counts.
+local function count(state, argv, first)
+  redis.call('HINCRBY', KEYS[4], 'count:' .. state, 1)
+  if state == 'refused' or state == 'unreachable' then return end
+  for i = first, #argv do redis.call('HSET', KEYS[4], 'last:' .. argv[i], state) end
+end
+
 local function close(run, argv, first)
+  count(redis.call('HGET', run, 'state'), argv, first)
   redis.call('SREM', KEYS[3], argv[1])
   for i = first, #argv do
     if redis.call('HGET', KEYS[2], argv[i]) == argv[1] then

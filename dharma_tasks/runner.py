@@ -34,6 +34,7 @@ from dharma_tasks.errors import (
 from dharma_tasks.health import LOOK_SECONDS, Health
 from dharma_tasks.identity import owner
 from dharma_tasks.journal import Entry, Ledger
+from dharma_tasks.measures import Measure, Wait
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.pace import Bounds, Pace
@@ -79,6 +80,9 @@ class Control(Protocol):
 
     def warn(self, message: str) -> None:
         """Show what a person should know."""
+
+    def measure(self, what: Measure, amount: float, detail: str = "") -> None:
+        """Count for whoever watches all operations; called from this thread only."""
 
     def sharing(self, ranges: int) -> int:
         """How many of so many ranges are at work now, which share one rate."""
@@ -167,7 +171,7 @@ class Runner:
         pause = 0.0
         while taken is None or not taken.over:
             try:
-                self._wait(pause)
+                self._wait(pause, Wait.RETRY)
                 self.control.check()
                 pause, self._interrupted = 0.0, None
                 if taken is None:
@@ -275,15 +279,18 @@ class Runner:
         with self.database.watched(self._alive()):
             after = self._ledger.step(taken, batch, transactional=transactional(taken.cursor))
         moved = (after.cursor, after.done) != (taken.cursor, taken.done)
-        done = after.done - taken.done
-        pace.went_well(time.monotonic() - begun, done=done, moved=moved)
+        done, seconds = after.done - taken.done, time.monotonic() - begun
+        pace.went_well(seconds, done=done, moved=moved)
+        if moved or after.over:  # else it was only asked how far the server is
+            self.control.measure(Measure.BATCH, seconds)
+            self.control.measure(Measure.DOCUMENTS, done)
         return after
 
     def _side_by_side(self, taken: Taken) -> Taken:
         """A look at the ranges, and one of them from where it is to its end."""
         whole = side_by_side.SideBySide(self, taken)
         if not (whole.go_on() or whole.taken.over):
-            self._wait(side_by_side.LOOK_SECONDS)
+            self._wait(side_by_side.LOOK_SECONDS, Wait.RANGES)
         return whole.taken
 
     def carry_out_range(self, number: int, control: Control) -> None:
@@ -392,6 +399,7 @@ class Runner:
         if fault is Fault.CONFLICT and taken is not None:
             pace.conflicted()
         log.warning("retry", fault=fault.value, error=message, batch_size=pace.size)
+        self.control.measure(Measure.RETRY, 1, fault.value)
         self.database.recover()
         self._error = message
         pause = pace.pause()
@@ -419,12 +427,17 @@ class Runner:
             return Fault.LASTING
         return self.database.classify(error)
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds: float, why: Wait) -> None:
         """Pause, but answer a stop within half a second; a live pause is a sign of life."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            self.control.check()
-            time.sleep(min(left, 0.5))
+        begun = now = time.monotonic()
+        try:
+            while (left := begun + seconds - now) > 0:
+                self.control.check()
+                time.sleep(min(left, 0.5))
+                now = time.monotonic()
+        finally:
+            if now > begun:
+                self.control.measure(Measure.WAITED, now - begun, why)
 
     def _hold(self, taken: Taken, pace: Pace) -> None:
         """Wait until rate and health allow the next batch, which is not being stuck."""
@@ -433,12 +446,12 @@ class Runner:
             pace.share(self.control.sharing((taken.undo or {})["ranges"]))
         try:
             while (owed := pace.owed) > 0:
-                self._wait(min(owed, _SIGN_SECONDS))
+                self._wait(min(owed, _SIGN_SECONDS), Wait.RATE)
                 if owed > _SIGN_SECONDS:
                     self.control.alive()
             while self.heavy and (reason := self._health.strain()):
                 self.control.waiting(reason, stuck_for)
-                self._wait(LOOK_SECONDS)
+                self._wait(LOOK_SECONDS, Wait.STRAIN)
         finally:
             pace.held(time.monotonic() - begun)
 

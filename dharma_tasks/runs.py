@@ -5,6 +5,8 @@ from there. Its keys, below `NAMESPACE:`:
 
     active                 database -> the run that has it
     runs                   the runs that are not over
+    ended                  hash: `count:STATE` (how many runs have ended so) and `last:DB` (how the
+                           last one ended that was to change the database); kept for good
     run:ID                 hash: `record` (the `Run`), `state`, and for each database
                            `generation:DB`, `total:DB`, `done:DB` (migrations),
                            `working:DB` (the operation that is next: see `Next.text`),
@@ -41,7 +43,7 @@ from dharma_tasks.errors import DharmaError, Halted, Problem, Stopped
 from dharma_tasks.migration import Key, Migration, Reference, reference
 from dharma_tasks.planner import Plan
 from dharma_tasks.records import Survey
-from dharma_tasks.run import Event, Job, Next, Progress, Run, RunState, Snapshot
+from dharma_tasks.run import Ended, Event, Job, Next, Progress, Run, RunState, Snapshot
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -77,6 +79,7 @@ class Runs:
         self._namespace = namespace
         self._active = f"{namespace}:active"
         self._open = f"{namespace}:runs"
+        self._ended = f"{namespace}:ended"
         self._script = {
             name: redis.register_script(text)
             for name, text in {
@@ -98,7 +101,7 @@ class Runs:
 
     def _call(self, name: str, run: Run, *arguments: str | int) -> Any:
         return self._script[name](
-            keys=[self._key(run.id), self._active, self._open],
+            keys=[self._key(run.id), self._active, self._open, self._ended],
             args=[run.id, OPEN_SECONDS, OVER_SECONDS, *arguments, *run.databases],
         )
 
@@ -378,6 +381,14 @@ class Runs:
         if gone := [run for run, snapshot in found.items() if snapshot is None]:
             self._redis.srem(self._open, *gone)
         return [snapshot for snapshot in found.values() if snapshot]
+
+    def ended(self) -> Ended:
+        """How the runs have ended that are over."""
+        fields = self._redis.hgetall(self._ended)
+        return Ended(
+            counts={RunState(state): int(n) for state, n in _below(fields, "count:")},
+            last={database: RunState(state) for database, state in _below(fields, "last:")},
+        )
 
     def snapshot(self, run: str) -> Snapshot | None:
         """How the run stands, or None where Redis does not know it (any more)."""

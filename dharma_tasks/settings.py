@@ -52,6 +52,10 @@ class Settings(BaseSettings):
     """How far behind a replica may be for bulk work to go on."""
     max_lock_waits: int = Field(default=10, ge=0)
     """How many sessions of PostgreSQL may wait for locks for bulk work to go on."""
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """Where a worker answers Prometheus; None: nowhere."""
+    metrics_host: str = "127.0.0.1"
+    """The address to listen at; 0.0.0.0 for all of this machine's."""
     keep_undo_days: int = Field(default=30, ge=0)
     """How old what is kept for the way back must be for `dharma prune` to remove it."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from dharma_tasks.workers import Workers
 __all__ = [
     "Alive",
     "DatabaseStatus",
+    "Files",
     "MigrationStatus",
     "OperationStatus",
     "Pulse",
@@ -44,6 +45,7 @@ __all__ = [
     "feel",
     "gather",
     "look",
+    "read_files",
 ]
 
 
@@ -108,15 +110,18 @@ class Alive(BaseModel):
 
 
 class DatabaseStatus(BaseModel):
-    """One database. `current` is the highest applied version; `error` why nothing is known.
+    """One database. `current` is the highest applied version; `error` why it cannot be read.
 
-    `known` is False where there is no URL and no live worker serves it.
+    Then nothing of it is known; whoever watches is shown what there was `as_of` that time, as until
+    it is read again after the end of a run. `known` is False where there is no URL and no live
+    worker serves it.
     """
 
     current: str | None = None
     migrations: list[MigrationStatus] = []
     known: bool = True
     error: str | None = None
+    as_of: datetime | None = None
     run: str | None = None
     run_state: RunState | None = None
     progress: Alive | None = None
@@ -169,18 +174,29 @@ class Pulse:
         return next((found for found in self.snapshots if database in found.run.databases), None)
 
 
+@dataclass(frozen=True)
+class Files:
+    """The migrations of a folder; None where it is not there, or where it has `problems`."""
+
+    migrations: Sequence[Migration] | None = None
+    problems: list[str] = field(default_factory=list)
+
+
+def read_files(settings: Settings, folder: Path) -> Files:
+    """Read the migrations of `folder`, if it is there."""
+    if not folder.is_dir():
+        return Files()
+    try:
+        return Files(load(folder, Values(settings=settings.values, required=False)).migrations)
+    except Refused as refused:
+        return Files(problems=[str(problem) for problem in refused.problems])
+
+
 def look(settings: Settings, folder: Path | None, send: Send) -> Status:
     """As `gather`, with the migrations of `folder` (None: the settings'), if it is there."""
-    folder = folder or settings.migrations_dir
-    migrations, problems = None, []
-    if folder.is_dir():
-        try:
-            values = Values(settings=settings.values, required=False)
-            migrations = load(folder, values).migrations
-        except Refused as refused:
-            problems = [str(problem) for problem in refused.problems]
-    found = gather(settings, migrations, send)
-    return found.model_copy(update={"problems": problems})
+    files = read_files(settings, folder or settings.migrations_dir)
+    found = gather(settings, files.migrations, send)
+    return found.model_copy(update={"problems": files.problems})
 
 
 def gather(settings: Settings, migrations: Sequence[Migration] | None, send: Send) -> Status:

@@ -15,7 +15,7 @@ import structlog
 from celery import Task
 from celery.exceptions import Ignore, Reject
 
-from dharma_tasks.bootsteps import served, shutting_down
+from dharma_tasks.bootsteps import meter, served, shutting_down
 from dharma_tasks.celery_app import app
 from dharma_tasks.databases import NAMES
 from dharma_tasks.dispatch import queue, send
@@ -58,7 +58,12 @@ def _context(worker: str) -> Context:
                 return any(workers.waiting(queue(database)) for database in served())
 
             _contexts[pid] = Context(
-                settings(), redis, worker=worker, shutting_down=shutting_down, crowded=crowded
+                settings(),
+                redis,
+                worker=worker,
+                shutting_down=shutting_down,
+                crowded=crowded,
+                meter=meter,
             )
         return _contexts[pid]
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dharma_tasks.errors import StepAside, Stopped
+from dharma_tasks.measures import Measure
 from dharma_tasks.runner import MigrationFailed, Runner
 from dharma_tasks.work import Amount, Taken
 
@@ -42,6 +43,9 @@ class ThreadControl:
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
+
+    def measure(self, what: Measure, amount: float, detail: str = "") -> None:
+        pass
 
     def sharing(self, ranges: int) -> int:
         return ranges

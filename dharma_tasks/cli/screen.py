@@ -132,12 +132,14 @@ def stdout(*, json: bool) -> Console:
 
 def draw(found: Sequence[Row]) -> RenderableType:
     """The moving part: two lines a database, the same height from one moment to the next."""
-    return Group(Text(), *(line for row in found for line in _two_lines(row)))
+    lines = (line for row in found for line in two_lines(row, f"{row.database:<13}  "))
+    return Group(Text(), *lines)
 
 
-def _two_lines(row: Row) -> tuple[RenderableType, RenderableType]:
+def two_lines(row: Row, name: str) -> tuple[RenderableType, RenderableType]:
+    """One database, `name` first."""
     title = Text(row.title, "dim" if row.over else "")
-    head = Text.assemble((f"{row.database:<13}  ", "bold"), f"{row.position:<7}  ", title)
+    head = Text.assemble((name, "bold"), f"{row.position:<7}  ", title)
     if row.waits:
         return _line(head, _bar(row)), _line(Text(f"  {words.first_line(row.waits)}", "yellow"))
     shown = "  ".join(numbers(row.progress)) if row.progress else ""

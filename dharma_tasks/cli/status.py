@@ -4,42 +4,32 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
-from rich.cells import cell_len, set_cell_size
-from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from dharma_tasks import advice, words
 from dharma_tasks.cli import common
-from dharma_tasks.cli.screen import Indented, console
+from dharma_tasks.cli.screen import console
+from dharma_tasks.cli.status_report import Report
+from dharma_tasks.cli.watching import INTERVAL, Watching, leave
 from dharma_tasks.errors import Refused
-from dharma_tasks.records import MigrationState, OperationState
-from dharma_tasks.run import RunState
 from dharma_tasks.settings import Settings
-from dharma_tasks.status import Alive, DatabaseStatus, MigrationStatus, Status, look
-
-_NAME = 24
-"""Longer names are cut, so that a line has 80 columns."""
-_STYLES = {
-    MigrationState.PENDING: "dim",
-    MigrationState.RUNNING: "bold cyan",
-    MigrationState.APPLIED: "green",
-    MigrationState.FAILED: "bold red",
-    MigrationState.ROLLING_BACK: "bold yellow",
-    MigrationState.ROLLED_BACK: "yellow",
-}
-_USUAL = {None, RunState.RUNNING}
-_STOPPED = (MigrationState.FAILED, MigrationState.ROLLED_BACK)
-_WORKED_ON = (MigrationState.RUNNING, MigrationState.ROLLING_BACK)
-_Cells = tuple[str, str, str, str, str, str]
-_OPEN = (OperationState.RUNNING, OperationState.FAILED, OperationState.UNDOING)
+from dharma_tasks.status import look
+from dharma_tasks.watching.statuses import Statuses
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document; with --watch one a line."
+)
+@click.option("--watch", is_flag=True, help="Show it anew again and again, until Ctrl-C.")
+@click.option(
+    "--interval",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.2),
+    help=f"How often --watch looks.  [default: {INTERVAL}]",
+)
 @click.option(
     "--migrations",
     metavar="DIR",
@@ -47,17 +37,28 @@ _OPEN = (OperationState.RUNNING, OperationState.FAILED, OperationState.UNDOING)
     help="The folder that says what is pending.  [default: DHARMA_MIGRATIONS_DIR, or migrations, "
     "where there is one]",
 )
-def status(*, as_json: bool, migrations: Path | None) -> None:
+def status(*, as_json: bool, watch: bool, interval: float | None, migrations: Path | None) -> None:
     """Show what is applied, what is pending and what runs.
 
     A database is read directly where its URL is set, and through a worker where it is not.
 
-    Exit status: 0, or 4 when a database cannot be reached.
+    With --watch the runs are read at each look, a journal when something has ended in it, and every
+    15 s. Where there is no terminal, it prints a line for each thing that is new.
+
+    Exit status: 0, or 4 when a database cannot be reached; with --watch as of the last look.
     """
+    if interval is not None and not watch:
+        msg = "--interval says how often --watch looks"
+        raise click.UsageError(msg)
     settings: Settings | None = None
     try:
         settings = common.settings()
+        if watch:
+            looks = Statuses(settings, migrations, common.send)
+            leave(Watching(looks, interval or INTERVAL, json=as_json).run())
         result = look(settings, migrations, common.send)
+    except BrokenPipeError:  # whoever reads this has seen enough
+        raise
     except Exception as error:  # noqa: BLE001 - told in one place
         problems = error.problems if isinstance(error, Refused) else []
         err = console(sys.stderr)
@@ -67,219 +68,5 @@ def status(*, as_json: bool, migrations: Path | None) -> None:
     if as_json:
         click.echo(json.dumps(result.model_dump(mode="json"), indent=2))
     else:
-        _Report(result).show(console(sys.stdout))
+        Report(result).show(console(sys.stdout))
     sys.exit(common.UNREACHABLE if result.unreachable else 0)
-
-
-class _Report:
-    """The status for a person: a table for each database, and what to do below it."""
-
-    def __init__(self, result: Status) -> None:
-        self._result = result
-
-    def show(self, out: Console) -> None:
-        """Print all of it."""
-        for part in self._parts():
-            out.print(part)
-
-    def _parts(self) -> Iterator[RenderableType]:
-        databases = self._result.databases
-        names = [len(m.name) for found in databases.values() for m in found.migrations]
-        width = min(max([len("name"), *names]), _NAME)
-        for name, found in databases.items():
-            yield from _database(name, found, width)
-        if self._result.redis:
-            yield _note(
-                f"{self._result.redis}. Without it nothing that runs now can be seen.", "yellow"
-            )
-        elif not self._result.workers:
-            yield _note("No worker is alive (start one: celery -A dharma_tasks worker).", "yellow")
-        if self._result.problems:
-            count = words.several(len(self._result.problems), "problem")
-            yield _note(
-                f"The folder has {count}, so what is pending is not known; submit would refuse:",
-                "yellow",
-            )
-            for problem in self._result.problems:
-                yield Indented(problem, 2)
-
-
-def _note(text: str, style: str = "") -> RenderableType:
-    return Text(text, style)
-
-
-def _database(name: str, found: DatabaseStatus, width: int) -> Iterator[RenderableType]:
-    """One database; `width` is that of the names, so that the tables look alike."""
-    yield Text.assemble((name, "bold"), f"  {_standing(found)}")
-    if found.error:
-        yield Indented(found.error, 2, "bold red")
-        yield Indented(f"Look at the server, and at DHARMA_{name.upper()}_URL.", 2)
-    if found.migrations:
-        yield Group(_table(found.migrations, width))  # print() forgets a bare text's no_wrap
-    if found.progress:
-        yield Indented(_alive(found.progress, found.run_state), 2, "cyan")
-    for migration in found.migrations:
-        yield from _below(name, found, migration)
-    yield Text()
-
-
-def _standing(found: DatabaseStatus) -> str:
-    if found.error:
-        return "not known"
-    if not found.known:
-        return "not known: no URL is set, and no live worker serves it"
-    at = f"at {found.current}" if found.current else "nothing applied"
-    total = len(found.migrations)
-    parts = [at, f"{found.applied:,} of {words.several(total, 'migration')}"] if total else [at]
-    if found.run:
-        shown = "" if found.run_state in _USUAL else f" ({found.run_state})"
-        parts.append(f"run {found.run}{shown}")
-    return ", ".join(parts)
-
-
-def _table(migrations: Sequence[MigrationStatus], width: int) -> Text:
-    """A line each. Rich's own table takes longer for a thousand than all the rest does."""
-    rows = [_head(width), *(_cells(found, width) for found in migrations)]
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    head, *lines = (_line(row, widths) for row in rows)
-    parts: list[str | tuple[str, str]] = [("".join(head), "dim")]
-    for found, (before, state, after) in zip(migrations, lines, strict=True):
-        parts += ["\n", before, (state, _STYLES[found.state]), after]
-    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
-
-
-def _head(width: int) -> _Cells:
-    return "version", _fitted("name", width), "state      ", "done", "began (UTC)     ", "  took"
-
-
-def _cells(found: MigrationStatus, width: int) -> _Cells:
-    done = sum(operation.state is OperationState.DONE for operation in found.operations)
-    return (
-        found.version,
-        _fitted(found.name, width),
-        found.state + _mark(found),
-        f"{done}/{len(found.operations)}",
-        f"{found.started:%Y-%m-%d %H:%M}" if found.started else "",
-        "" if found.seconds is None else words.duration(found.seconds),
-    )
-
-
-def _fitted(name: str, width: int) -> str:
-    """Cut or filled; some characters are two columns wide."""
-    if cell_len(name) > width:
-        name = f"{set_cell_size(name, width - 1)}…"
-    return set_cell_size(name, width)
-
-
-def _line(cells: _Cells, widths: Sequence[int]) -> tuple[str, str, str]:
-    """What comes before the state, the state, and what comes after it."""
-    version, name, state, done, began, took = cells
-    left, _, middle, *right = widths
-    numbers = f"{done:>{right[0]}}  {began:{right[1]}}  {took:>{right[2]}}"
-    return f"  {version:{left}}  {name}  ", f"{state:{middle}}", f"  {numbers}"
-
-
-def _mark(found: MigrationStatus) -> str:
-    """What is said of it below the table."""
-    for sign, marked in (("*", found.changed), ("?", found.missing), ("!", found.late)):
-        if marked:
-            return f" {sign}"
-    return ""
-
-
-def _alive(alive: Alive, state: RunState | None) -> str:
-    moved = ", ".join(words.progress(alive.done, alive.total, alive.rate if alive.holder else 0))
-    of = f"{alive.operation}/{alive.operations} " if alive.operations > 1 else ""
-    nobody = "no lease: a worker will take it over"
-    if state is RunState.PAUSED:
-        nobody = f"paused (go on: dharma resume {alive.run})"
-    holder = f"held by {alive.holder}" if alive.holder else nobody
-    lines = [
-        f"{alive.version} {of}{'undo ' if alive.undo else ''}{alive.type} {alive.summary}",
-        *([f"  {moved}"] if moved else []),
-        f"  heartbeat {words.duration(alive.age)} ago, {holder}",
-    ]
-    if alive.waiting:
-        lines.append(f"  waits: {words.first_line(alive.waiting)}")
-    return "\n".join(lines)
-
-
-def _tried(
-    found: DatabaseStatus, migration: MigrationStatus, number: int
-) -> Iterator[RenderableType]:
-    """Who had an operation last, how often it was begun, and what came in between."""
-    operation = migration.operations[number - 1]
-    parts = [f"last worker {operation.worker}"] if operation.worker else []
-    if operation.attempts > 1:
-        parts.append(f"begun {operation.attempts} times without progress")
-    if parts:
-        what = f"{migration.version} {number}/{len(migration.operations)} {operation.type}"
-        yield Indented(f"{what} {operation.state}: {', '.join(parts)}", 2)
-    error = operation.error
-    told = (migration.error or "", (found.progress and found.progress.waiting) or "")
-    if error and not any(error in each for each in told):
-        yield Indented(f"last error: {error.strip()}", 4, "yellow")
-
-
-def _rollback(name: str, found: DatabaseStatus, migration: MigrationStatus) -> str:
-    """The command that finishes the way back of `migration`."""
-    return advice.rollback(name, found.below(migration))
-
-
-def _left(migration: MigrationStatus) -> str:
-    """What is there of one that could not be undone as a whole."""
-    parts = []
-    for number, each in enumerate(migration.operations, start=1):
-        if each.state is OperationState.DONE:
-            parts.append(f"{number} {each.type}")
-        elif each.done:
-            parts.append(f"{number} {each.type} ({words.amount(each.done, each.total)})")
-    return ", ".join(parts)
-
-
-def _unfit(migration: MigrationStatus) -> Iterator[str]:
-    """How its file does not fit, with the mark that it has in the table, and what to do."""
-    there = f"{migration.version} is {migration.state}, and its file"
-    if migration.moved:
-        todo = f"put {migration.version} back"
-        yield f"{_mark(migration).strip()} {there} says the version {migration.moved} now: {todo}."
-    elif migration.changed:
-        yield f"* {there} was changed since: put it back as it was."
-    elif migration.missing:
-        yield f"? {_missing(migration)}"
-    if migration.late:
-        text = f"! {migration.version} is late: a higher version is there already"
-        todo = "give it a version above, or submit with --allow-out-of-order if it may run after it"
-        yield f"{text}: {todo}."
-
-
-def _missing(migration: MigrationStatus) -> str:
-    there = f"{migration.version} is {migration.state}, and"
-    if migration.newer and migration.state is MigrationState.APPLIED:
-        return f"{there} newer than every file in this folder: look whether it is the right one."
-    return f"{there} its file is not in the folder: put it back as it was submitted."
-
-
-def _below(
-    name: str, found: DatabaseStatus, migration: MigrationStatus
-) -> Iterator[RenderableType]:
-    """What needs a word: a failure with its message, a file that does not fit, idle work."""
-    for number, operation in enumerate(migration.operations, start=1):
-        if operation.state in _OPEN:
-            yield from _tried(found, migration, number)
-    if migration.error and migration.state in _STOPPED:
-        yield Indented(f"{migration.version} {migration.state}:", 2, "bold red")
-        yield Indented(migration.error.strip(), 4)
-        command = _rollback(name, found, migration) if migration.half_undone else None
-        failed = migration.state is MigrationState.FAILED
-        if failed and not command and (left := _left(migration)):
-            yield Indented(f"Left of it: {left}", 2)
-        yield Indented(advice.after_stop(migration.state, command), 2)
-    yield from (Indented(text, 2, "yellow") for text in _unfit(migration))
-    if migration.state in _WORKED_ON and found.run is None:
-        text = (
-            f"{migration.version} is {migration.state}, and no run that Redis knows goes on with it"
-        )
-        back = migration.half_undone
-        todo = _rollback(name, found, migration) if back else "submit again."
-        yield Indented(f"{text}: {todo}", 2, "yellow")

@@ -14,6 +14,7 @@ from dharma_tasks.databases import connect
 from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.errors import DharmaError, Problem, Stopped, Unreachable
 from dharma_tasks.lease import Leases
+from dharma_tasks.measures import Meter, Unmetered
 from dharma_tasks.messages import Chain, operation_chain, orphans
 from dharma_tasks.records import Survey
 from dharma_tasks.run import Event, Next, Run, Snapshot
@@ -37,7 +38,7 @@ class Overtaken(Stopped):
 class Context:
     """The flow as one worker process carries it out. Safe to use from several threads."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - given by name
         self,
         settings: Settings,
         redis: Redis,
@@ -45,10 +46,12 @@ class Context:
         worker: str,
         shutting_down: Callable[[], bool],
         crowded: Callable[[], bool] = lambda: False,
+        meter: Meter | None = None,
     ) -> None:
         """`worker` is the name shown to people; `shutting_down` is asked between batches.
 
         `crowded` says whether anything waits for a worker to be free that this one could do.
+        `meter` hears what is measured.
         """
         self.settings = settings
         self.redis = redis
@@ -57,6 +60,7 @@ class Context:
         self.leases = Leases(redis, settings.namespace, settings.lease_seconds)
         self.shutting_down = shutting_down
         self.crowded = crowded
+        self.meter = meter or Unmetered()
         self._threads = local()
 
     # -- databases ------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from dharma_tasks.flow import turning
 from dharma_tasks.flow.context import Context, Overtaken
 from dharma_tasks.identity import owner
 from dharma_tasks.lease import Lease
+from dharma_tasks.measures import Measure, Outcome
 from dharma_tasks.messages import Chain
 from dharma_tasks.migration import Key, reference
 from dharma_tasks.operations import catalogue
@@ -26,7 +28,7 @@ from dharma_tasks.operations.paced import Throttled
 from dharma_tasks.range_control import HelperControl, RangeLeases
 from dharma_tasks.records import Direction, MigrationState
 from dharma_tasks.run import Event, Job, Next, Progress
-from dharma_tasks.runner import MigrationFailed, Runner
+from dharma_tasks.runner import Control, MigrationFailed, Runner
 from dharma_tasks.work import Assignment
 
 log = structlog.get_logger()
@@ -144,6 +146,7 @@ def _runner(
         shutting_down=context.shutting_down,
         forward=job.forward,
         window=limits.window if heavy else None,
+        meter=context.meter,
     )
     return Runner(
         operation=parsed,
@@ -167,7 +170,8 @@ def _run(context: Context, job: Job, runner: Runner) -> list[Chain]:
     try:
         if job.cancelled:
             return _cancelled(context, job, runner)
-        taken = runner.run()
+        with _counted(runner.control):
+            taken = runner.run()
     except Cancelled:
         return _cancelled(context, job, runner)
     except MigrationFailed as error:
@@ -187,6 +191,20 @@ def _run(context: Context, job: Job, runner: Runner) -> list[Chain]:
 
 
 # -- its end -------------------------------------------------------------------------------
+
+
+@contextmanager
+def _counted(control: Control) -> Iterator[None]:
+    """Count what comes of an operation; one whose worker is killed comes to nothing."""
+    outcome = Outcome.FAILED
+    try:
+        yield
+        outcome = Outcome.DONE
+    except StepAside:
+        outcome = Outcome.LEFT
+        raise
+    finally:
+        control.measure(Measure.END, 1, outcome)
 
 
 def _end(job: Job, assignment: Assignment) -> Event:

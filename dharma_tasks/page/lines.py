@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dharma_tasks.migration import Migration, Reference
-from dharma_tasks.page.known import Known
-from dharma_tasks.page.submissions import Submission
 from dharma_tasks.reading import Answers
 from dharma_tasks.records import Survey
 from dharma_tasks.status import DatabaseStatus, Pulse, assemble
+from dharma_tasks.watching.known import Known
+from dharma_tasks.watching.submissions import Submission
 
 __all__ = ["Lines"]
 

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 
 from dharma_tasks import advice, report, words
 from dharma_tasks.databases import NAMES
-from dharma_tasks.page.known import Known
 from dharma_tasks.page.shown import (
     DatabaseShown,
     EntryShown,
@@ -19,12 +18,14 @@ from dharma_tasks.page.shown import (
     Step,
     Trouble,
 )
-from dharma_tasks.page.submissions import Submission
 from dharma_tasks.records import Direction, MigrationState
-from dharma_tasks.report import Row, View
+from dharma_tasks.report import Row
 from dharma_tasks.run import Run, RunState
-from dharma_tasks.status import DatabaseStatus, Pulse, at_work
+from dharma_tasks.status import DatabaseStatus, at_work
 from dharma_tasks.trail import Told
+from dharma_tasks.watching.known import Known
+from dharma_tasks.watching.sight import Seen
+from dharma_tasks.watching.submissions import Submission
 
 __all__ = ["Facts", "make"]
 
@@ -49,38 +50,28 @@ _SUBMIT = "dharma submit --target latest"
 
 @dataclass(frozen=True)
 class Facts:
-    """All that the page knows at `now` (seconds since 1970).
+    """All that the page knows. `journals` is what they say, in as far as they were read."""
 
-    `pulse` is what Redis said last; if it has an error, that was before `lost`. `journals` is what
-    the journals say, in as far as they were read. `busy` is when an open run was last seen to have
-    a database: what its journal said before that is not the end of it.
-    """
-
-    now: float
-    pulse: Pulse
-    known: Mapping[str, Known]
+    seen: Seen
     journals: Mapping[str, DatabaseStatus] = field(default_factory=dict)
-    submissions: Mapping[str, Submission] = field(default_factory=dict)
-    lost: float | None = None
-    busy: Mapping[str, float] = field(default_factory=dict)
 
 
 def make(facts: Facts) -> Shown:
     """Put together what is shown."""
-    rows = _rows(facts)
+    seen, rows = facts.seen, facts.seen.rows()
     there = facts.journals.keys() | rows.keys()
     return Shown(
-        at=_time(facts.now),
-        lost=facts.pulse.error,
-        lost_since=_maybe(facts.lost),
-        workers=list(facts.pulse.workers),
-        runs=[_run(found.run, found.state) for found in facts.pulse.snapshots],
+        at=_time(seen.now),
+        lost=seen.pulse.error,
+        lost_since=_maybe(seen.lost),
+        workers=list(seen.pulse.workers),
+        runs=[_run(found.run, found.state) for found in seen.pulse.snapshots],
         databases=[
             _database(name, rows.get(name), facts)
             for name in NAMES
-            if name in there or facts.known[name].error
+            if name in there or seen.known[name].error
         ],
-        history=_history(facts.known),
+        history=_history(seen.known),
     )
 
 
@@ -90,23 +81,6 @@ def _time(seconds: float) -> datetime:
 
 def _maybe(seconds: float | None) -> datetime | None:
     return None if seconds is None else _time(seconds)
-
-
-def _rows(facts: Facts) -> dict[str, Row]:
-    """What `submit` would show of each database at this moment."""
-    unserved = frozenset(NAMES) - facts.pulse.served
-    found: dict[str, Row] = {}
-    for name, submission in facts.submissions.items():
-        view = View(
-            snapshot=submission.snapshot,
-            now=facts.now,
-            plan=submission.plan,
-            migrations=submission.migrations,
-            surveyed=submission.surveyed,
-            unserved=unserved,
-        )
-        found |= {row.database: row for row in report.rows(view) if row.database == name}
-    return found
 
 
 def _run(run: Run, state: RunState) -> RunShown:
@@ -126,11 +100,11 @@ def _run(run: Run, state: RunState) -> RunShown:
 
 
 def _database(name: str, row: Row | None, facts: Facts) -> DatabaseShown:
-    known, found = facts.known[name], facts.journals.get(name, DatabaseStatus())
-    snapshot = facts.pulse.snapshot(name)
-    states = _states(found, name, facts.submissions.get(name))
+    known, found = facts.seen.known[name], facts.journals.get(name, DatabaseStatus())
+    snapshot = facts.seen.pulse.snapshot(name)
+    states = _states(found, name, facts.seen.submissions.get(name))
     begin, end = _around(states)
-    late = (known.at or 0) < facts.busy.get(name, 0)
+    late = (known.at or 0) < facts.seen.busy.get(name, 0)
     applied = [n for n, state in enumerate(states) if state is MigrationState.APPLIED]
     return DatabaseShown(
         name=name,
@@ -197,11 +171,11 @@ def _now(row: Row, facts: Facts) -> Now:
     progress = row.progress
     if progress is None:
         return Now(what=row.detail)
-    snapshot = facts.submissions[row.database].snapshot
-    alive = at_work(row.database, snapshot, facts.pulse.leases)
+    snapshot = facts.seen.submissions[row.database].snapshot
+    alive = at_work(row.database, snapshot, facts.seen.pulse.leases)
     share = None if progress.total is None else progress.done / max(progress.total, 1)
     # That of the row is another one, where it is to show no rate.
-    quiet = max(facts.now - snapshot.progress[row.database].heartbeat, 0)
+    quiet = max(facts.seen.now - snapshot.progress[row.database].heartbeat, 0)
     rests = snapshot.state is RunState.PAUSED or progress.opens is not None
     return Now(
         what=row.detail,

@@ -11,15 +11,16 @@ from fakeredis import FakeRedis
 
 from dharma_tasks.databases import NAMES
 from dharma_tasks.migration import Migration
-from dharma_tasks.page.known import Known
 from dharma_tasks.page.lines import Lines
 from dharma_tasks.page.making import Facts, make
 from dharma_tasks.page.shown import DatabaseShown, Shown
-from dharma_tasks.page.submissions import Submissions
 from dharma_tasks.records import Head, MigrationRecord, MigrationState, Survey
 from dharma_tasks.run import Run
 from dharma_tasks.settings import Settings
 from dharma_tasks.status import Pulse, feel
+from dharma_tasks.watching.known import Known
+from dharma_tasks.watching.sight import Seen
+from dharma_tasks.watching.submissions import Submissions
 from dharma_tasks.workers import Worker, Workers
 
 BEGUN = datetime(2026, 5, 9, 12, 3, tzinfo=UTC)
@@ -74,7 +75,7 @@ class Scene:
         }
         found = self.submissions.by_database(pulse.snapshots, runs)
         lines = self.lines.put_together(known, found)
-        return make(Facts(time.time(), pulse, known, lines, found, lost))
+        return make(Facts(Seen(time.time(), pulse, known, found, lost), lines))
 
     def database(self, name: str) -> DatabaseShown:
         """What the page shows of one database."""

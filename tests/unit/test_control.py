@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,10 +11,12 @@ from fake_run import NAMESPACE, Driver, key, migration, progress
 from fakeredis import FakeRedis
 
 from dharma_tasks.control import OperationControl
-from dharma_tasks.errors import Cancelled, Halted
+from dharma_tasks.errors import Cancelled, Halted, OperationFailed, StepAside
+from dharma_tasks.flow.operation import _counted
 from dharma_tasks.identity import owner
 from dharma_tasks.lease import Leases
 from dharma_tasks.limits import Window
+from dharma_tasks.measures import Measure, Measured, Outcome
 from dharma_tasks.messages import orphans
 from dharma_tasks.records import OperationState
 from dharma_tasks.run import Event, Next, Run
@@ -173,3 +176,39 @@ def test_a_long_statement_shows_how_far_it_is(driver: Driver, run: Run) -> None:
         assert shown() == (done, total, begun)
     control.alive()
     assert shown()[0] == 0
+
+
+class Notes:
+    """A meter that keeps what it takes."""
+
+    def __init__(self) -> None:
+        self.taken: list[Measured] = []
+
+    def take(self, measured: Measured) -> None:
+        """Keep it."""
+        self.taken.append(measured)
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (None, Outcome.DONE),
+        (OperationFailed("no"), Outcome.FAILED),
+        (StepAside("the lease is lost"), Outcome.LEFT),
+        (Halted("paused"), Outcome.LEFT),
+    ],
+)
+@pytest.mark.parametrize("back", [False, True])
+def test_what_becomes_of_an_operation(
+    driver: Driver, run: Run, error: Exception | None, outcome: Outcome, *, back: bool
+) -> None:
+    """Whichever way it goes, it is counted once, under the type that it has."""
+    notes, control = Notes(), make_control(driver, run)
+    control.meter = notes
+    control.progress = progress(FIRST, back=back)
+    with suppress(OperationFailed, StepAside), _counted(control):
+        if error:
+            raise error
+    direction = "back" if back else "forward"
+    expected = Measured(Measure.END, "mongodb", "update_documents", direction, 1, outcome)
+    assert notes.taken == [expected]

@@ -12,12 +12,12 @@ from page_scene import BEGUN, Scene, applied, record
 from dharma_tasks.identity import owner
 from dharma_tasks.lease import Leases
 from dharma_tasks.migration import Key
-from dharma_tasks.page.known import Known
 from dharma_tasks.page.shown import DatabaseShown, Now, Shown
 from dharma_tasks.records import Direction, MigrationState, OperationRecord, OperationState
 from dharma_tasks.run import Event, RunState
 from dharma_tasks.status import feel
 from dharma_tasks.trail import Told
+from dharma_tasks.watching.known import Known
 
 M1 = migration("mongodb", "1.0.0", name="create_users")
 M2 = migration("mongodb", "1.1.0", name="lower_case", operations=2)

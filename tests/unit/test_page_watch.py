@@ -16,6 +16,7 @@ from dharma_tasks.page.shown import Shown
 from dharma_tasks.page.watch import Watch
 from dharma_tasks.records import MigrationState
 from dharma_tasks.run import RunState
+from dharma_tasks.watching import sight
 
 M1 = migration("mongodb", "1.0.0", name="create_users")
 P1 = migration("postgresql", "1.0.0")
@@ -38,11 +39,11 @@ def watching(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
 
     When the test is over nobody looks any more, so its thread rests.
     """
-    monkeypatch.setattr(watch, "connect_redis", lambda _settings: scene.redis)
+    monkeypatch.setattr(sight, "connect_redis", lambda _settings: scene.redis)
     monkeypatch.setattr(watch, "_EVERY_SECONDS", 0.01)
     made = Watch(scene.settings, lambda _chains: None)
-    made._journals._known = scene.known
-    monkeypatch.setattr(made._journals, "refresh", lambda _relayed, _marks: None)
+    made._sight._journals._known = scene.known
+    monkeypatch.setattr(made._sight._journals, "refresh", lambda _relayed, _marks: None)
     yield made
     made._looked = float("-inf")
     wait_for(lambda: not made._wanted.is_set())
@@ -69,7 +70,7 @@ def test_redis_is_lost_and_comes_back(
     before = watching.look()
     assert before.lost is None
     with monkeypatch.context() as patch:
-        patch.setattr(watch, "feel", without_redis)
+        patch.setattr(sight, "feel", without_redis)
         first, second = watching.look(), watching.look()
     assert first.lost == "Redis cannot be read: Connection refused"
     assert first.lost_since is not None
@@ -87,7 +88,7 @@ def test_what_has_ended_gives_another_mark(scene: Scene, watching: Watch) -> Non
 
     def mark() -> object:
         watching.look()
-        return watching._marks().get("mongodb")
+        return watching._sight._marks().get("mongodb")
 
     first = mark()
     scene.driver.runs.report(run.id, "mongodb", progress(at, done=62_000))

@@ -12,6 +12,7 @@ from dharma_tasks.control import OperationControl
 from dharma_tasks.errors import Halted, LeaseLost, RangeLeft
 from dharma_tasks.identity import owner
 from dharma_tasks.lease import Leases
+from dharma_tasks.measures import Measure, Measured
 from dharma_tasks.range_control import HelperControl, RangeLeases
 from dharma_tasks.records import OperationState
 from dharma_tasks.run import Event, Next, Run
@@ -69,6 +70,23 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.setattr("dharma_tasks.control.ASK_SECONDS", 0)
     monkeypatch.setattr("dharma_tasks.range_control.ASK_SECONDS", 0)
     return Stage()
+
+
+def test_what_is_measured_is_of_the_operation(stage: Stage) -> None:
+    """Whoever has the range: it counts under the operation's own type."""
+
+    class Notes(list[Measured]):
+        take = list.append
+
+    notes = stage.control.meter = Notes()
+    helper = stage.helper(2)
+    helper.meter = notes
+    with stage.ranges.hold(1, lambda: None) as mine:
+        assert mine is not None
+        mine.measure(Measure.DOCUMENTS, 7)
+    helper.measure(Measure.DOCUMENTS, 7)
+    expected = Measured(Measure.DOCUMENTS, "mongodb", "update_documents", "forward", 7)
+    assert notes == [expected, expected]
 
 
 def test_a_range_is_held_beside_its_operation(stage: Stage) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from fake_run import NAMESPACE, Driver, applied, failed, migration, progress
 from fakeredis import FakeRedis
@@ -11,7 +13,7 @@ from dharma_tasks.errors import Problem, Stopped
 from dharma_tasks.messages import operation_chain
 from dharma_tasks.migration import reference
 from dharma_tasks.records import Direction, Survey
-from dharma_tasks.run import Next, RunState
+from dharma_tasks.run import Ended, Event, Next, RunState
 from dharma_tasks.runs import OPEN_SECONDS, OVER_SECONDS, Busy, Runs
 
 M1, M2, M3 = (Next("mongodb", version, 1) for version in ("1.0.0", "1.1.0", "1.2.0"))
@@ -368,6 +370,30 @@ def test_the_end_keeps_the_claims_of_others(crossed: Driver, redis: FakeRedis) -
     redis.hset(f"{NAMESPACE}:active", "mongodb", "another")
     crossed.runs.end(run, RunState.CANCELLED, [])
     assert redis.hgetall(f"{NAMESPACE}:active") == {"mongodb": "another"}
+
+
+def test_ends_are_counted(crossed: Driver) -> None:
+    """By state, each run once; a refused one does not hide how the one before it has ended."""
+    failing = crossed.submit()
+    (at,) = crossed.start(failing)
+    for _ in range(2):
+        crossed.fail(failing, at)
+    refused = crossed.submit()
+    for _ in range(2):
+        crossed.runs.end(refused, RunState.REFUSED, [])
+    assert crossed.runs.ended() == Ended(
+        {RunState.FAILED: 1, RunState.REFUSED: 1},
+        dict.fromkeys(("mongodb", "postgresql"), RunState.FAILED),
+    )
+    away = crossed.submit(databases=("postgresql",))
+    crossed.runs.end(away, RunState.UNREACHABLE, [])
+    cancelled = crossed.submit(databases=("postgresql",))
+    event = Event(at=datetime.now(UTC), kind="cancelled", text="")
+    crossed.runs.cancel(cancelled, event, keep=False)
+    assert crossed.runs.ended().last == {
+        "mongodb": RunState.FAILED,
+        "postgresql": RunState.CANCELLED,
+    }
 
 
 def test_a_run_that_redis_does_not_know(redis: FakeRedis) -> None:

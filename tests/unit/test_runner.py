@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from model import Conflict, Crash, Faults, Increment, ModelDatabase, Passing, Server
-from tenacity import wait_none
+from tenacity import wait_fixed, wait_none
 
 from dharma_tasks.errors import (
     CutOff,
@@ -21,6 +21,7 @@ from dharma_tasks.errors import (
     Problem,
     Stopped,
 )
+from dharma_tasks.measures import Measure, Wait
 from dharma_tasks.migration import Key
 from dharma_tasks.pace import START, Bounds
 from dharma_tasks.records import Direction, MigrationState, OperationState
@@ -45,6 +46,7 @@ class FakeControl:
     end: Stopped | None = None
     signs: int = 0
     waits: list[str] = field(default_factory=list)
+    measured: list[tuple[Measure, float, str]] = field(default_factory=list)
 
     def check(self) -> None:
         self.asked += 1
@@ -71,6 +73,13 @@ class FakeControl:
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
+
+    def measure(self, what: Measure, amount: float, detail: str = "") -> None:
+        self.measured.append((what, amount, detail))
+
+    def amounts(self, what: Measure, detail: str = "") -> list[float]:
+        """What was measured of one kind."""
+        return [each[1] for each in self.measured if each[::2] == (what, detail)]
 
 
 def make_server() -> Server:
@@ -229,6 +238,49 @@ def test_what_may_not_be_seen_is_not_waited_for(slept: list[float]) -> None:
     assert "not allowed" in control.warnings[0]
     assert control.waits == ["model: away"]
     assert slept
+
+
+def test_what_is_measured() -> None:
+    """Each batch with its documents; a fault as a retry, and a batch that it undid only once."""
+    server, control = make_server(), FakeControl()
+    make_runner(server, Faults({5: Passing, 11: Conflict}), control).run()
+    assert_applied_once(server)
+    batches = control.amounts(Measure.BATCH)
+    assert control.amounts(Measure.DOCUMENTS) == [3, 3, 3, 2]
+    assert len(batches) == 4
+    assert min(batches) >= 0
+    assert [len(control.amounts(Measure.RETRY, kind)) for kind in ("passing", "conflict")] == [1, 1]
+
+
+def test_who_only_asks_has_done_no_batch() -> None:
+    """A server that copies by itself is asked again and again: that is one batch of it."""
+
+    class Asking(Increment):
+        def step(self, work: Work[dict[int, int]]) -> Step:
+            if next(asked) < 5:
+                return Step(work.cursor)
+            return Step(work.cursor, done=DOCUMENTS, finished=True)
+
+    asked, control = count(), FakeControl()
+    make_runner(make_server(), Faults(), control, operation=Asking()).run()
+    assert control.amounts(Measure.DOCUMENTS) == [DOCUMENTS]
+    assert len(control.amounts(Measure.BATCH)) == 1
+
+
+def test_waiting_is_measured_by_its_reason(
+    slept: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it goes on: what waits for hours must not be counted only when it is over."""
+    monkeypatch.setattr("dharma_tasks.pace.Pace._pause", wait_fixed(3))
+    control = FakeControl(stop_after=60)
+    runner, _ = heavy(control, None, Passing("away"), *["it lags"] * 100)
+    with pytest.raises(Stopped):
+        runner.run()
+    waited = {why: control.amounts(Measure.WAITED, why) for why in Wait}
+    assert waited[Wait.RETRY] == [3]
+    assert set(waited[Wait.STRAIN]) == {2}
+    assert sum(sum(each) for each in waited.values()) == pytest.approx(sum(slept))
+    assert sum(waited[Wait.RATE]) > 0
 
 
 @given(st.lists(st.tuples(st.integers(1, 60), st.sampled_from([Crash, Passing, Conflict]))))

@@ -15,6 +15,7 @@ from tenacity import wait_none
 from test_runner import FakeControl, assert_applied_once, make_runner, make_server
 
 from dharma_tasks.errors import FenceLost, Outdated, Stopped
+from dharma_tasks.measures import Measure
 from dharma_tasks.records import MigrationState, OperationState
 from dharma_tasks.runner import MigrationFailed, Runner
 from dharma_tasks.settings import Settings
@@ -124,6 +125,8 @@ def test_one_worker_alone() -> None:
     assert isinstance(control, FakeControl)
     assert control.reports == sorted(control.reports)
     assert len(set(control.reports)) > RANGES, "it is shown how far a range is before its end"
+    measured = control.amounts(Measure.DOCUMENTS) + ranges.control.amounts(Measure.DOCUMENTS)
+    assert sum(measured) == server.done
 
 
 @settings(deadline=None)

@@ -22,6 +22,7 @@ REDIS = {
     *{"control.py", "context.py", "rescue.py", "submit.py", "bootsteps.py"},
     *{"conduct.py", "inline.py", "range_control.py"},
     *{"reading.py", "trail.py", "status.py", "report.py", "transport.py"},
+    *{"standing.py", "sight.py"},
 }
 DRIVERS = {"pymongo": "mongodb", "bson": "mongodb", "psycopg": "postgresql",
            "postgast": "postgresql", "elasticsearch": "elasticsearch",
@@ -46,15 +47,17 @@ def files() -> list[Path]:
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports(path: Path) -> None:
-    """Celery, Redis, Flower and each driver are known where they belong, and nowhere else."""
+    """Celery, Redis, Flower, Prometheus and the drivers are known where they belong only."""
     found = imports(path)
     inside = path.relative_to(PACKAGE)
     if found & {"celery", "kombu"}:
         assert inside.name in CELERY
     if "redis" in found:
-        assert inside.name in REDIS or inside.parts[0] == "cli" or str(inside) == "page/watch.py"
+        assert inside.name in REDIS or inside.parts[0] == "cli"
     if found & {"flower", "tornado"}:
         assert inside.parts[0] == "page"
+    if "prometheus_client" in found:
+        assert inside.parts[0] == "metrics"
     for driver, database in DRIVERS.items():
         if driver in found:
             assert inside.parts[0] in {"databases", "operations"}

@@ -82,7 +82,7 @@ def test_kubernetes() -> None:
 
 def test_workers_are_replaced_one_by_one() -> None:
     """A new one is ready before an old one ends, and a drained node leaves one."""
-    workers, budget = deployment.documents(WORKER)
+    workers, budget, _ = deployment.documents(WORKER)
     spec = workers["spec"]
     assert spec["replicas"] > budget["spec"]["maxUnavailable"]
     assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from dharma_tasks.databases.postgresql import PostgresqlDatabase, database
 from dharma_tasks.journal import Opening
 from dharma_tasks.local import LocalEngines
+from dharma_tasks.measures import Measure
 from dharma_tasks.migration import Key
 from dharma_tasks.operations import catalogue
 from dharma_tasks.operations.base import Operation
@@ -62,6 +63,9 @@ class Control:
 
     def waiting(self, reason: str, stuck_for: float, *, handed_on: bool = False) -> None:
         self.waits.append(reason)
+
+    def measure(self, what: Measure, amount: float, detail: str = "") -> None:
+        pass
 
 
 class Postgres:

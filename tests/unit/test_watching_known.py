@@ -1,4 +1,4 @@
-"""How often the Migrations page asks for the journals, and what it keeps where nobody answers."""
+"""How often who watches asks for the journals, and what is kept where nobody answers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fakeredis import FakeRedis
 from dharma_tasks import reading, trail
 from dharma_tasks.databases import NAMES
 from dharma_tasks.messages import Chain
-from dharma_tasks.page import known
-from dharma_tasks.page.known import Journals
 from dharma_tasks.reading import Relayed
 from dharma_tasks.records import HistoryRecord, Survey
 from dharma_tasks.settings import Settings
 from dharma_tasks.trail import Trail
+from dharma_tasks.watching import known
+from dharma_tasks.watching.known import Journals
 
 ENTRY = HistoryRecord(at="2026-05-09T12:03:00Z", event="run", run="r", by="me")  # type: ignore[arg-type]
 
@@ -49,7 +49,7 @@ class Stage:
         monkeypatch.setattr(reading, "ANSWER_SECONDS", 0)
         monkeypatch.setattr(trail, "workers", lambda _settings, _send: self.relayed)
         settings = Settings(_env_file=None, namespace=NAMESPACE)  # type: ignore[call-arg]
-        self.journals = Journals(settings, self._send, AtOnce(), lambda _name: self.waiting)
+        self.journals = Journals(settings, self._send, AtOnce(), lambda _name: self.waiting, 50)
 
     @property
     def relayed(self) -> Relayed:

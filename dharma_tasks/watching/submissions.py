@@ -26,7 +26,7 @@ class Submission:
 
 @dataclass
 class Submissions:
-    """The runs that the page shows: for each database the open one, or the last one."""
+    """The runs that are shown: for each database the open one, or the last one."""
 
     runs: Runs
     _plans: dict[str, Plan] = field(default_factory=dict)

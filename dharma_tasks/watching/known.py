@@ -21,8 +21,6 @@ from dharma_tasks.trail import Told
 
 __all__ = ["Journals", "Known"]
 
-_ENTRIES = 50
-"""How many entries of each audit trail are read."""
 _CHANGED_SECONDS = 2
 """After this a journal is asked again, where something has ended."""
 _USUAL_SECONDS = 15
@@ -90,6 +88,8 @@ class Journals:
     send: Send
     executor: Executor
     queued: Callable[[str], int]
+    entries: int = 0
+    """How many entries of each audit trail are read."""
     _known: dict[str, Known] = field(default_factory=dict)
     _turns: dict[str, _Turn] = field(default_factory=lambda: {name: _Turn() for name in NAMES})
     _lock: Lock = field(default_factory=Lock)
@@ -124,7 +124,7 @@ class Journals:
         before = self.known()[name]
         try:
             now = self._heard(name, relayed, before)
-        except Exception as error:  # noqa: BLE001 - it is said on the page, and asked again
+        except Exception as error:  # noqa: BLE001 - it is shown, and asked again
             now = before.failed(f"{type(error).__name__}: {error}")
         with self._lock:
             self._known[name] = now
@@ -135,6 +135,11 @@ class Journals:
         answers = ask(SURVEY, [name], self.settings, relayed)
         if name not in answers.found:
             return before.failed(answers.errors.get(name, _UNSERVED))
-        told = trail.gather(self.settings, [name], _ENTRIES, self.send)
-        entries = before.entries if told.unreachable else tuple(told.entries)
-        return Known(answers.found[name], entries, began)
+        return Known(answers.found[name], self._told(name) or before.entries, began)
+
+    def _told(self, name: str) -> tuple[Told, ...]:
+        """The end of the audit trail; empty where it is not wanted, or cannot be read."""
+        if not self.entries:
+            return ()
+        told = trail.gather(self.settings, [name], self.entries, self.send)
+        return () if told.unreachable else tuple(told.entries)
