@@ -23,6 +23,7 @@ from pymongo.write_concern import WriteConcern
 
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.settings import Settings
+from dharma_tasks.urls import misread
 
 Document = dict[str, Any]
 ResultT = TypeVar("ResultT")
@@ -210,6 +211,9 @@ class Connection:
         url = self._settings.mongodb_url
         if url is None:
             raise _refused("is not set", "Set it, with the database's name in it.")
+        todo = "Write mongodb://USER:PASSWORD@HOST:PORT/NAME, with % codes where needed."
+        if misread(url.get_secret_value()):
+            raise _refused("is not a MongoDB URL", todo)
         try:
             return MongoClient(
                 url.get_secret_value(),
@@ -230,7 +234,6 @@ class Connection:
             )
         except (InvalidURI, ConfigurationError, ValueError):
             # Not the driver's own message: it quotes what may be a part of the password.
-            todo = "Write mongodb://USER:PASSWORD@HOST:PORT/NAME, with % codes where needed."
             raise _refused("is not a MongoDB URL", todo) from None
 
 
