@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint bench chaos clean
+.PHONY: help setup demo up down test lint bench picture chaos clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ lint: setup ## Format, rules and types
 
 bench: setup ## Dharma Tasks beside other ways to do the same; QUICK=1 tries it
 	@$(BIN)/python -m benchmarks $(if $(QUICK),--factor 0.01 --rounds 2) $(NAMES)
+
+picture: setup ## docs/migrations-page.png anew, from a real run; needs Chromium
+	@$(BIN)/python scripts/picture.py docs/migrations-page.png
 
 KILLS ?= 100
 MINUTES ?= 45

@@ -37,8 +37,11 @@ __all__ = [
     "DatabaseStatus",
     "MigrationStatus",
     "OperationStatus",
+    "Pulse",
     "Status",
+    "assemble",
     "at_work",
+    "feel",
     "gather",
     "look",
 ]
@@ -60,8 +63,9 @@ class MigrationStatus(BaseModel):
     """One migration, and how its file fits.
 
     `changed`: it is not what was applied any more; `missing`: it is not in the folder and should
-    be (`newer`: it is above every file that is); `late`: it is below one that is applied already.
-    `half_undone`: the only way from here is further back.
+    be (`newer`: it is above every file that is); `moved`: the version that its file says by now;
+    `late`: it is below one that is applied already. `half_undone`: the only way from here is
+    further back.
     """
 
     version: str
@@ -76,6 +80,7 @@ class MigrationStatus(BaseModel):
     changed: bool = False
     missing: bool = False
     newer: bool = False
+    moved: str | None = None
     late: bool = False
     half_undone: bool = False
 
@@ -121,6 +126,12 @@ class DatabaseStatus(BaseModel):
         """How many migrations are applied."""
         return sum(found.state is MigrationState.APPLIED for found in self.migrations)
 
+    def below(self, migration: MigrationStatus) -> str | None:
+        """The highest applied version before `migration`, which is one of these."""
+        before = self.migrations[: self.migrations.index(migration)]
+        applied = [each.version for each in before if each.state is MigrationState.APPLIED]
+        return applied[-1] if applied else None
+
 
 class Status(BaseModel):
     """Everything. `redis` says why Redis cannot be read, None where it can.
@@ -143,8 +154,8 @@ class Status(BaseModel):
 
 
 @dataclass(frozen=True)
-class _Pulse:
-    """What Redis says; empty where it does not answer."""
+class Pulse:
+    """What Redis says at one moment; empty, but for the `error`, where it does not answer."""
 
     redis: Redis | None = None
     error: str | None = None
@@ -180,6 +191,13 @@ def gather(settings: Settings, migrations: Sequence[Migration] | None, send: Sen
     """
     pulse = _pulse(settings)
     answers = ask(SURVEY, NAMES, settings, Relayed(pulse.redis, pulse.served, send))
+    return assemble(answers, migrations, pulse)
+
+
+def assemble(
+    answers: Answers[Survey], migrations: Sequence[Migration] | None, pulse: Pulse
+) -> Status:
+    """Put together what the journals, the folder and Redis have said."""
     return Status(
         databases={name: _database(name, answers, migrations, pulse) for name in NAMES},
         redis=pulse.error,
@@ -188,26 +206,34 @@ def gather(settings: Settings, migrations: Sequence[Migration] | None, send: Sen
     )
 
 
-def _pulse(settings: Settings) -> _Pulse:
+def _pulse(settings: Settings) -> Pulse:
     try:
-        redis = require_redis(settings)
-        workers = Workers(redis, settings.namespace).alive()
-        return _Pulse(
-            redis=redis,
-            snapshots=Runs(redis, settings.namespace).open(),
-            workers=tuple(worker.name for worker in workers),
-            served=frozenset(name for worker in workers for name in worker.databases),
-            leases=Leases(redis, settings.namespace, settings.lease_seconds),
-        )
+        return feel(require_redis(settings), settings)
     except (Unreachable, RedisError) as error:
-        return _Pulse(error=str(error))
+        return Pulse(error=str(error))
+
+
+def feel(redis: Redis, settings: Settings) -> Pulse:
+    """Read what Redis says now.
+
+    Raises:
+        RedisError: it does not answer.
+    """
+    workers = Workers(redis, settings.namespace).alive()
+    return Pulse(
+        redis=redis,
+        snapshots=Runs(redis, settings.namespace).open(),
+        workers=tuple(worker.name for worker in workers),
+        served=frozenset(name for worker in workers for name in worker.databases),
+        leases=Leases(redis, settings.namespace, settings.lease_seconds),
+    )
 
 
 # -- put together --------------------------------------------------------------------------
 
 
 def _database(
-    name: str, answers: Answers[Survey], migrations: Sequence[Migration] | None, pulse: _Pulse
+    name: str, answers: Answers[Survey], migrations: Sequence[Migration] | None, pulse: Pulse
 ) -> DatabaseStatus:
     survey = answers.found.get(name)
     error = answers.errors.get(name)
@@ -272,6 +298,8 @@ def _migration(
     record: MigrationRecord | None, file: Migration | None, alive: Alive | None
 ) -> MigrationStatus:
     types = [str(operation["type"]) for operation in file.operations] if file else []
+    if file and record and any(each.number > len(types) for each in record.operations):
+        types += [str(operation["type"]) for operation in file.rollback]  # which has begun
     if record is None:
         if file is None:
             raise ValueError
@@ -297,11 +325,16 @@ def _migration(
 
 
 def _mark(found: Sequence[MigrationStatus], versions: Versions) -> None:
-    """Say of each whether its file is missing, or late."""
-    gone = (r for r in versions.without_file if versions.missing(r) or versions.newer(r))
-    missing = {record.version: record for record in gone}
-    late = {file.version for file in versions.files if versions.late(file)}
+    """Say of each whether its file is missing, has another version by now, or is late."""
+    moved = {r.version: file.version for r in versions.records if (file := versions.moved(r))}
+    missing = {
+        record.version: record
+        for record in versions.without_file
+        if versions.missing(record) or versions.newer(record) or record.version in moved
+    }
+    late = {file.version for file in versions.files if versions.late(file)} - {*moved.values()}
     for each in found:
+        each.moved = moved.get(each.version)
         each.late = each.version in late
         each.missing = each.version in missing
         each.newer = each.missing and versions.newer(missing[each.version])

@@ -12,8 +12,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from dharma_tasks import words
-from dharma_tasks.advice import rollback
+from dharma_tasks import advice, words
 from dharma_tasks.cli import common
 from dharma_tasks.cli.screen import Indented, console
 from dharma_tasks.errors import Refused
@@ -33,12 +32,7 @@ _STYLES = {
     MigrationState.ROLLED_BACK: "yellow",
 }
 _USUAL = {None, RunState.RUNNING}
-_TODO = {
-    MigrationState.FAILED: "Correct the cause and submit again: it goes on where it stopped. Its "
-    "file must stay as it is.",
-    MigrationState.ROLLED_BACK: "Nothing of it was kept. Correct the cause, or its file, and "
-    "submit again.",
-}
+_STOPPED = (MigrationState.FAILED, MigrationState.ROLLED_BACK)
 _WORKED_ON = (MigrationState.RUNNING, MigrationState.ROLLING_BACK)
 _Cells = tuple[str, str, str, str, str, str]
 _OPEN = (OperationState.RUNNING, OperationState.FAILED, OperationState.UNDOING)
@@ -91,7 +85,7 @@ class _Report:
     def _parts(self) -> Iterator[RenderableType]:
         databases = self._result.databases
         names = [len(m.name) for found in databases.values() for m in found.migrations]
-        width = min(max(names, default=0), _NAME)
+        width = min(max([len("name"), *names]), _NAME)
         for name, found in databases.items():
             yield from _database(name, found, width)
         if self._result.redis:
@@ -223,15 +217,40 @@ def _tried(
         yield Indented(f"{what} {operation.state}: {', '.join(parts)}", 2)
     error = operation.error
     told = (migration.error or "", (found.progress and found.progress.waiting) or "")
-    if error and error not in told:
+    if error and not any(error in each for each in told):
         yield Indented(f"last error: {error.strip()}", 4, "yellow")
 
 
 def _rollback(name: str, found: DatabaseStatus, migration: MigrationStatus) -> str:
     """The command that finishes the way back of `migration`."""
-    before = found.migrations[: found.migrations.index(migration)]
-    applied = [each.version for each in before if each.state is MigrationState.APPLIED]
-    return rollback(name, applied[-1] if applied else None)
+    return advice.rollback(name, found.below(migration))
+
+
+def _left(migration: MigrationStatus) -> str:
+    """What is there of one that could not be undone as a whole."""
+    parts = []
+    for number, each in enumerate(migration.operations, start=1):
+        if each.state is OperationState.DONE:
+            parts.append(f"{number} {each.type}")
+        elif each.done:
+            parts.append(f"{number} {each.type} ({words.amount(each.done, each.total)})")
+    return ", ".join(parts)
+
+
+def _unfit(migration: MigrationStatus) -> Iterator[str]:
+    """How its file does not fit, with the mark that it has in the table, and what to do."""
+    there = f"{migration.version} is {migration.state}, and its file"
+    if migration.moved:
+        todo = f"put {migration.version} back"
+        yield f"{_mark(migration).strip()} {there} says the version {migration.moved} now: {todo}."
+    elif migration.changed:
+        yield f"* {there} was changed since: put it back as it was."
+    elif migration.missing:
+        yield f"? {_missing(migration)}"
+    if migration.late:
+        text = f"! {migration.version} is late: a higher version is there already"
+        todo = "give it a version above, or submit with --allow-out-of-order if it may run after it"
+        yield f"{text}: {todo}."
 
 
 def _missing(migration: MigrationStatus) -> str:
@@ -248,20 +267,15 @@ def _below(
     for number, operation in enumerate(migration.operations, start=1):
         if operation.state in _OPEN:
             yield from _tried(found, migration, number)
-    if migration.error and migration.state in _TODO:
+    if migration.error and migration.state in _STOPPED:
         yield Indented(f"{migration.version} {migration.state}:", 2, "bold red")
         yield Indented(migration.error.strip(), 4)
-        todo = f"Correct the cause and finish the way back: {_rollback(name, found, migration)}"
-        yield Indented(todo if migration.half_undone else _TODO[migration.state], 2)
-    if migration.changed:
-        text = f"* the file of {migration.version} was changed after it had been {migration.state}"
-        yield Indented(f"{text}: put it back as it was.", 2, "yellow")
-    if migration.missing:
-        yield Indented(f"? {_missing(migration)}", 2, "yellow")
-    if migration.late:
-        text = f"! {migration.version} is late: a higher version is there already"
-        todo = "give it a version above, or submit with --allow-out-of-order if it may run after it"
-        yield Indented(f"{text}: {todo}.", 2, "yellow")
+        command = _rollback(name, found, migration) if migration.half_undone else None
+        failed = migration.state is MigrationState.FAILED
+        if failed and not command and (left := _left(migration)):
+            yield Indented(f"Left of it: {left}", 2)
+        yield Indented(advice.after_stop(migration.state, command), 2)
+    yield from (Indented(text, 2, "yellow") for text in _unfit(migration))
     if migration.state in _WORKED_ON and found.run is None:
         text = (
             f"{migration.version} is {migration.state}, and no run that Redis knows goes on with it"

@@ -295,7 +295,10 @@ def test_before_images_of_large_documents(
     ],
 )
 def test_irreversible(hand: Hand, documents: Database[Any], operation: Operation[Any]) -> None:
-    """Without before-images it says what would help; only what never began can be undone."""
+    """Without before-images it says what would help; only what never began can be undone.
+
+    The journal knows it, whatever becomes of the file.
+    """
     problem = operation.irreversible()
     assert problem is not None
     assert "keep_before_image" in problem.todo
@@ -304,6 +307,8 @@ def test_irreversible(hand: Hand, documents: Database[Any], operation: Operation
     hand.undo(operation)
     hand.run(operation)
     assert kept(documents) == 0
+    (record,) = hand.database.journal.survey().migrations
+    assert record.operations[0].irreversible == "it has kept nothing of what it overwrote"
     with pytest.raises(OperationFailed, match="has kept nothing"):
         hand.undo(operation)
 
@@ -402,14 +407,8 @@ def test_prune(hand: Hand, documents: Database[Any]) -> None:
     running = op("add_field", collection="things", field="b", value=1)
     hand.step(hand.take("2.0.0", running), running)
     failed = op("add_field", collection="things", field="c", value=1)
-    first, second = (
-        replace(
-            assignment := hand.assignment("3.0.0", "add_field"),
-            key=assignment.key.model_copy(update={"number": number}),
-            count=2,
-        )
-        for number in (1, 2)
-    )
+    first = replace(hand.assignment("3.0.0", "add_field"), count=2)
+    second = replace(first, key=first.key.model_copy(update={"number": 2}))
     taken = journal.take(first, hand.owner(), counted=True)
     prepared = failed.prepare(hand.work(taken, hand.database.handle))
     assert prepared is not None
