@@ -14,6 +14,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from dharma_tasks.databases import NAMES
+from dharma_tasks.logs import stack_of
 from dharma_tasks.page.known import Journals, Known
 from dharma_tasks.page.lines import Lines
 from dharma_tasks.page.making import Facts, make
@@ -74,8 +75,8 @@ class Watch:
                 continue
             try:
                 self._shown = self.look()
-            except Exception as error:
-                log.exception("migrations_page_stands_still")
+            except Exception as error:  # noqa: BLE001 - whatever it is, the page says it
+                log.error("migrations_page_stands_still", **stack_of(error))
                 self._shown = self._stands_still(error)
             time.sleep(_EVERY_SECONDS)
 
