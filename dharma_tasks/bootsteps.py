@@ -85,15 +85,16 @@ class Rescue(_Timed):
             if settings().url(name) is None:
                 msg = f"-Q {name}: this worker has no DHARMA_{name.upper()}_URL"
                 raise ClickException(msg)
+        # Said goodbye to also by a worker that never reached Redis.
+        self._redis = connect_redis(settings())
+        self._workers = Workers(self._redis, settings().namespace)
+        self._me = Worker(name=consumer.hostname, databases=tuple(_served(consumer)))
 
     def start(self, consumer: Any) -> None:
         """Announce this worker, and look around from now on."""
-        config = settings()
-        redis = connect_redis(config)
+        config, redis = settings(), self._redis
         prefix = f"{config.namespace}:"
-        served = _served(consumer)
-        self._workers = Workers(redis, config.namespace)
-        self._me = Worker(name=consumer.hostname, databases=tuple(served))
+        served = self._me.databases
         self._rescuer = Rescuer(
             config, redis, served, queued=lambda database: int(redis.llen(prefix + database))
         )
