@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 import pytest
 from certificates import Authority, Signed
@@ -25,6 +26,8 @@ from dharma_tasks.local.elasticsearch_files import VERSION
 from dharma_tasks.local.mongodb import MongodbEngine
 
 ADMIN = "administrator"
+AWKWARD = "/@:%"
+"""What is in every password, and must be a % code in a URL."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class SecuredMongodb(MongodbEngine):
         return "secured"
 
     def url(self, place: Place) -> str:
-        return self.address(place, f"{ADMIN}:{self.keys.password}@") + "&replicaSet=dharma"
+        return self.address(place, f"{_login(self.keys.password)}@") + "&replicaSet=dharma"
 
     def address(self, place: Place, login: str) -> str:
         """The URL for whoever logs in with `login`."""
@@ -120,7 +123,12 @@ class SecuredElasticsearch(ElasticsearchEngine):
         return VERSION
 
     def url(self, place: Place) -> str:
-        return f"https://{ADMIN}:{self.keys.password}@{HOST}:{place.port}"
+        return f"https://{_login(self.keys.password)}@{HOST}:{place.port}"
+
+
+def _login(password: str) -> str:
+    """The administrator's, for a URL."""
+    return f"{ADMIN}:{quote(password, safe='')}"
 
 
 def _hashed(password: str) -> str:
@@ -191,7 +199,8 @@ class Secured:
 def started(folder: Path) -> Iterator[Secured]:
     """Start both, side by side, and end them."""
     authority = Authority(folder / "keys")
-    keys = Keys(authority, authority.sign("server"), authority.sign("client"), secrets.token_hex(8))
+    password = secrets.token_hex(8) + AWKWARD
+    keys = Keys(authority, authority.sign("server"), authority.sign("client"), password)
     SecuredMongodb.keys = SecuredElasticsearch.keys = keys
     local = LocalEngines(folder / "engines")
     with pytest.MonkeyPatch.context() as patch:

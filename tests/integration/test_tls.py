@@ -201,7 +201,7 @@ def test_elasticsearch_by_key_and_by_password(settings: Settings, secured: Secur
     """An API key, and a password that is not in the URL, each say who is there."""
     scheme, _, rest = secured.elasticsearch_url.partition("://")
     login, _, host = rest.partition("@")
-    user, _, password = login.partition(":")
+    user, password = login.partition(":")[0], secured.keys.password
     trusted = {"elasticsearch_ca_certs": secured.keys.authority.certificate}
     key = secured.api_key("whoever", ["monitor"], {})
     for given, kind in (
