@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from dharma_tasks.celery_app import app
 from dharma_tasks.databases import NAMES
-from dharma_tasks.dispatch import send
+from dharma_tasks.dispatch import queue, send, spare_queue
 from dharma_tasks.errors import DharmaError
 from dharma_tasks.redis_client import connect_redis
 from dharma_tasks.rescue import Rescuer
@@ -48,9 +48,9 @@ def _without_mingle(sender: Any, **_: Any) -> None:
     sender.options["without_mingle"] = True
 
 
-def _served(consumer: Any) -> list[str]:
-    """The databases whose queues this worker takes messages from."""
-    return [name for name in NAMES if name in consumer.app.amqp.queues.consume_from]
+def served() -> list[str]:
+    """The databases whose queues this worker takes messages from, in a child too."""
+    return [name for name in NAMES if name in app.amqp.queues.consume_from]
 
 
 class _Timed(bootsteps.StartStopStep):
@@ -81,23 +81,24 @@ class Rescue(_Timed):
             names = ", ".join(f"DHARMA_{name.upper()}_URL" for name in NAMES)
             msg = f"no database to serve: set at least one of {names}"
             raise ClickException(msg)
-        for name in _served(consumer):
+        for name in served():
             if settings().url(name) is None:
                 msg = f"-Q {name}: this worker has no DHARMA_{name.upper()}_URL"
                 raise ClickException(msg)
         # Said goodbye to also by a worker that never reached Redis.
         self._redis = connect_redis(settings())
         self._workers = Workers(self._redis, settings().namespace)
-        self._me = Worker(name=consumer.hostname, databases=tuple(_served(consumer)))
+        self._me = Worker(name=consumer.hostname, databases=tuple(served()))
 
     def start(self, consumer: Any) -> None:
         """Announce this worker, and look around from now on."""
-        config, redis = settings(), self._redis
-        prefix = f"{config.namespace}:"
-        served = self._me.databases
-        self._rescuer = Rescuer(
-            config, redis, served, queued=lambda database: int(redis.llen(prefix + database))
-        )
+        config = settings()
+
+        def queued(database: str) -> int:
+            queues = queue(database), spare_queue(database)
+            return sum(self._workers.waiting(each) for each in queues)
+
+        self._rescuer = Rescuer(config, self._redis, self._me.databases, queued)
         self._seconds = config.rescue_seconds
         self._tick()
         self._timer = consumer.timer.call_repeatedly(self._seconds, self._tick)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import click
 from redis import Redis
@@ -36,8 +36,11 @@ ANSWER_SECONDS = 10
 @click.command()
 @click.argument("database", type=click.Choice(NAMES))
 @options.by
+@click.option(
+    "--range", "number", type=int, metavar="N", help="Of one range, where an operation has several."
+)
 @options.yes
-def unlock(*, database: str, by: str | None, yes: bool) -> None:
+def unlock(*, database: str, by: str | None, number: int | None, yes: bool) -> None:
     """Break the lease of a worker that hangs, so that another one goes on.
 
     A worker that is gone needs none of this: its lease runs out by itself. It is for one that
@@ -50,7 +53,8 @@ def unlock(*, database: str, by: str | None, yes: bool) -> None:
     settings: Settings | None = None
     try:
         settings = common.settings()
-        status = _Unlock(settings, require_redis(settings), database, who_asks(by)).run(yes=yes)
+        call = _Unlock(settings, require_redis(settings), database, who_asks(by), number)
+        status = call.run(yes=yes)
     except Exception as error:  # noqa: BLE001 - told in one place
         console(sys.stderr).print(Text(common.message_of(error, settings) or str(error), "red"))
         status = common.status_of(error)
@@ -60,11 +64,14 @@ def unlock(*, database: str, by: str | None, yes: bool) -> None:
 class _Unlock:
     """One call of the command."""
 
-    def __init__(self, settings: Settings, redis: Redis, database: str, by: str) -> None:
+    def __init__(
+        self, settings: Settings, redis: Redis, database: str, by: str, number: int | None
+    ) -> None:
         self._redis = redis
         self._prefix = settings.namespace
         self._database = database
         self._by = by
+        self._number = number
         self._runs = Runs(redis, settings.namespace)
         self._leases = Leases(redis, settings.namespace, settings.lease_seconds)
         self._workers = Workers(redis, settings.namespace)
@@ -96,17 +103,28 @@ class _Unlock:
     def _held(self) -> tuple[Run, Next, Held] | None:
         """The lease to break; where there is none, say how it stands."""
         stands = f"no run is at work in {self._database}"
-        for run, upcoming, held in leases_on(self._database, self._runs, self._leases):
-            if held is not None and not held.broken:
-                return run, upcoming, held
-            stands = f"run {run.id} is at {upcoming.key}, and a worker will take it over"
+        for run, upcoming, key, held in leases_on(self._database, self._runs, self._leases):
+            if key.range == self._number:
+                if held is not None and not held.broken:
+                    return run, upcoming, held
+                stands = f"run {run.id} is at {key}, and a worker will take it over"
+        if self._number is not None and not stands.startswith("run"):
+            stands = f"nothing has a range {self._number} that is open"
         self._say(f"{self._database}: no lease is held: {stands}.")
         return None
+
+    def _ranges(self, run: Run) -> Iterator[str]:
+        """Who has the operation's ranges, and how to break one of those leases."""
+        for found, _, key, held in leases_on(self._database, self._runs, self._leases):
+            if found.id == run.id and key.range is not None and held is not None:
+                who = f"{held.holder.worker}, pid {held.holder.pid} on {held.holder.node}"
+                yield f"  range {key.range} held by {who} (--range {key.range})"
 
     def _shown(self, run: Run, upcoming: Next, held: Held) -> str:
         holder = held.holder
         lines = [
-            f"{self._database}: {upcoming.version} operation {upcoming.number} of run {run.id}",
+            f"{self._database}: {upcoming.version} operation {upcoming.number} of run {run.id}"
+            + ("" if self._number is None else f", range {self._number}"),
             f"  held by {holder.worker}, pid {holder.pid} on {holder.node}"
             + (" (that process is gone)" if held.free else ""),
         ]
@@ -118,6 +136,8 @@ class _Unlock:
             lines.append(f"  {progress.type} {progress.summary}: {done}, heartbeat {age} ago")
             if progress.waiting:
                 lines.append(f"  waits: {words.first_line(progress.waiting)}")
+        if self._number is None:
+            lines += self._ranges(run)
         return "\n".join(lines)
 
     def _break(self, held: Held) -> str:
