@@ -18,6 +18,7 @@ from dharma_tasks.celery_app import app
 from dharma_tasks.databases import NAMES
 from dharma_tasks.dispatch import queue, send, spare_queue
 from dharma_tasks.errors import DharmaError
+from dharma_tasks.logs import stack_of
 from dharma_tasks.measures import Meter, Unmetered
 from dharma_tasks.metrics.pipe import Pipe
 from dharma_tasks.metrics.standing import Lookout
@@ -104,20 +105,20 @@ class Rescue(_Timed):
             if settings().url(name) is None:
                 msg = f"-Q {name}: this worker has no DHARMA_{name.upper()}_URL"
                 raise ClickException(msg)
+        # Said goodbye to also by a worker that never reached Redis.
+        self._redis = connect_redis(settings())
+        self._workers = Workers(self._redis, settings().namespace)
+        self._me = Worker(name=consumer.hostname, databases=tuple(served()))
 
     def start(self, consumer: Any) -> None:
         """Announce this worker, and look around from now on."""
         config = settings()
-        redis = connect_redis(config)
-        databases = served()
-        self._workers = Workers(redis, config.namespace)
-        self._me = Worker(name=consumer.hostname, databases=tuple(databases))
 
         def queued(database: str) -> int:
             queues = queue(database), spare_queue(database)
             return sum(self._workers.waiting(each) for each in queues)
 
-        self._rescuer = Rescuer(config, redis, databases, queued)
+        self._rescuer = Rescuer(config, self._redis, self._me.databases, queued)
         self._seconds = config.rescue_seconds
         self._tick()
         self._timer = consumer.timer.call_repeatedly(self._seconds, self._tick)
@@ -174,8 +175,8 @@ class Metrics(_Timed):
             self._page.show(self._lookout.look())
         except RedisError:  # the rescue timer has said so, and the page does
             return
-        except (LookupError, ValueError):  # a run's record, which must not stop a worker
-            log.exception("not_shown")
+        except (LookupError, ValueError) as error:  # a run's record, which must not stop a worker
+            log.error("not_shown", **stack_of(error))
 
 
 class LookAfterChildren(_Timed):

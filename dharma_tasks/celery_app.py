@@ -12,6 +12,7 @@ from kombu import Queue
 from dharma_tasks import transport
 from dharma_tasks.databases import NAMES
 from dharma_tasks.logs import configure_logs
+from dharma_tasks.redis_client import redis_url
 from dharma_tasks.settings import settings
 
 log = structlog.get_logger()
@@ -22,7 +23,7 @@ transport.install()
 
 app = Celery("dharma_tasks", include=["dharma_tasks.tasks"])
 app.conf.update(
-    broker_url=_settings.redis_url.get_secret_value(),
+    broker_url=redis_url(_settings),
     broker_connection_retry_on_startup=True,
     broker_transport_options={
         # Two projects can share a Redis; the queues' keys are `dharma:mongodb` and so on.

@@ -8,8 +8,8 @@ from typing import Any
 from celery import Celery, chain
 from kombu.exceptions import OperationalError
 
-from dharma_tasks.errors import Unreachable
 from dharma_tasks.messages import Chain, Message
+from dharma_tasks.redis_client import lost, redis_url
 from dharma_tasks.settings import Settings
 
 _SPARE = 9
@@ -45,7 +45,7 @@ def sender(settings: Settings) -> Callable[[Iterable[Chain]], None]:
     def send(chains: Iterable[Chain]) -> None:
         app = Celery("dharma_tasks", set_as_current=False)
         app.conf.update(
-            broker_url=settings.redis_url.get_secret_value(),
+            broker_url=redis_url(settings),
             # As the workers' (see `celery_app`), whose queues these are.
             broker_transport_options={"global_keyprefix": f"{settings.namespace}:"},
         )
@@ -61,8 +61,7 @@ def _send(app: Celery, chains: Iterable[Chain], **options: Any) -> None:
             signatures = (_signature(app, message) for message in messages)
             chain(*signatures).apply_async(**options)
     except OperationalError as error:
-        msg = f"messages cannot be sent through Redis: {error}. Try again when it is back"
-        raise Unreachable(msg) from error
+        raise lost(error, "messages cannot be sent through Redis") from error
 
 
 def shown(message: Message) -> str:

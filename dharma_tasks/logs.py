@@ -1,9 +1,15 @@
-"""structlog for everything, the standard library's loggers included."""
+"""structlog for everything, the standard library's loggers included.
+
+A stack is logged by `stack_of`, as text: a program that uses this package may have structlog render
+exceptions itself, and its usual way shows every local variable, URLs with their passwords among
+them.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
+import traceback
 
 import structlog
 from structlog.typing import Processor
@@ -46,6 +52,11 @@ def configure_logs(settings: Settings) -> None:
     logging.getLogger("celery.app.trace").setLevel(logging.ERROR)
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+
+
+def stack_of(error: BaseException) -> dict[str, str]:
+    """The stack of an error, for an event: without the values of local variables."""
+    return {"exception": "".join(traceback.format_exception(error)).rstrip()}
 
 
 def _renderers(settings: Settings) -> list[Processor]:

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from dharma_tasks import submit
 from dharma_tasks.conduct import Conduct, Order
@@ -33,7 +33,7 @@ from dharma_tasks.redis_client import require_redis
 from dharma_tasks.results import Account, RunProgress, RunResult, seen
 from dharma_tasks.run import RunState
 from dharma_tasks.runs import Runs
-from dharma_tasks.settings import Settings, refusal
+from dharma_tasks.settings import Settings, read
 from dharma_tasks.status import Status, look
 from dharma_tasks.stepping import Steps, paced
 
@@ -168,10 +168,7 @@ class DatabaseMigrationManager:
     # -- in threads -----------------------------------------------------------------------
 
     def _settings(self) -> Settings:
-        try:
-            return Settings.model_validate(self._given)
-        except ValidationError as error:
-            raise refusal(error) from None
+        return read(**self._given)
 
     def _look(self) -> Status:
         settings = self._settings()

@@ -13,6 +13,7 @@ import structlog
 from redis import Redis
 
 from dharma_tasks.lease import Leases
+from dharma_tasks.logs import stack_of
 from dharma_tasks.messages import Chain, operation_chain, orphans
 from dharma_tasks.run import Snapshot
 from dharma_tasks.runs import Runs
@@ -49,8 +50,9 @@ class Rescuer:
         for snapshot in self._runs.open():
             try:
                 chains += self._of(snapshot, absent)
-            except (LookupError, ValueError):  # what one run's record says must not stop the rest
-                log.exception("not_rescued", run=snapshot.run.id)
+            except (LookupError, ValueError) as error:
+                # What one run's record says must not stop the rest.
+                log.error("not_rescued", run=snapshot.run.id, **stack_of(error))
         self._absent = absent
         return chains
 

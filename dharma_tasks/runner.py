@@ -34,6 +34,7 @@ from dharma_tasks.errors import (
 from dharma_tasks.health import LOOK_SECONDS, Health
 from dharma_tasks.identity import owner
 from dharma_tasks.journal import Entry, Ledger
+from dharma_tasks.logs import stack_of
 from dharma_tasks.measures import Measure, Wait
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Operation
@@ -462,7 +463,7 @@ class Runner:
     def _failed(self, error: Exception, message: str, taken: Taken | None) -> MigrationFailed:
         """Write the lasting error to the journal. `taken` is None when the taking itself failed."""
         text = f"{self.assignment.key} {self.assignment.type} {self.operation.summary}: {message}"
-        log.error("failed", error=message, exc_info=error)
+        log.error("failed", error=message, **stack_of(error))
         kept = taken is None or self._keeps_something(taken)
         state = (None if kept else self.assignment.before) or MigrationState.FAILED
         if taken is not None:

@@ -1,15 +1,19 @@
-"""The environment, or a `.env` file, as one frozen object. Secrets are `SecretStr`."""
+"""The environment, or a `.env` file, as one frozen object. Secrets are `SecretStr`.
+
+A secret may also be in a file, as container platforms mount them: see `secret_files`.
+"""
 
 from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dharma_tasks.errors import Problem, Refused
+from dharma_tasks.secret_files import SecretFiles
 
 
 class Settings(BaseSettings):
@@ -23,6 +27,7 @@ class Settings(BaseSettings):
         env_nested_max_split=1,
         extra="ignore",
         frozen=True,
+        hide_input_in_errors=True,  # what pydantic quotes may be a secret
     )
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
@@ -31,6 +36,18 @@ class Settings(BaseSettings):
     """The database's name, if it is not the one in the URL."""
     postgresql_url: SecretStr | None = None
     elasticsearch_url: SecretStr | None = None
+    elasticsearch_api_key: SecretStr | None = None
+    """Instead of a user: as the server encodes it (`encoded`)."""
+    elasticsearch_password: SecretStr | None = None
+    """For the users that have none in the URL."""
+    elasticsearch_ca_certs: Path | None = None
+    """Whose certificates are trusted; without it the usual authorities'."""
+    elasticsearch_fingerprint: str | None = None
+    """SHA-256 of a certificate (the server's, or of whoever signed it) that is trusted instead."""
+    elasticsearch_client_cert: Path | None = None
+    """What this client shows to a server that asks for a certificate."""
+    elasticsearch_client_key: Path | None = None
+    """Its key, where it is not in the same file."""
     migrations_dir: Path = Path("migrations")
     namespace: str = Field(default="dharma", pattern=r"^[a-z][a-z0-9_]{0,30}$")
     """Prefixes Redis keys, queues and the journal's names: two projects can share servers."""
@@ -67,6 +84,20 @@ class Settings(BaseSettings):
         """The texts of `DHARMA_VALUE_NAME`, by NAME."""
         return {name.upper(): text for name, text in self.value.items()}
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic's signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """After each place for variables, the files that its `…_FILE` name."""
+        places = (env_settings, dotenv_settings)
+        found = [each for place in places for each in (place, SecretFiles(settings_cls, place))]
+        return (init_settings, *found)
+
     def url(self, database: str) -> SecretStr | None:
         """The URL for `database`, or None where this process does not serve it."""
         value: SecretStr | None = getattr(self, f"{database}_url")
@@ -90,5 +121,21 @@ def refusal(error: ValidationError) -> Refused:
 
 @cache
 def settings() -> Settings:
-    """Read the environment once for this process."""
-    return Settings()
+    """Read the environment once for this process.
+
+    Raises:
+        Refused: a variable that cannot be; the message never shows its value.
+    """
+    return read()
+
+
+def read(**given: Any) -> Settings:
+    """Read the environment for all that is not `given`.
+
+    Raises:
+        Refused: as `settings`.
+    """
+    try:
+        return Settings.model_validate(given)
+    except ValidationError as error:
+        raise refusal(error) from None

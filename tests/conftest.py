@@ -17,6 +17,7 @@ from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 from pymongo import MongoClient
 from pymongo.uri_parser import parse_uri
+from secured import Secured, started
 
 from dharma_tasks.local import LocalEngines
 from dharma_tasks.settings import Settings
@@ -36,6 +37,13 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngines]:
     finally:
         if not kept:
             local.delete()
+
+
+@pytest.fixture(scope="session")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """A MongoDB and an Elasticsearch that want a login, and speak TLS only."""
+    with started(tmp_path_factory.mktemp("secured")) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -7,14 +7,13 @@ import traceback
 from collections.abc import Iterable
 
 import click
-from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from dharma_tasks.errors import Refused, Unreachable
 from dharma_tasks.logs import configure_logs
 from dharma_tasks.messages import Chain
 from dharma_tasks.redis_client import lost
-from dharma_tasks.settings import Settings, refusal
+from dharma_tasks.settings import Settings
 from dharma_tasks.settings import settings as read
 
 INTERRUPTED = 130
@@ -30,10 +29,7 @@ def settings() -> Settings:
     Raises:
         Refused: a variable that cannot be; the message never shows its value.
     """
-    try:
-        found = read()
-    except ValidationError as error:
-        raise refusal(error) from None
+    found = read()
     asked = "log_level" in found.model_fields_set
     configure_logs(found if asked else found.model_copy(update={"log_level": "CRITICAL"}))
     return found

@@ -11,6 +11,7 @@ from dharma_tasks.errors import FenceLost
 from dharma_tasks.flow.context import Answer, Context
 from dharma_tasks.journal import Entry
 from dharma_tasks.lease import Held, Leases
+from dharma_tasks.logs import stack_of
 from dharma_tasks.messages import (
     DECLARATION,
     DECLARED,
@@ -161,8 +162,8 @@ def _by_itself(context: Context, database: str, reply: str, call: Callable[[], s
         said = call()
     except FenceLost as error:
         said = f"refused the journal of {database} was written to meanwhile ({error}). Look again"
-    except Exception as error:
-        log.exception("not_written", database=database)
+    except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told
+        log.error("not_written", database=database, **stack_of(error))
         said = f"error {context.unreachable(database, error).what}"
     replies.answer(context.redis, reply, said)
 
@@ -192,8 +193,9 @@ def _written(context: Context, entry: Entry, reply: str) -> bool:
     try:
         found = context.database(database)
         context.trying(found, lambda: found.journal.audit(entry))
-    except Exception as error:
-        log.exception("not_written", run=entry.run, database=database, entry=entry.event)
+    except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told
+        told = {"run": entry.run, "database": database, "entry": entry.event}
+        log.error("not_written", **told, **stack_of(error))
         replies.answer(context.redis, reply, "error " + context.unreachable(database, error).what)
         return False
     return True

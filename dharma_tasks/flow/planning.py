@@ -10,6 +10,7 @@ from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import DharmaError, FenceLost, Problem, Refused, Stopped
 from dharma_tasks.flow.context import Context, Overtaken
 from dharma_tasks.journal import Opening
+from dharma_tasks.logs import stack_of
 from dharma_tasks.messages import Chain, begin_message
 from dharma_tasks.planner import Request, plan
 from dharma_tasks.records import Direction, Survey
@@ -25,9 +26,9 @@ def survey(context: Context, run: str, database: str) -> list[Chain]:
     try:
         found = context.look(database, lambda what: context.tell(record, "waiting", what))
         elsewhere = context.elsewhere(record, database)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, it ends the run
         context.runs.end(record, RunState.UNREACHABLE, [context.unreachable(database, error)])
-        log.exception("unreachable", run=run, database=database)
+        log.error("unreachable", run=run, database=database, **stack_of(error))
         return []
     if elsewhere:
         log.warning("elsewhere", run=run, database=database, reason=elsewhere.what)
@@ -98,8 +99,8 @@ def begin(context: Context, run: str, database: str) -> list[Chain]:
         todo = "Ask for the same again: the new plan starts from what is there."
         _stop(context, snapshot, RunState.REFUSED, Problem("", "", what, todo))
         return []
-    except Exception as error:
-        log.exception("unreachable", run=run, database=database)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+        log.error("unreachable", run=run, database=database, **stack_of(error))
         _cannot_begin(context, snapshot, database, error)
         return []
     ready = context.chains(record, context.runs.begun(record, database, generation))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from dharma_tasks.flow.context import Context
+from dharma_tasks.logs import stack_of
 from dharma_tasks.migration import Migration
 from dharma_tasks.records import MigrationRecord, MigrationState, OperationState
 from dharma_tasks.reversal import irreversible
@@ -47,8 +48,8 @@ def after_failure(context: Context, job: Job, failure: MigrationFailed) -> Turn 
         return None
     try:
         final = irreversible(job.migration, journalled(context, job.at))
-    except Exception:
-        log.exception("not_rolled_back", run=job.run.id)
+    except Exception as error:  # noqa: BLE001 - the migration stays as it is
+        log.error("not_rolled_back", run=job.run.id, **stack_of(error))
         return None
     return Turn.back(job.at, final, kept=failure.kept)
 

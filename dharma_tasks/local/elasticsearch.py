@@ -66,7 +66,15 @@ class ElasticsearchEngine(Engine):
         shutil.rmtree(place.home / "tmp", ignore_errors=True)
         for folder in ("config", "data", "tmp"):
             (place.home / folder).mkdir(parents=True, exist_ok=True)
-        settings = {
+        # JSON is YAML, and gets every character of a path right.
+        text = json.dumps(self.settings(place), indent=2)
+        (place.home / "config/elasticsearch.yml").write_text(text)
+        (place.home / "config/log4j2.properties").write_text(_LOGGING)
+        place.account.own(place.home)
+
+    def settings(self, place: Place) -> dict[str, str]:
+        """What stands in elasticsearch.yml."""
+        return {
             "cluster.name": "dharma",
             "node.name": "dharma",
             "discovery.type": "single-node",
@@ -78,10 +86,6 @@ class ElasticsearchEngine(Engine):
             # A developer's disk is often fuller than 95%, and then every index becomes read-only.
             "cluster.routing.allocation.disk.threshold_enabled": "false",
         }
-        # JSON is YAML, and gets every character of a path right.
-        (place.home / "config/elasticsearch.yml").write_text(json.dumps(settings, indent=2))
-        (place.home / "config/log4j2.properties").write_text(_LOGGING)
-        place.account.own(place.home)
 
     def command(self, place: Place) -> list[str]:
         """Java with the server's main class."""

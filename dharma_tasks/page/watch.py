@@ -8,6 +8,7 @@ from threading import Event, Thread
 
 import structlog
 
+from dharma_tasks.logs import stack_of
 from dharma_tasks.page.lines import Lines
 from dharma_tasks.page.making import Facts, make
 from dharma_tasks.page.shown import Shown
@@ -58,8 +59,8 @@ class Watch:
                 continue
             try:
                 self._shown = self.look()
-            except Exception as error:
-                log.exception("migrations_page_stands_still")
+            except Exception as error:  # noqa: BLE001 - whatever it is, the page says it
+                log.error("migrations_page_stands_still", **stack_of(error))
                 self._shown = self._stands_still(error)
             time.sleep(_EVERY_SECONDS)
 

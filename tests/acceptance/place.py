@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from dharma_tasks.redis_client import connect_redis
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
@@ -30,6 +32,10 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = DEADLINE)
         assert time.monotonic() < until, f"waited {seconds:g} s for {what}"
         time.sleep(0.05)
     return found
+
+
+def _plain(value: Any) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
 @dataclass
@@ -54,6 +60,10 @@ class Place:
             for name in ("mongodb", "postgresql", "elasticsearch", "redis")
             if (url := self.settings.url(name)) is not None
         }
+        more = ("api_key", "password", "ca_certs", "client_cert", "client_key", "fingerprint")
+        for name in (f"elasticsearch_{each}" for each in more):
+            if (value := getattr(self.settings, name)) is not None:
+                mine[f"DHARMA_{name.upper()}"] = _plain(value)
         clean = {k: v for k, v in os.environ.items() if not k.startswith("DHARMA_")}
         return (
             clean

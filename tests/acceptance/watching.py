@@ -110,6 +110,11 @@ class Flower:
         assert status == 200, body
         return json.loads(body)
 
+    def shows(self, path: str) -> str:
+        """What it answers to somebody who has logged in, whatever it is."""
+        login = base64.b64encode(":".join(LOGIN.values()).encode()).decode()
+        return self._ask(path, {"Authorization": f"Basic {login}"})[1].decode()
+
     def refuses(self, path: str) -> bool:
         """Whether it wants a login there."""
         return self._ask(path)[0] == 401

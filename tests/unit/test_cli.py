@@ -26,6 +26,7 @@ from dharma_tasks.migration import Migration
 from dharma_tasks.run import Event, Next, Run, RunState
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
+from dharma_tasks.settings import read as read_settings
 from dharma_tasks.workers import Worker, Workers
 
 FOLDER = (
@@ -331,7 +332,7 @@ def test_2_a_setting_that_cannot_be(monkeypatch: pytest.MonkeyPatch, stage: Stag
     """A bad variable is named, and its value is not shown."""
 
     def read() -> Settings:
-        return Settings(_env_file=None, namespace="SECRET")  # type: ignore[call-arg]
+        return read_settings(namespace="SECRET")
 
     monkeypatch.setattr(common, "read", read)
     result = stage.submit()

@@ -62,3 +62,13 @@ def test_imports(path: Path) -> None:
         if driver in found:
             assert inside.parts[0] in {"databases", "operations"}
             assert inside.parts[1] == database
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_stacks_are_logged_as_text(path: Path) -> None:
+    """By `stack_of`: structlog's own way may show local variables, and secrets in them."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    names = {node.func.attr for node in calls if isinstance(node.func, ast.Attribute)}
+    options = {keyword.arg for node in calls for keyword in node.keywords}
+    assert "exception" not in names
+    assert "exc_info" not in options

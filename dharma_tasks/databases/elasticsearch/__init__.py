@@ -36,10 +36,9 @@ class ElasticsearchDatabase(Database[Elasticsearch]):
             KeyError: the settings have no URL for Elasticsearch.
             Refused: the URL cannot be read.
         """
-        url = settings.url(self.name)
-        if url is None:
+        if settings.url(self.name) is None:
             raise KeyError(self.name)
-        self._client = connect(url, settings.lease_seconds * _PART_OF_LEASE)
+        self._client = connect(settings, settings.lease_seconds * _PART_OF_LEASE)
         self._strain = Strain(self._client)
         self._journal = ElasticsearchJournal(self._client, settings.namespace)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from elasticsearch import ApiError, ConnectionTimeout, SSLError, TransportError
+from elasticsearch import ApiError, ConnectionTimeout, TransportError
 from elasticsearch import ConnectionError as NotConnected
 
+from dharma_tasks.certificates import Trust
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import DharmaError
 from dharma_tasks.migration import JSON
@@ -34,6 +35,12 @@ PASSING_TYPES = frozenset(
 )
 """For errors without a status (a task's result), and for those that come as a plain 500."""
 
+_TRUST = Trust(
+    setting="DHARMA_ELASTICSEARCH_URL",
+    authority="DHARMA_ELASTICSEARCH_CA_CERTS=FILE, or DHARMA_ELASTICSEARCH_FINGERPRINT",
+    client="DHARMA_ELASTICSEARCH_CLIENT_CERT=FILE and DHARMA_ELASTICSEARCH_CLIENT_KEY=FILE",
+)
+
 
 class Interrupted(Exception):
     """The server has not done, or not finished, what was asked; asking again may help."""
@@ -43,7 +50,8 @@ def classify(error: BaseException) -> Fault:
     """Say what an exception means (Law 10). Unknown ones are lasting."""
     if isinstance(error, Interrupted):
         return Fault.PASSING
-    if isinstance(error, (NotConnected, ConnectionTimeout)) and not isinstance(error, SSLError):
+    # With TLS too: a server that is killed, or whose certificate is renewed, comes back.
+    if isinstance(error, (NotConnected, ConnectionTimeout)):
         return Fault.PASSING
     if isinstance(error, ApiError) and passes(error.status_code, _body(error)):
         return Fault.PASSING
@@ -76,7 +84,7 @@ def describe(error: BaseException) -> str:
         return f"{error.status_code} {told}"
     if isinstance(error, TransportError):
         causes = [str(each) for each in error.errors]
-        return ": ".join([type(error).__name__, error.message, *causes])
+        return _TRUST.explained(": ".join([type(error).__name__, error.message, *causes]))
     return f"{type(error).__name__}: {error}"
 
 

@@ -23,6 +23,7 @@ from pymongo.write_concern import WriteConcern
 
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.settings import Settings
+from dharma_tasks.urls import misread
 
 Document = dict[str, Any]
 ResultT = TypeVar("ResultT")
@@ -39,6 +40,7 @@ _LOCAL = ReadConcern("local")
 """The only one with which a transaction may make collections. A transaction sees one moment all
 the same, and what it saw is durable when it is committed to a majority, because it writes."""
 _COMMIT_MS = 20_000
+_URL_TODO = "Write mongodb://USER:PASSWORD@HOST:PORT/NAME, with % codes where needed."
 _JOURNAL_SECONDS = 10
 """How long a write of the journal alone may take, its repetitions included."""
 
@@ -229,6 +231,8 @@ class Connection:
         url = self._settings.mongodb_url
         if url is None:
             raise _refused("is not set", "Set it, with the database's name in it.")
+        if misread(url.get_secret_value()):
+            raise _refused("is not a MongoDB URL", _URL_TODO)
         return url.get_secret_value()
 
     def _connect(self, **timeouts: Any) -> MongoClient[Document]:
@@ -252,8 +256,7 @@ class Connection:
             )
         except (InvalidURI, ConfigurationError, ValueError):
             # Not the driver's own message: it quotes what may be a part of the password.
-            todo = "Write mongodb://USER:PASSWORD@HOST:PORT/NAME, with % codes where needed."
-            raise _refused("is not a MongoDB URL", todo) from None
+            raise _refused("is not a MongoDB URL", _URL_TODO) from None
 
 
 def operations(

@@ -16,7 +16,14 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 
+from dharma_tasks.certificates import Trust
 from dharma_tasks.databases.base import Fault
+
+_TRUST = Trust(
+    setting="DHARMA_MONGODB_URL",
+    authority="tlsCAFile=FILE in DHARMA_MONGODB_URL",
+    client="tlsCertificateKeyFile=FILE in DHARMA_MONGODB_URL",
+)
 
 
 class StillOpen(PyMongoError):
@@ -119,7 +126,8 @@ def _message(error: BaseException) -> str:
         return "; ".join(_text(each) for each in found) or str(error)
     if isinstance(error, OperationFailure) and error.details:
         return _text({"code": error.code, **error.details})
-    return str(error).partition(", Topology Description:")[0] or type(error).__name__
+    said = str(error).partition(", Topology Description:")[0] or type(error).__name__
+    return _TRUST.explained(said)
 
 
 def _text(details: Any) -> str:

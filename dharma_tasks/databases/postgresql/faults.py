@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import psycopg
 
+from dharma_tasks.certificates import Trust
 from dharma_tasks.databases.base import Fault
+
+_TRUST = Trust(
+    setting="DHARMA_POSTGRESQL_URL",
+    authority="sslrootcert=FILE in DHARMA_POSTGRESQL_URL",
+    client="sslcert=FILE&sslkey=FILE in DHARMA_POSTGRESQL_URL",
+)
 
 _CONFLICTS = {
     "40001",  # serialization_failure
@@ -49,7 +56,7 @@ def describe(error: BaseException) -> str:
     diagnostic = error.diag if isinstance(error, psycopg.Error) else None
     notes = getattr(error, "__notes__", [])
     if diagnostic is None or diagnostic.message_primary is None:
-        return "\n".join([str(error) or type(error).__name__, *notes])
+        return "\n".join([_TRUST.explained(str(error) or type(error).__name__), *notes])
     first = f"{diagnostic.severity} {diagnostic.sqlstate}: {diagnostic.message_primary}"
     parts = {
         "DETAIL": diagnostic.message_detail,

@@ -18,10 +18,12 @@ from psycopg.errors import Diagnostic, error_from_result
 from psycopg.generators import execute
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 from psycopg.rows import TupleRow
+from pydantic import SecretStr
 
 from dharma_tasks.databases.postgresql.connection import Connection
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.settings import Settings
+from dharma_tasks.urls import misread
 
 _PARAMETERS = {
     "client_encoding": "UTF8",
@@ -293,14 +295,7 @@ def connect(settings: Settings) -> Connection:
         Refused: the URL cannot be read.
         psycopg.OperationalError: the server does not answer, or does not let us in.
     """
-    url = settings.postgresql_url
-    try:
-        given = conninfo_to_dict(url.get_secret_value() if url else "")
-    except psycopg.ProgrammingError:
-        # Not libpq's own message: it quotes the part of the URL that may be the password.
-        what = "DHARMA_POSTGRESQL_URL is not a PostgreSQL URL or connection string"
-        todo = "Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with % codes where needed."
-        raise Refused([Problem("", "", what, todo)]) from None
+    given = _given(settings.postgresql_url)
     name = f"dharma:{settings.namespace}"
     parameters = {**_PARAMETERS, **given, "application_name": name}
     # Statements are prepared where the code says so, and never because they come often.
@@ -313,3 +308,16 @@ def connect(settings: Settings) -> Connection:
         settings.lock_timeout_seconds + settings.lease_seconds,
     )
     return made
+
+
+def _given(url: SecretStr | None) -> dict[str, Any]:
+    """The parameters in the URL, or connection string. Libpq takes a # as it is."""
+    text = url.get_secret_value() if url else ""
+    try:
+        if not misread(text, ends="/?"):
+            return conninfo_to_dict(text)
+    except psycopg.ProgrammingError:
+        pass  # its message quotes the part of the URL that may be the password
+    what = "DHARMA_POSTGRESQL_URL is not a PostgreSQL URL or connection string"
+    todo = "Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with % codes where needed."
+    raise Refused([Problem("", "", what, todo)])

@@ -1,5 +1,7 @@
 """A small TCP proxy that fails on command: cuts, delays, refuses, swallows, loses answers.
 
+It also speaks TLS for servers that cannot.
+
 It runs in a thread of its own. Its knobs may be turned from the test's thread at any time, and
 work on connections that are open already.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -16,6 +19,7 @@ from typing import Any, Self, TypeVar
 
 HOST = "127.0.0.1"
 _CHUNK = 65_536
+_SSL_REQUEST = b"\0\0\0\x08\x04\xd2\x16\x2f"
 _REASONS = {429: "Too Many Requests", 503: "Service Unavailable"}
 _TYPES = {429: "es_rejected_execution_exception", 503: "unavailable_shards_exception"}
 
@@ -49,6 +53,10 @@ class Proxy:
     behind: int
     http: bool = False
     """Whether to read request by request, for `fail`."""
+    tls: ssl.SSLContext | None = None
+    """With it, whoever comes has to speak TLS; the server behind is spoken to without."""
+    asks_first: bool = False
+    """Whether clients ask before they speak TLS, as those of PostgreSQL do."""
     delay: float = 0.0
     """Seconds that every piece of data waits, each way."""
     port: int = 0
@@ -120,7 +128,8 @@ class Proxy:
 
     async def _accept(self) -> None:
         if self._server is None:
-            self._server = await asyncio.start_server(self._connected, HOST, self.port)
+            at_once = None if self.asks_first else self.tls
+            self._server = await asyncio.start_server(self._connected, HOST, self.port, ssl=at_once)
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def _refuse(self) -> None:
@@ -148,8 +157,10 @@ class Proxy:
         self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter
     ) -> None:
         try:
+            if self.asks_first:
+                await self._answer(from_client, to_client)
             from_server, to_server = await asyncio.open_connection(self.host, self.behind)
-        except OSError:
+        except (OSError, asyncio.IncompleteReadError):
             to_client.transport.abort()
             return
         pipe = _Pipe(to_client, to_server, swallowed=self._swallows)
@@ -162,6 +173,14 @@ class Proxy:
         finally:
             self._pipes.discard(pipe)
             pipe.abort()
+
+    async def _answer(self, source: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        """Agree to PostgreSQL's SSLRequest, which is eight bytes; others are not let in."""
+        if await source.readexactly(8) != _SSL_REQUEST:
+            raise ConnectionRefusedError
+        client.write(b"S")
+        assert self.tls is not None
+        await client.start_tls(self.tls)
 
     async def _pump_there(self, pipe: _Pipe, source: asyncio.StreamReader) -> None:
         while data := await source.read(_CHUNK):
