@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from dharma_tasks.checker import Entry, check
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.explain import explain, suggestion
 from dharma_tasks.folder import MigrationFile, find
-from dharma_tasks.migration import JSON, Migration, Reference, Version, plain_version, reference
+from dharma_tasks.keys import MigrationKeys, RollbackKeys, valid_version
+from dharma_tasks.migration import JSON, Migration, Reference, Version, reference
 from dharma_tasks.operations import catalogue
 from dharma_tasks.operations.base import Catalogue
 from dharma_tasks.strict_json import Path as JSONPath
@@ -99,40 +99,6 @@ def _with_line(problem: Problem, texts: Mapping[str, str]) -> Problem:
 # -- one file ------------------------------------------------------------------------------
 
 
-def _version(text: str) -> str:
-    if plain_version(text) is None:
-        msg = f"{text!r} is not a version: write MAJOR.MINOR.PATCH, for instance '1.2.0'"
-        raise ValueError(msg)
-    if text == "0.0.0":
-        msg = "'0.0.0' stands for nothing applied: begin with '0.0.1' or higher"
-        raise ValueError(msg)
-    return text
-
-
-def _name(text: str) -> str:
-    if not (text.strip() and text.isprintable()):
-        msg = "must be one line of printable characters, for lists and logs"
-        raise ValueError(msg)
-    return text
-
-
-class _RollbackKeys(BaseModel):
-    """The keys that every file has; a rollback's order and needs are its migration's."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    version: Annotated[str, AfterValidator(_version)]
-    name: Annotated[str, AfterValidator(_name)]
-    description: str = ""
-    database_type: Literal["mongodb", "postgresql", "elasticsearch"]
-    migration_type: Literal["schema", "data"]
-
-
-class _MigrationKeys(_RollbackKeys):
-    breaking: str = ""
-    dependencies: list[str] = []
-
-
 @dataclass
 class _Reading:
     """What one file says, as far as it could be read."""
@@ -140,7 +106,7 @@ class _Reading:
     file: MigrationFile
     text: str = ""
     json: Resolved = field(default_factory=Resolved)
-    keys: _RollbackKeys | None = None
+    keys: RollbackKeys | None = None
     version: str | None = None
     dependencies: dict[int, Reference] = field(default_factory=dict)
     operations: list[JSON] = field(default_factory=list)
@@ -220,7 +186,7 @@ def _settle(reading: _Reading) -> None:
 
 
 def _read_keys(reading: _Reading, content: JSON, operations: Catalogue) -> None:
-    model = _RollbackKeys if reading.file.undoes else _MigrationKeys
+    model = RollbackKeys if reading.file.undoes else MigrationKeys
     common = {key: value for key, value in content.items() if key in model.model_fields}
     for key in content:
         if key not in common and key not in operations.keys:
@@ -252,7 +218,7 @@ def _read_dependencies(reading: _Reading, texts: list[str]) -> None:
             reading.refuse(place, f"no such database: {database!r}", todo)
             continue
         try:
-            wanted = reference(database or reading.file.database, _version(version))
+            wanted = reference(database or reading.file.database, valid_version(version))
         except ValueError as error:
             reading.refuse(place, str(error), "Name a database where it is another one's.")
             continue
