@@ -17,7 +17,7 @@ from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.explain import explain, suggestion
 from dharma_tasks.folder import MigrationFile, find
-from dharma_tasks.keys import MigrationKeys, RollbackKeys, valid_version
+from dharma_tasks.keys import MigrationKeys, RollbackKeys, names, valid_version
 from dharma_tasks.migration import JSON, Migration, Reference, Version, reference
 from dharma_tasks.operations import catalogue
 from dharma_tasks.operations.base import Catalogue
@@ -187,10 +187,11 @@ def _settle(reading: _Reading) -> None:
 
 def _read_keys(reading: _Reading, content: JSON, operations: Catalogue) -> None:
     model = RollbackKeys if reading.file.undoes else MigrationKeys
-    common = {key: value for key, value in content.items() if key in model.model_fields}
+    known = names(model)
+    common = {key: value for key, value in content.items() if key in known}
     for key in content:
         if key not in common and key not in operations.keys:
-            todo = suggestion(key, {*model.model_fields, *operations.keys}, "keys")
+            todo = suggestion(key, {*known, *operations.keys}, "keys")
             reading.refuse(text_of((key,)), f"unknown key {key!r}", todo)
     wrong: set[str | int] = set()
     try:

@@ -15,6 +15,7 @@ from semver import Version
 
 __all__ = [
     "JSON",
+    "PACE",
     "Key",
     "Migration",
     "Reference",
@@ -55,7 +56,7 @@ VersionText = Annotated[str, AfterValidator(_plain)]
 """MAJOR.MINOR.PATCH, see semver.org; pre-release and build parts are not taken."""
 
 
-_PACE = ("batch", "throttle")
+PACE = ("batch", "throttle")
 """Parameters that say how fast an operation goes: see `operations/paced.py`."""
 
 
@@ -153,4 +154,4 @@ class Migration(BaseModel):
 
 def _meaning(operations: Sequence[JSON]) -> list[JSON]:
     """What the operations do, however fast."""
-    return [{k: v for k, v in each.items() if k not in _PACE} for each in operations]
+    return [{k: v for k, v in each.items() if k not in PACE} for each in operations]

@@ -11,13 +11,14 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import click
 
+from dharma_tasks import schemas
 from dharma_tasks.cli import common
 from dharma_tasks.cli.screen import console
+from dharma_tasks.cli.writing import write_new
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.folder import MigrationFile, find
@@ -101,8 +102,8 @@ class _New:
         _check_name(name)
         present = _present(folder, database)
         self._database = database
+        self._migrations = folder
         self._name = name
-        self._folder = folder / database
         self._companion = catalogue(database).companion
         self._version = _next_version(present, part)
         self._stem = f"{max((file.number for file in present), default=0) + 1:03d}_{name}"
@@ -116,26 +117,11 @@ class _New:
         texts = self._texts("", "the SQL")
         if rollback:
             texts |= self._texts(_ROLLBACK, f"the SQL that undoes {self._stem}{self._companion}")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        written: list[Path] = []
-        try:
-            for name, text in texts.items():
-                path = self._folder / name
-                with path.open("x", encoding="utf-8") as file:
-                    written.append(path)
-                    file.write(text)
-        except OSError as error:
-            for path in written:
-                with suppress(OSError):
-                    path.unlink()
-            there = isinstance(error, FileExistsError)
-            what = "is there already" if there else f"cannot be written: {error.strerror}"
-            todo = "Nothing was written."
-            raise Refused([Problem(f"{self._database}/{name}", "", what, todo)]) from error
-        return written
+        return write_new(self._migrations, texts)
 
     def _texts(self, ending: str, what: str) -> dict[str, str]:
         content: JSON = {
+            "$schema": schemas.reference(self._database),
             "version": self._version,
             "name": self._name,
             "description": "",
@@ -146,7 +132,7 @@ class _New:
             content["dependencies"] = []
         if not self._companion:
             content["operations"] = []
-        stem = f"{self._stem}{ending}"
+        stem = f"{self._database}/{self._stem}{ending}"
         texts = {f"{stem}.json": json.dumps(content, indent=2) + "\n"}
         if self._companion:
             sql = _SQL.format(version=self._version, name=self._name, what=what)

@@ -23,8 +23,11 @@ class Batch(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     min: int = Field(default=1, ge=1)
+    """At least so many documents or rows; a conflict makes a batch smaller all the same."""
     max: int = Field(default=LARGEST, ge=1, le=1_000_000)
+    """At most so many."""
     seconds: float | None = Field(default=None, gt=0, le=60)
+    """How long a batch should take; without it `DHARMA_BATCH_SECONDS`."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Batch:
@@ -38,6 +41,7 @@ class Throttled(Operation[HandleT]):
     """Works through no more than `throttle` documents or rows a second, on both ways."""
 
     throttle: Throttle | None = None
+    """At most so many documents or rows a second."""
 
     def bounds(self) -> Bounds:
         """The rate."""
@@ -48,6 +52,7 @@ class Paced(Throttled[HandleT]):
     """Its batches are cut by the runner, between the bounds in `batch`."""
 
     batch: Batch = Batch()
+    """How large a batch is."""
 
     def bounds(self) -> Bounds:
         """What the migration says."""

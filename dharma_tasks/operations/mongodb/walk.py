@@ -44,8 +44,11 @@ class Walk(Paced[Handle]):
     """
 
     collection: CollectionName
+    """Which collection."""
     filter: ValueDocument = Default(default_factory=dict)
+    """Which documents; without it all."""
     keep_before_image: bool = False
+    """Keep each document as it was, so that the way back is exact."""
 
     @abstractmethod
     def change(self) -> tuple[Document, Document | list[Document]]:
