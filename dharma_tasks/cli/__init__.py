@@ -28,6 +28,7 @@ _COMMANDS = {
     "repair": "Say of one migration what is true, after something went wrong.",
     "prune": "Remove what was kept for a way back that nobody will want any more.",
     "check": "Check the migrations folder: everything that needs no database.",
+    "init": "Make a folder of migrations, with a first one for each database.",
     "new": "Write the files of the next migration, to be filled in.",
     "unlock": "Break the lease of a worker that hangs, so that another one goes on.",
     "alive": "Say whether the worker of this container is alive: for its health check.",

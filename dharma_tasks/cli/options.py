@@ -100,6 +100,11 @@ timezone = click.option(
 )
 
 
+def examples(*commands: str) -> str:
+    """The end of a command's help; a test runs each of them as far as its options go."""
+    return "\n".join(["\b", "Examples:", *(f"  {command}" for command in commands)])
+
+
 def limits(max_rate: float | None, window: str | None, timezone: str | None) -> Limits:
     """Put them together.
 
