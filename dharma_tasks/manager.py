@@ -199,13 +199,12 @@ class DatabaseMigrationManager:
             raise ValueError(msg)
         began, account = time.monotonic(), Account()
         settings = await asyncio.to_thread(self._settings)
-        if by is None:
-            by = await asyncio.to_thread(submit.default_by)
+        who = await asyncio.to_thread(submit.who_asks, by)
         order = Order(
             request=request,
             migrations=None,
             given=dict(values or {}),
-            by=by,
+            by=who,
             wait=wait,
             inline=self._inline,
             named=tuple(each.database for each in self._named),

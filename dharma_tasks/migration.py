@@ -120,6 +120,12 @@ class Migration(BaseModel):
         """The operation `number`; those of the rollback file are numbered on from the last one."""
         return (*self.operations, *self.rollback)[number - 1]
 
+    def file_of(self, number: int) -> str:
+        """The file in which the operation `number` stands."""
+        if number <= len(self.operations):
+            return self.file
+        return f"{self.file.removesuffix('.json')}_rollback.json"
+
     def with_checksum(self) -> Migration:
         """Return a copy that carries the checksum of its meaning.
 

@@ -135,11 +135,10 @@ def plan(migrations: Sequence[Migration], surveys: Mapping[str, Survey], request
         for side in sides
         if (pending := side.pending())
     }
-    heads = {database: surveys[database].head for database in orders}
     return Plan(
         orders=orders,
         dependencies={name: _elsewhere(m) for name, m in planned.items()},
-        generations={name: head.generation if head else 0 for name, head in heads.items()},
+        generations={database: surveys[database].generation for database in orders},
         checksum=checksum(orders, planned),
         warnings=[
             *_warnings(migrations, request, target),

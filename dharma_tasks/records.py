@@ -164,6 +164,11 @@ class Survey(BaseModel):
     head: Head | None = None
     migrations: list[MigrationRecord] = []
 
+    @property
+    def generation(self) -> int:
+        """That of the head, which `Journal.begin` expects."""
+        return self.head.generation if self.head else 0
+
     def by_version(self) -> dict[str, MigrationRecord]:
         """The records by version."""
         return {record.version: record for record in self.migrations}

@@ -92,11 +92,10 @@ def plan_back(
         for name in databases
         if any(way.database == name for way in ways)
     }
-    heads = {name: surveys[name].head for name in orders}
     return Plan(
         orders=orders,
         dependencies={way.reference: tuple(_dependents(way, known)) for way in ways},
-        generations={name: head.generation if head else 0 for name, head in heads.items()},
+        generations={name: surveys[name].generation for name in orders},
         checksum=checksum(orders, known),
         first={way.reference: way.first.text for way in ways},
         warnings=[warning for way in ways for warning in way.warnings()],
@@ -194,10 +193,10 @@ class _Way:
             for number, problem in self._irreversible(self.file):
                 kind = self.file.operation(number)["type"]
                 what = f"{self.record.version} cannot be undone: operation {number}, {kind}: "
-                todo = (
-                    f"{self._help(self.file, problem)} With --accept-data-loss it is passed over."
-                )
-                yield Problem(self.file.file, "", what + problem.what, todo)
+                why = problem.what.removeprefix(f"{kind} cannot be undone: ")
+                help_ = self._help(self.file, problem).rstrip(".")
+                todo = f"{help_}. With --accept-data-loss it is passed over."
+                yield Problem(self.file.file, "", what + why, todo)
 
     def _other_values(self, file: Migration) -> bool:
         """A rollback file needs none but its own."""

@@ -27,6 +27,7 @@ from dharma_tasks.errors import (
 )
 from dharma_tasks.health import LOOK_SECONDS, Health
 from dharma_tasks.identity import owner
+from dharma_tasks.journal import Entry
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.pace import Bounds, Pace
@@ -38,6 +39,9 @@ log = structlog.get_logger()
 
 _LOOKS_BEFORE_INTERRUPT = 3
 """Looks at a long statement, a second apart, before a worker that is to stop interrupts it."""
+
+_LEFT = "left as it is: "
+"""What is said of an operation that cannot be undone and is passed over."""
 
 _SIGN_SECONDS = 2
 """How often whoever watches gets a sign of life while a batch waits for its time."""
@@ -221,6 +225,8 @@ class Runner:
         def batch(handle: object) -> Step:
             return step(self._work(taken, handle, pace))
 
+        if back:
+            self._audit(taken)
         with self.database.watched(self._alive()):
             after = self.database.journal.step(
                 taken, batch, transactional=transactional(taken.cursor)
@@ -238,8 +244,7 @@ class Runner:
         """
         if not self._has_begun(work.walked or Walked(), work.undo):
             return Step(cursor=None, finished=True)
-        problem = self.operation.irreversible()
-        reason = work.undo.get("irreversible") or (problem and problem.what)
+        reason = self._irreversible(work.undo)
         if reason is None:
             return self.operation.undo(work)
         if not self.accept_data_loss:
@@ -247,8 +252,23 @@ class Runner:
             raise OperationFailed(f"it cannot be undone: {reason}", todo)
         if work.undo.keys() - {"irreversible"}:  # else a person has only declared it to be done
             self.operation.halt(work)
-        self._warn(f"left as it is: {reason}")
+        self._warn(f"{_LEFT}{reason}")
         return Step(cursor=None, finished=True)
+
+    def _irreversible(self, undo: JSON) -> str | None:
+        """Why it cannot be undone, as it has found, or as is known of all of its kind."""
+        problem = self.operation.irreversible()
+        found: str | None = undo.get("irreversible")
+        return found or (problem.what if problem else None)
+
+    def _audit(self, taken: Taken) -> None:
+        """Before anything is passed over, let the history say what, why and who accepts it."""
+        begun = self._has_begun(taken.walked or Walked(), taken.undo)
+        reason = self._irreversible(taken.undo or {}) if begun and self.accept_data_loss else None
+        if reason is not None:
+            run, by, key = self.assignment.run, self.assignment.by, self.assignment.key
+            told = Entry("passed_over", run, by, key, f"{_LEFT}{reason}")
+            self.database.journal.audit(told)
 
     def _alive(self) -> Callable[[Amount | None], None]:
         """A sign of life from a long statement; one that outlives the end of the work is ended.

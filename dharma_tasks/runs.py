@@ -58,9 +58,11 @@ _OF_A_DATABASE = ("generation", "working", "since")
 class Busy(DharmaError):
     """Another run has a database that this one wants; `other` is its id."""
 
-    def __init__(self, other: str, database: str) -> None:
-        self.other = other
-        super().__init__(f"run {other} is active on {database}")
+    def __init__(self, other: Snapshot, database: str) -> None:
+        self.other = other.run.id
+        paused = other.state is RunState.PAUSED
+        state, more = ("paused", f" (dharma resume {self.other})") if paused else ("active", "")
+        super().__init__(f"run {self.other} is {state} on {database}{more}")
 
 
 class Runs:
@@ -143,10 +145,10 @@ class Runs:
             if other and snapshot and not snapshot.state.over:
                 if snapshot.run.fingerprint == run.fingerprint:
                     return snapshot.run
-                raise Busy(other, database)
+                raise Busy(snapshot, database)
         for snapshot in self.open():
             if crossed := _crossed(run, snapshot.run):
-                raise Busy(snapshot.run.id, crossed)
+                raise Busy(snapshot, crossed)
         return None
 
     # -- planning -------------------------------------------------------------------------

@@ -60,8 +60,9 @@ class MigrationStatus(BaseModel):
     """One migration, and how its file fits.
 
     `changed`: it is not what was applied any more; `missing`: it is not in the folder and should
-    be (`newer`: it is above every file that is); `late`: it is below one that is applied already.
-    `half_undone`: the only way from here is further back.
+    be (`newer`: it is above every file that is); `moved`: the version that its file says by now;
+    `late`: it is below one that is applied already. `half_undone`: the only way from here is
+    further back.
     """
 
     version: str
@@ -76,6 +77,7 @@ class MigrationStatus(BaseModel):
     changed: bool = False
     missing: bool = False
     newer: bool = False
+    moved: str | None = None
     late: bool = False
     half_undone: bool = False
 
@@ -272,6 +274,8 @@ def _migration(
     record: MigrationRecord | None, file: Migration | None, alive: Alive | None
 ) -> MigrationStatus:
     types = [str(operation["type"]) for operation in file.operations] if file else []
+    if file and record and any(each.number > len(types) for each in record.operations):
+        types += [str(operation["type"]) for operation in file.rollback]  # which has begun
     if record is None:
         if file is None:
             raise ValueError
@@ -297,11 +301,16 @@ def _migration(
 
 
 def _mark(found: Sequence[MigrationStatus], versions: Versions) -> None:
-    """Say of each whether its file is missing, or late."""
-    gone = (r for r in versions.without_file if versions.missing(r) or versions.newer(r))
-    missing = {record.version: record for record in gone}
-    late = {file.version for file in versions.files if versions.late(file)}
+    """Say of each whether its file is missing, has another version by now, or is late."""
+    moved = {r.version: file.version for r in versions.records if (file := versions.moved(r))}
+    missing = {
+        record.version: record
+        for record in versions.without_file
+        if versions.missing(record) or versions.newer(record) or record.version in moved
+    }
+    late = {file.version for file in versions.files if versions.late(file)} - {*moved.values()}
     for each in found:
+        each.moved = moved.get(each.version)
         each.late = each.version in late
         each.missing = each.version in missing
         each.newer = each.missing and versions.newer(missing[each.version])

@@ -280,13 +280,17 @@ def make_run(
     )
 
 
-def default_by() -> str:
-    """USER@HOST, for the audit trail. In a container the user may have a number and no name."""
+def who_asks(by: str | None) -> str:
+    """Who asks, for the audit trail: USER@HOST, behind what `--by` says where it says something.
+
+    In a container the user may have a number and no name.
+    """
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
         user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
+    here = f"{user}@{socket.gethostname()}"
+    return f"{by} ({here})" if by else here
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from dharma_tasks.cli import options
 from dharma_tasks.cli.declaring import Declaring, Options
 from dharma_tasks.cli.running import names
 from dharma_tasks.declaring.baseline import Baseline
-from dharma_tasks.submit import default_by
+from dharma_tasks.submit import who_asks
 
 
 @click.command()
@@ -36,10 +36,10 @@ def baseline(  # noqa: PLR0913 - one for each option
 
     Nothing is run and nothing is compared: that the databases are as these migrations would have
     made them is your word. They cannot be undone, but by a rollback file. What is applied already
-    stays as it is. Shows what it will write, and asks first on a terminal.
+    stays as it is. Shows what it will write, and asks first, unless --yes is given.
 
     Exit status: 0 done, or nothing to do; 2 refused, or the answer was no; 4 a service or a
     worker cannot be reached; 130 Ctrl-C at the question.
     """
     wish = Baseline(version, names(databases, more))
-    sys.exit(Declaring(wish, Options(migrations, by or default_by(), yes, as_json)).run())
+    sys.exit(Declaring(wish, Options(migrations, who_asks(by), yes, as_json)).run())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from dharma_tasks.advice import again
-from dharma_tasks.cli import common
+from dharma_tasks.cli import common, options
 from dharma_tasks.cli.steering import Steering, call, since_ended
 from dharma_tasks.records import Direction
 from dharma_tasks.run import RunState, Snapshot
@@ -14,8 +14,8 @@ from dharma_tasks.run import RunState, Snapshot
 @click.command()
 @click.argument("run", required=False)
 @click.option("--keep", is_flag=True, help="Leave what is open as it is: a later submit goes on.")
-@click.option("--yes", is_flag=True, help="Do not ask first.")
-@click.option("--by", metavar="TEXT", help="Who asks, for the audit trail.  [default: USER@HOST]")
+@options.yes
+@options.by
 def cancel(*, run: str | None, keep: bool, yes: bool, by: str | None) -> None:
     """End RUN: the migrations that are open are rolled back. Without RUN the only open one.
 

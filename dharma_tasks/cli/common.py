@@ -47,9 +47,12 @@ def send(chains: Iterable[Chain]) -> None:
 
 
 def agreed(question: str) -> bool:
-    """Ask, where there is a terminal. No answer is a no; Ctrl-C ends the command."""
-    if not on_terminal():
-        return True
+    """Ask, where there is a terminal; elsewhere the command itself is the yes."""
+    return not on_terminal() or answered(question)
+
+
+def answered(question: str) -> bool:
+    """Ask, whoever is there. No answer is a no; Ctrl-C ends the command."""
     try:
         return click.confirm(question, err=True)
     except click.Abort as why:  # click says the same of both

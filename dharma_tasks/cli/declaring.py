@@ -87,8 +87,11 @@ class Declaring:
             self._say("Nothing to do: all of that is applied.")
             return 0
         asking.require_served(proposal.changes)
-        if not (self._options.yes or common.agreed(self._wish.question)):
-            self._say("Nothing was changed.")
+        if not (self._options.yes or common.answered(self._wish.question)):
+            way_out = (
+                "" if common.on_terminal() else " Where nobody is there to answer, give --yes."
+            )
+            self._say(f"Nothing was changed.{way_out}")
             return common.REFUSED
         self._write(asking, proposal)
         return 0

@@ -24,6 +24,7 @@ _STYLES = {
     "failed": "bold red",
     "rolled_back": "yellow",
     "unlocked": "yellow",
+    "passed_over": "yellow",
     **dict.fromkeys(DECLARED, "yellow"),
     "taken": "dim",
     "done": "dim",
@@ -107,7 +108,7 @@ class _Report:
 
 
 def _cells(entry: Told) -> tuple[str, ...]:
-    number = f" #{entry.number}" if entry.number is not None else ""
+    number = f" #{entry.number}" if entry.number else ""  # a run may have nothing open there
     return (
         f"{entry.at.astimezone(UTC):%H:%M:%S}",
         entry.database,

@@ -69,7 +69,9 @@ as_json = click.option(
 )
 yes = click.option("--yes", is_flag=True, help="Do not ask first.")
 by = click.option(
-    "--by", metavar="TEXT", help="Who asks, for the audit trail.  [default: USER@HOST]"
+    "--by",
+    metavar="TEXT",
+    help="Who asks, or which deployment, for the audit trail; USER@HOST is there in any case.",
 )
 values = click.option(
     "--set",

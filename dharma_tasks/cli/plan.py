@@ -31,6 +31,7 @@ from dharma_tasks.values import Value, Values
 
 _LINES = 12
 """Of a file's SQL so many are shown; `--json` has all of it."""
+_BY_FILE = "its rollback file undoes it"
 
 
 @click.command()
@@ -93,19 +94,22 @@ def show(asked: Asked) -> int:
         found = make(loaded.migrations, journals, asked.request, counter.counts)
         found.warnings += counter.warnings
     except Refused as refused:
-        err.print(Text("A submit would be refused; nothing was changed:", "bold red"))
+        what = "submit" if asked.request.direction is Direction.FORWARD else "rollback"
+        err.print(Text(f"A {what} would be refused; nothing was changed:", "bold red"))
         for problem in refused.problems:
             err.print(Indented(str(problem), 2))
+        if asked.json:
+            click.echo(json.dumps({"problems": list(map(asdict, refused.problems))}, indent=2))
         return common.REFUSED
     except Exception as error:  # noqa: BLE001 - told in one place
         err.print(Text(common.message_of(error, settings) or str(error), "bold red"))
         return common.status_of(error)
-    values = list(_values(loaded, found))
+    values, said = list(_values(loaded, found)), _advice(loaded, found, folder)
     if asked.json:
-        used = {"values": [asdict(value) for value in values]}
-        click.echo(json.dumps(found.model_dump(mode="json") | used, indent=2))
+        more = {"values": list(map(asdict, values)), "advice": list(map(asdict, said))}
+        click.echo(json.dumps(found.model_dump(mode="json") | more, indent=2))
     else:
-        _Report(found, _advice(loaded, found, folder), values).show(console(sys.stdout))
+        _Report(found, said, values).show(console(sys.stdout))
     return 0
 
 
@@ -176,6 +180,9 @@ class _Report:
         out.print(Text(f"  {migration.version} {migration.name}", "cyan"))
         if migration.waits:
             out.print(Indented(f"waits for {', '.join(migration.waits)}", 4, "dim"))
+        if migration.rollback_file and not any(each.undo for each in migration.operations):
+            back = self._found.direction is Direction.BACK
+            out.print(Indented("by its rollback file" if back else _BY_FILE, 4, "dim"))
         for operation in migration.operations:
             out.print(Indented(_line(migration.database, operation), 4))
             for why in operation.blocking:
@@ -197,8 +204,10 @@ def _time(time: Time | None) -> str:
 
 
 def _line(database: str, operation: OperationPreview) -> str:
-    undo = "undo " if operation.undo else ""
-    burden = ["heavy"] if operation.heavy else []
+    left = operation.undo and operation.irreversible
+    undo = "undo " if operation.undo and not left else ""
+    burden = ["left as it is" if left else "irreversible"] if operation.irreversible else []
+    burden += ["heavy"] if operation.heavy else []
     burden += ["blocking"] if operation.blocking else []
     if operation.estimate:
         burden += _amount(operation.estimate, catalogue(database).unit)

@@ -23,7 +23,7 @@ from dharma_tasks.messages import PRUNED, Pruning, prune_message
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import new_run_id
 from dharma_tasks.settings import Settings
-from dharma_tasks.submit import default_by
+from dharma_tasks.submit import who_asks
 
 
 @click.command()
@@ -61,7 +61,7 @@ def prune(  # noqa: PLR0913 - one for each option
     Exit status: 0 done, or nothing to do; 2 refused, or the answer was no; 4 a service or a
     worker cannot be reached; 130 Ctrl-C at the question.
     """
-    pruner = _Prune(as_json=as_json, by=by or default_by())
+    pruner = _Prune(as_json=as_json, by=who_asks(by))
     sys.exit(pruner.run(older_than, names(databases, more), yes=yes))
 
 

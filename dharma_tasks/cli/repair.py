@@ -12,7 +12,7 @@ from dharma_tasks.cli import options
 from dharma_tasks.cli.declaring import Declaring, Options
 from dharma_tasks.databases import NAMES
 from dharma_tasks.declaring.repair import Action, Repair
-from dharma_tasks.submit import default_by
+from dharma_tasks.submit import who_asks
 
 _HELP = {
     Action.RETRY: "Forget its failure: it goes on from its checkpoint.",
@@ -53,7 +53,7 @@ def repair(  # noqa: PLR0913 - one for each option
     """Say of one migration what is true, after somebody has looked: VERSION of DATABASE.
 
     Nothing is carried out in the database; its journal is written to, with who said it and when.
-    Shows what it will write, and asks first on a terminal.
+    Shows what it will write, and asks first, unless --yes is given.
 
     Exit status: 0 done; 2 refused, or the answer was no; 4 a service or a worker cannot be
     reached; 130 Ctrl-C at the question.
@@ -63,4 +63,4 @@ def repair(  # noqa: PLR0913 - one for each option
         msg = f"name one of {', '.join(map(_option, Action))}"
         raise click.UsageError(msg)
     wish = Repair(database, version, wanted[0])
-    sys.exit(Declaring(wish, Options(migrations, by or default_by(), yes, as_json)).run())
+    sys.exit(Declaring(wish, Options(migrations, who_asks(by), yes, as_json)).run())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from dharma_tasks.cli import options
 from dharma_tasks.cli.steering import Steering, call, since_ended
 from dharma_tasks.run import RunState
 
 
 @click.command()
 @click.argument("run", required=False)
-@click.option("--by", metavar="TEXT", help="Who asks, for the audit trail.  [default: USER@HOST]")
+@options.by
 def resume(*, run: str | None, by: str | None) -> None:
     """Let RUN go on, from the checkpoints where it was paused. Without RUN the only open one.
 

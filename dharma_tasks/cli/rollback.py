@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -14,11 +14,11 @@ from dharma_tasks.conduct import Order
 from dharma_tasks.errors import Refused, Unreachable
 from dharma_tasks.loader import load
 from dharma_tasks.migration import JSON
-from dharma_tasks.planner import Request, required_databases
+from dharma_tasks.planner import Plan, Request, required_databases
 from dharma_tasks.reading import surveys
-from dharma_tasks.records import Direction
+from dharma_tasks.records import Direction, Survey
 from dharma_tasks.reversal import plan_back
-from dharma_tasks.submit import default_by
+from dharma_tasks.submit import who_asks
 from dharma_tasks.values import Values
 from dharma_tasks.words import several
 
@@ -28,7 +28,7 @@ from dharma_tasks.words import several
 @options.databases
 @options.more
 @options.migrations
-@click.option("--yes", is_flag=True, help="Do not ask first.")
+@options.yes
 @click.option("--accept-data-loss", is_flag=True, help="Pass over what cannot be undone.")
 @options.no_wait
 @options.timeout
@@ -71,24 +71,26 @@ def rollback(  # noqa: PLR0913 - one for each option
         accept_data_loss=accept_data_loss,
         limits=options.limits(max_rate, window, timezone),
     )
-    who = by or default_by()
+    who = who_asks(by)
     wanted = Order(request, migrations, given, who, not no_wait, timeout)
     running = Running(wanted, as_json)
     if not yes and common.on_terminal():
         try:
-            for line in _undone(wanted):
-                click.echo(line, err=True)
+            made = _planned(wanted)
         except Refused as refused:
             sys.exit(running.refuse(refused))
+        for line in _undone(*made) if made else ():
+            click.echo(line, err=True)
         where = ", ".join(chosen) if chosen else "every database"
-        if not common.agreed(f"Undo everything above {version} in {where}?"):
+        nothing = made and not made[0].orders
+        if not (nothing or common.agreed(f"Undo everything above {version} in {where}?")):
             click.echo("Nothing was changed.", err=True)
             sys.exit(common.REFUSED)
     sys.exit(running.run())
 
 
-def _undone(wanted: Order) -> Iterator[str]:
-    """What would be undone, where the journals can be read from here.
+def _planned(wanted: Order) -> tuple[Plan, Mapping[str, Survey]] | None:
+    """What would be undone, and what the journals say; None where they cannot be read from here.
 
     Raises:
         Refused: what the rollback would be refused for.
@@ -100,12 +102,14 @@ def _undone(wanted: Order) -> Iterator[str]:
         needed = required_databases(migrations, wanted.request)
         journals = surveys(needed, settings, common.send)
     except Unreachable:
-        return
-    made = plan_back(migrations, journals, wanted.request)
+        return None
+    return plan_back(migrations, journals, wanted.request), journals
+
+
+def _undone(made: Plan, journals: Mapping[str, Survey]) -> Iterator[str]:
+    """The versions with their names, and what cannot be undone."""
     for database, order in made.orders.items():
         records = journals[database].by_version()
         yield f"{database}: {several(len(order), 'migration')} to undo"
         yield from (f"  {version} {records[version].name}" for version in order)
     yield from (f"warning: {warning}" for warning in made.warnings)
-    if not made.orders:
-        yield f"Nothing is applied above {wanted.request.target}."

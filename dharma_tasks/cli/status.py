@@ -36,8 +36,8 @@ _USUAL = {None, RunState.RUNNING}
 _TODO = {
     MigrationState.FAILED: "Correct the cause and submit again: it goes on where it stopped. Its "
     "file must stay as it is.",
-    MigrationState.ROLLED_BACK: "Nothing of it was kept. Correct the cause, or its file, and "
-    "submit again.",
+    MigrationState.ROLLED_BACK: "It is rolled back, and a submit begins it anew: correct the "
+    "cause, or its file, first.",
 }
 _WORKED_ON = (MigrationState.RUNNING, MigrationState.ROLLING_BACK)
 _Cells = tuple[str, str, str, str, str, str]
@@ -91,7 +91,7 @@ class _Report:
     def _parts(self) -> Iterator[RenderableType]:
         databases = self._result.databases
         names = [len(m.name) for found in databases.values() for m in found.migrations]
-        width = min(max(names, default=0), _NAME)
+        width = min(max([len("name"), *names]), _NAME)
         for name, found in databases.items():
             yield from _database(name, found, width)
         if self._result.redis:
@@ -223,7 +223,7 @@ def _tried(
         yield Indented(f"{what} {operation.state}: {', '.join(parts)}", 2)
     error = operation.error
     told = (migration.error or "", (found.progress and found.progress.waiting) or "")
-    if error and error not in told:
+    if error and not any(error in each for each in told):
         yield Indented(f"last error: {error.strip()}", 4, "yellow")
 
 
@@ -232,6 +232,33 @@ def _rollback(name: str, found: DatabaseStatus, migration: MigrationStatus) -> s
     before = found.migrations[: found.migrations.index(migration)]
     applied = [each.version for each in before if each.state is MigrationState.APPLIED]
     return rollback(name, applied[-1] if applied else None)
+
+
+def _left(migration: MigrationStatus) -> str:
+    """What is there of one that could not be undone as a whole."""
+    parts = []
+    for number, each in enumerate(migration.operations, start=1):
+        if each.state is OperationState.DONE:
+            parts.append(f"{number} {each.type}")
+        elif each.done:
+            parts.append(f"{number} {each.type} ({words.amount(each.done, each.total)})")
+    return ", ".join(parts)
+
+
+def _unfit(migration: MigrationStatus) -> Iterator[str]:
+    """How its file does not fit, with the mark that it has in the table, and what to do."""
+    there = f"{migration.version} is {migration.state}, and its file"
+    if migration.moved:
+        todo = f"put {migration.version} back"
+        yield f"{_mark(migration).strip()} {there} says the version {migration.moved} now: {todo}."
+    elif migration.changed:
+        yield f"* {there} was changed since: put it back as it was."
+    elif migration.missing:
+        yield f"? {_missing(migration)}"
+    if migration.late:
+        text = f"! {migration.version} is late: a higher version is there already"
+        todo = "give it a version above, or submit with --allow-out-of-order if it may run after it"
+        yield f"{text}: {todo}."
 
 
 def _missing(migration: MigrationStatus) -> str:
@@ -251,17 +278,14 @@ def _below(
     if migration.error and migration.state in _TODO:
         yield Indented(f"{migration.version} {migration.state}:", 2, "bold red")
         yield Indented(migration.error.strip(), 4)
-        todo = f"Correct the cause and finish the way back: {_rollback(name, found, migration)}"
-        yield Indented(todo if migration.half_undone else _TODO[migration.state], 2)
-    if migration.changed:
-        text = f"* the file of {migration.version} was changed after it had been {migration.state}"
-        yield Indented(f"{text}: put it back as it was.", 2, "yellow")
-    if migration.missing:
-        yield Indented(f"? {_missing(migration)}", 2, "yellow")
-    if migration.late:
-        text = f"! {migration.version} is late: a higher version is there already"
-        todo = "give it a version above, or submit with --allow-out-of-order if it may run after it"
-        yield Indented(f"{text}: {todo}.", 2, "yellow")
+        if migration.half_undone:
+            todo = f"Correct the cause and finish the way back: {_rollback(name, found, migration)}"
+            yield Indented(todo, 2)
+        else:
+            if migration.state is MigrationState.FAILED and (left := _left(migration)):
+                yield Indented(f"Left of it: {left}", 2)
+            yield Indented(_TODO[migration.state], 2)
+    yield from (Indented(text, 2, "yellow") for text in _unfit(migration))
     if migration.state in _WORKED_ON and found.run is None:
         text = (
             f"{migration.version} is {migration.state}, and no run that Redis knows goes on with it"

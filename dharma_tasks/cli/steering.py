@@ -27,7 +27,7 @@ from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import Event, RunState, Snapshot
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
-from dharma_tasks.submit import default_by
+from dharma_tasks.submit import who_asks
 from dharma_tasks.workers import Workers
 
 ANSWER_SECONDS = 10
@@ -135,7 +135,7 @@ def call(by: str | None, command: Callable[[Steering], int]) -> None:
     settings: Settings | None = None
     try:
         settings = common.settings()
-        status = command(Steering(settings, require_redis(settings), by or default_by()))
+        status = command(Steering(settings, require_redis(settings), who_asks(by)))
     except Exception as error:  # noqa: BLE001 - told in one place
         console(sys.stderr).print(Text(common.message_of(error, settings) or str(error), "red"))
         status = common.status_of(error)

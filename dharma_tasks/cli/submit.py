@@ -14,7 +14,7 @@ from dharma_tasks.conduct import Order
 from dharma_tasks.migration import JSON
 from dharma_tasks.planner import Request
 from dharma_tasks.records import Direction
-from dharma_tasks.submit import default_by
+from dharma_tasks.submit import who_asks
 
 
 @click.command(options_metavar="[OPTIONS]")
@@ -104,6 +104,6 @@ def submit(  # noqa: PLR0913 - one for each option
     )
     if dry_run:
         sys.exit(show(Asked(request, migrations, as_json, given)))
-    who = by or default_by()
+    who = who_asks(by)
     order = Order(request, migrations, given, who, not no_wait, timeout, inline)
     sys.exit(Running(order, as_json).run())

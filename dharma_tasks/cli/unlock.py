@@ -15,7 +15,7 @@ from redis import Redis
 from rich.text import Text
 
 from dharma_tasks import replies, words
-from dharma_tasks.cli import common
+from dharma_tasks.cli import common, options
 from dharma_tasks.cli.screen import console
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Unreachable
@@ -26,7 +26,7 @@ from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import Next, Run
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
-from dharma_tasks.submit import default_by
+from dharma_tasks.submit import who_asks
 from dharma_tasks.workers import Workers
 
 ANSWER_SECONDS = 10
@@ -35,8 +35,8 @@ ANSWER_SECONDS = 10
 
 @click.command()
 @click.argument("database", type=click.Choice(NAMES))
-@click.option("--by", metavar="TEXT", help="Who asks, for the audit trail.  [default: USER@HOST]")
-@click.option("--yes", is_flag=True, help="Do not ask first.")
+@options.by
+@options.yes
 def unlock(*, database: str, by: str | None, yes: bool) -> None:
     """Break the lease of a worker that hangs, so that another one goes on.
 
@@ -50,9 +50,7 @@ def unlock(*, database: str, by: str | None, yes: bool) -> None:
     settings: Settings | None = None
     try:
         settings = common.settings()
-        status = _Unlock(settings, require_redis(settings), database, by or default_by()).run(
-            yes=yes
-        )
+        status = _Unlock(settings, require_redis(settings), database, who_asks(by)).run(yes=yes)
     except Exception as error:  # noqa: BLE001 - told in one place
         console(sys.stderr).print(Text(common.message_of(error, settings) or str(error), "red"))
         status = common.status_of(error)

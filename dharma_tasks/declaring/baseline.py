@@ -65,7 +65,6 @@ class Baseline:
             problems.append(Problem("", "", what, "Name a version that is there."))
         if problems:
             raise Refused(problems)
-        heads = {name: surveys[name].head for name in names}
         changes = {
             name: tuple(_change(m, surveys) for m in new if m.database == name) for name in names
         }
@@ -73,7 +72,7 @@ class Baseline:
             event="baseline",
             reason=f"taken over by dharma baseline {version}, not carried out",
             changes={name: found for name, found in changes.items() if found},
-            generations={name: head.generation if head else 0 for name, head in heads.items()},
+            generations={name: surveys[name].generation for name in names},
             warnings=tuple(self._warnings(names, below)),
             todo="dharma submit runs what is above it.",
         )

@@ -194,12 +194,15 @@ def _mark_rolled_back(case: Case) -> Proposal:
 
 def _at_work(case: Case) -> Iterator[str]:
     """What nobody has ended in order may go on in the server, and nobody will know of it."""
-    for each in case.record.operations if case.record else ():
+    if case.record is None:
+        return
+    for each in case.record.operations:
         if each.state in (OperationState.RUNNING, OperationState.UNDOING):
+            first = case.rollback if half_undone(case.record, case.file) else "submit"
             yield (
                 f"operation {each.number}, {each.type}, was at work: what it has going on the "
                 "server, and settings that it changed for that, are forgotten too. Where it was "
-                "not halted, let a live worker do that first: submit, then dharma cancel --keep"
+                f"not halted, let a live worker do that first: {first}, then dharma cancel --keep"
             )
 
 
@@ -281,12 +284,11 @@ def _proposal(  # noqa: PLR0913 - the parts of a proposal
     warnings: Sequence[str],
     todo: str,
 ) -> Proposal:
-    head = case.survey.head
     return Proposal(
         event=action,
         reason=reason,
         changes={case.database: (Change(amendment, case.state, tuple(notes)),)},
-        generations={case.database: head.generation if head else 0},
+        generations={case.database: case.survey.generation},
         warnings=tuple(warnings),
         todo=todo,
     )

@@ -164,7 +164,12 @@ def _end(job: Job, assignment: Assignment) -> Event:
 
 def _failed(context: Context, job: Job, error: MigrationFailed) -> list[Chain]:
     """Let the run fail and, where it can, the migration go back."""
-    event = _event("failed", job.at.key, f"{job.migration.file}: {error}")
+    event = _event("failed", job.at.key, f"{job.migration.file_of(job.at.number)}: {error}")
+    if (
+        error.state is MigrationState.ROLLED_BACK
+    ):  # nothing of it was there, or its transaction is gone
+        gone = _event("rolled_back", job.at.key, job.migration.name)
+        context.runs.add_event(job.run.id, gone)
     turn = turning.after_failure(context, job, error)
     if turn and turn.undo is None:
         context.runs.add_event(job.run.id, _left(job, turn.left))

@@ -1,4 +1,4 @@
-"""`dharma plan` on the four real engines: what it tells, and that it leaves no trace."""
+"""What is only planned, or refused, on the four real engines: it leaves no trace."""
 
 from __future__ import annotations
 
@@ -137,3 +137,50 @@ def test_estimates_from_what_was_seen(filled: Place, dump: Callable[[], Document
         operation = found[0]["operations"][0]
         assert (operation["undo"], operation["estimate"]["count"]) == (True, COUNT)
         assert operation["estimate"]["seconds"] is None
+
+
+def spoil(place: Place) -> None:
+    """Change, remove and renumber files that are applied, and add one that comes late."""
+    folder = place.folder
+    changed = folder / "mongodb" / "001_change.json"
+    changed.write_text(changed.read_text().replace('"value": 1', '"value": 2'))
+    (folder / "mongodb" / "002_change.json").unlink()
+    moved = folder / "elasticsearch" / "002_change.json"
+    moved.write_text(moved.read_text().replace("1.2.0", "1.2.5"))
+    place.write("postgresql", "000_late", {"version": "1.0.0"}, "CREATE TABLE late ()")
+
+
+def test_refusals_leave_no_trace(filled: Place, dump: Callable[[], Document]) -> None:
+    """Each reason in its own words, all at once; journals and data are what they were."""
+
+    def refused(*arguments: str) -> str:
+        before = dump()
+        done = filled.dharma(*arguments, status=2)
+        after = dump()
+        assert [after[each] for each in "mpe"] == [before[each] for each in "mpe"]
+        return " ".join(done.stderr.split())
+
+    field = {"type": "add_field", "collection": "users", "field": "f3", "value": 1}
+    needs = {"version": "1.3.0", "dependencies": ["postgresql:1.2.0"], "operations": [field]}
+    filled.write("mongodb", "003_change", needs)
+    said = refused("submit", "--inline", "--databases", "mongodb")
+    assert "1.3.0 needs postgresql:1.2.0, which is pending and is not part of this run" in said
+    assert "_head" not in str(dump()), "there is no journal yet"
+
+    filled.submit("--inline", "--target", "1.3.0")
+    spoil(filled)
+    said = refused("submit", "--inline")
+    assert "1.1.0 is applied, and its file was changed since" in said
+    assert "1.2.0 (change) is applied, but has no file, while older and newer ones" in said
+    assert "says the version 1.2.5, and is applied as 1.2.0. Put the version 1.2.0 back." in said
+    assert "1.0.0 comes late: 1.2.0 is applied already" in said
+    assert "takes postgresql from 1.2.0 to 2.0.0, a MAJOR version" in said
+    assert "1.1.0 is applied, and its file was changed since" in refused(
+        "submit", "--inline", "--rollback-to", "0.0.0", "--databases", "mongodb"
+    )
+    assert "1.1.0 is applied, and its file was changed since" in refused(
+        "baseline", "1.3.0", "--yes"
+    )
+    assert "is applied: there is nothing to retry" in refused(
+        "repair", "mongodb", "1.3.0", "--retry", "--yes"
+    )

@@ -24,6 +24,7 @@ from dharma_tasks.databases import NAMES
 from dharma_tasks.lease import Leases
 from dharma_tasks.migration import Key
 from dharma_tasks.redis_client import connect_redis
+from dharma_tasks.submit import who_asks
 
 Document = dict[str, Any]
 
@@ -126,7 +127,12 @@ def test_a_refusal_leaves_no_trace(
     for name in NAMES:
         told = json.loads(crossed.dharma("history", name, "--json").stdout)["entries"]
         runs = [(each["by"], each["detail"]) for each in told if each["event"] == "run"]
-        assert runs[-1] == ("ops@desk", "back --accept-data-loss")
+        assert runs[-1] == (who_asks("ops@desk"), "back --accept-data-loss")
+        left = [each for each in told if each["event"] == "passed_over"]
+        assert [(each["by"], each["version"], each["number"]) for each in left] == [
+            (who_asks("ops@desk"), "1.1.0", 1)
+        ]
+        assert left[0]["detail"].startswith("left as it is: ")
     assert states(crossed) == {name: ["rolled_back"] * 2 for name in NAMES}
 
 
@@ -203,6 +209,7 @@ def test_a_rollback_file_that_leaves_nothing(place: Place) -> None:
     back = ("submit", "--rollback-to", "0.0.0", "--inline")
     place.submit("--inline")
     failed = place.dharma(*back, status=1)
+    assert "postgresql/001_users_rollback.json: postgresql:1.0.0#2 sql" in failed.stderr
     assert 'table "no_such_table" does not exist' in failed.stderr
     (migration,) = place.status()["postgresql"]["migrations"]
     assert (migration["state"], migration["error"]) == ("applied", None)

@@ -139,6 +139,7 @@ def test_a_failure_shows_the_database_s_own_words(place: Place) -> None:
     failed = place.submit(check=False)
     assert failed.returncode == 1
     assert 'column "no_such_column" does not exist' in failed.stdout + failed.stderr
+    assert "What was done of it is undone: it is rolled back." in failed.stderr
     assert "1.3.0 step3" in failed.stdout + failed.stderr
     migrations = {m["version"]: m["state"] for m in place.status()["postgresql"]["migrations"]}
     assert migrations == {"1.1.0": "applied", "1.2.0": "rolled_back", "1.3.0": "pending"}

@@ -10,6 +10,8 @@ import psycopg
 from disturbed import Batched, gave_up
 from place import Place, wait_for
 
+from dharma_tasks.submit import who_asks
+
 
 def query(place: Place, text: str) -> list[tuple[Any, ...]]:
     """Ask the test's PostgreSQL database."""
@@ -39,14 +41,14 @@ def test_a_lease_is_broken_under_a_healthy_worker(place: Place) -> None:
     work.hurry()
     out, err = submitted.communicate(timeout=90)
     assert submitted.returncode == 0, f"{out}\n{err}\n{place.logs_text()}"
-    assert "ops@desk broke the lease of" in out + err
+    assert f"{who_asks('ops@desk')} broke the lease of" in out + err
     work.assert_each_once()
     wait_for(lambda: gave_up(place), "the first worker's reason in its log")
     history = f"public.{place.settings.namespace}_history"
     ((run, by, version, number, detail),) = query(
         place, f"SELECT run, by, version, number, detail FROM {history} WHERE event = 'unlocked'"
     )
-    assert (by, version, number) == ("ops@desk", "1.0.0", 1)
+    assert (by, version, number) == (who_asks("ops@desk"), "1.0.0", 1)
     assert run in done.stdout
     assert f"(pid {first} on " in detail
     assert work.holder() is None

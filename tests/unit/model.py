@@ -44,6 +44,7 @@ class Server:
     attempts: int = 0
     error: str | None = None
     prepared: int = 0
+    audited: list[str] = field(default_factory=list)
     whereabouts: str = "the model"
 
 
@@ -165,7 +166,7 @@ class ModelJournal(Journal[dict[int, int]]):
         self.server.attempts -= 1
 
     def audit(self, entry: Entry) -> None:
-        raise NotImplementedError
+        self.server.audited.append(f"{entry.event} {entry.key} by {entry.by}: {entry.detail}")
 
 
 class ModelDatabase(Database[dict[int, int]]):

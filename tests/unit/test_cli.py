@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -22,7 +23,7 @@ from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.loader import Loaded
 from dharma_tasks.messages import Chain
 from dharma_tasks.migration import Migration
-from dharma_tasks.run import Next, Run, RunState
+from dharma_tasks.run import Event, Next, Run, RunState
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Worker, Workers
@@ -357,6 +358,10 @@ def test_3_another_run_does_not_end(stage: Stage) -> None:
     assert f"run {run.id} is active on mongodb; waiting for it to end" in result.stdout
     assert "nothing was submitted" in result.stderr
     assert [found.run.id for found in stage.driver.runs.open()] == [run.id]
+    event = Event(at=datetime.now(UTC), kind="paused", text="by me")
+    stage.driver.runs.pause(run, event)
+    result = stage.submit("--timeout", "0.05")
+    assert f"run {run.id} is paused on mongodb (dharma resume {run.id})" in result.stdout
 
 
 def test_3_ctrl_c(stage: Stage) -> None:

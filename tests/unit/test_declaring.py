@@ -28,6 +28,7 @@ from dharma_tasks.loader import load
 from dharma_tasks.messages import DECLARED, Chain, declare_message
 from dharma_tasks.records import MigrationState, Survey
 from dharma_tasks.settings import Settings
+from dharma_tasks.submit import who_asks
 from dharma_tasks.workers import Worker, Workers
 
 REPLY = f"{NAMESPACE}:reply:1"
@@ -121,9 +122,10 @@ class Stage:
         self.surveys["mongodb"] = survey("mongodb", record(file, MigrationState.FAILED, error="E1"))
 
     def dharma(self, *arguments: str, answer: str | None = None) -> Result:
-        """Run `dharma ARGUMENTS`; with an `answer` on a terminal."""
+        """Run `dharma ARGUMENTS`; with an `answer` on a terminal, else by one who says --yes."""
         self.patch.setattr(common, "on_terminal", lambda: answer is not None)
-        return CliRunner().invoke(main, list(arguments), input=answer)
+        sure = ["--yes"] if answer is None else []
+        return CliRunner().invoke(main, [*arguments, *sure], input=answer)
 
     @property
     def untouched(self) -> bool:
@@ -189,12 +191,14 @@ def test_0_taken_over(stage: Stage) -> None:
     assert result.exit_code == 0, result.output
     assert "mongodb:\n  1.0.0 a name: pending → applied\n" in result.stdout
     assert "postgresql:\n  1.0.0 a name: pending → applied\n" in result.stdout
-    assert "Written to mongodb and postgresql, and to the history, as done by me@here." in (
+    by = who_asks("me@here")
+    assert f"Written to mongodb and postgresql, and to the history, as done by {by}." in (
         result.stdout
     )
     assert result.stdout.endswith("Next: dharma submit runs what is above it.\n")
     written = [stage.databases[name].declared[0][0] for name in stage.databases]
     assert [each.event for each in written] == ["baseline", "baseline"]
+    assert {each.by for each in written} == {by}
     assert written[0].run == written[1].run
     assert [each.version for each in written[0].amendments] == ["1.0.0"]
     assert stage.redis.keys(f"{NAMESPACE}:reply:*") == []
@@ -288,6 +292,18 @@ def test_it_asks_on_a_terminal(stage: Stage) -> None:
     assert len(stage.databases["mongodb"].declared) == 2
 
 
+def test_it_asks_without_a_terminal_too(stage: Stage) -> None:
+    """In a script nobody answers, which is a no; what comes through a pipe is an answer."""
+    stage.patch.setattr(common, "on_terminal", lambda: False)
+    for arguments in (REPAIR, BASELINE):
+        refused = CliRunner().invoke(main, arguments)
+        assert refused.exit_code == 2
+        assert refused.stdout.endswith("Where nobody is there to answer, give --yes.\n")
+    assert stage.untouched
+    assert CliRunner().invoke(main, REPAIR, input="n\n").exit_code == 2
+    assert CliRunner().invoke(main, REPAIR, input="y\n").exit_code == 0
+
+
 def test_2_a_run_is_open(stage: Stage) -> None:
     """It is named, with the command that ends it; before anything is asked."""
     run = stage.open_run()
@@ -370,7 +386,7 @@ def test_0_pruned(stage: Stage) -> None:
     ]
     ((before, run, by),) = stage.databases["mongodb"].pruned
     assert abs(datetime.now(UTC) - timedelta(days=30) - before) < timedelta(minutes=1)
-    assert (by, stage.databases["postgresql"].pruned[0][1]) == ("me@here", run)
+    assert (by, stage.databases["postgresql"].pruned[0][1]) == (who_asks("me@here"), run)
 
 
 def test_how_old(stage: Stage) -> None:

@@ -155,6 +155,13 @@ def test_for_people(stage: Stage) -> None:
     assert result.exit_code == 0
 
 
+def test_a_run_with_nothing_open_there(stage: Stage) -> None:
+    """What was done to it was done to no operation."""
+    paused = {"by": "you@there", "detail": "asked at noon"}
+    stage.tells("mongodb", entry(0, "paused", version="", number=0, **paused))
+    assert "mongodb  paused\n    by you@there: asked at noon\n" in stage.history().stdout
+
+
 def test_what_was_declared(stage: Stage) -> None:
     """By whom in its heading, as of a run; the reason once, below the first that has it."""
     more = {"run": "20260510-000000-cd34ef", "by": "ops@desk", "detail": "taken over"}

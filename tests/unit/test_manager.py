@@ -148,7 +148,7 @@ def test_it_applies_everything(stage: Stage) -> None:
     assert result.run is not None
     found = stage.driver.runs.snapshot(result.run)
     assert found is not None
-    assert (found.run.by, found.run.whereabouts) == ("the app", {})
+    assert (found.run.by, found.run.whereabouts) == (submitting.who_asks("the app"), {})
 
 
 def test_the_managers_name_the_databases(stage: Stage) -> None:

@@ -117,8 +117,9 @@ def test_what_would_be_applied(plan: Plan) -> None:
     out = result.stdout
     assert out.index("mongodb: 2 migrations to apply") < out.index("  1.0.0 a name")
     assert "    waits for mongodb:1.0.0\n" in out
-    assert "    1 remove_field users" in out
+    assert "    1 remove_field users.old  irreversible, heavy" in out
     assert "      remove_field cannot be undone" in out
+    assert out.count("irreversible") == 2, "the SQL file neither; create_collection can be undone"
     assert "      CREATE TABLE users (id int);\n" in out
     assert plan("submit", "--dry-run").stdout == out
 
@@ -130,6 +131,26 @@ def test_as_json(plan: Plan) -> None:
     first, second = found["databases"]["mongodb"]
     assert (first["version"], first["operations"][0]["irreversible"]) == ("1.0.0", None)
     assert "cannot be undone" in second["operations"][0]["irreversible"]
+    assert found["advice"] == []
+
+
+def test_squawks_advice_as_json(plan: Plan, folder: Migrations) -> None:
+    """With the file and the line that a person sees."""
+    folder.text("postgresql/001_users.sql", "\nALTER TABLE users DROP old;\n")
+    (advice,) = json.loads(plan("plan", "--json").stdout)["advice"]
+    assert (advice["file"], advice["place"]) == ("postgresql/001_users.sql", "line 2")
+    assert "ban-drop-column" in advice["what"]
+
+
+def test_refused_as_json(plan: Plan, folder: Migrations) -> None:
+    """What a submit would be refused for, as its own document has it."""
+    folder.write("postgresql/001_users.json", "1.0.0", dependencies=["mongodb:9.0.0"])
+    refused = plan("plan", "--json")
+    assert refused.exit_code == 2
+    (problem,) = json.loads(refused.stdout)["problems"]
+    assert problem["file"] == "postgresql/001_users.json"
+    assert problem["what"] == "depends on mongodb:9.0.0, which is not in the migrations folder"
+    assert problem["todo"]
 
 
 def test_nothing_to_do(plan: Plan, folder: Migrations, databases: dict[str, FakeDatabase]) -> None:
@@ -156,6 +177,7 @@ def test_the_way_back(plan: Plan, folder: Migrations, databases: dict[str, FakeD
     apply(folder, databases)
     refused = plan("plan", "--rollback-to", "1.0.0")
     assert refused.exit_code == 2
+    assert "A rollback would be refused" in refused.stderr
     assert "1.1.0 cannot be undone: operation 1, remove_field" in refused.stderr
     folder.write("mongodb/002_old_rollback.json", "1.1.0", operations=[
         {"type": "create_index", "collection": "users", "index": [["old", 1]]}
@@ -163,7 +185,11 @@ def test_the_way_back(plan: Plan, folder: Migrations, databases: dict[str, FakeD
     result = plan("plan", "--rollback-to", "1.0.0")
     assert result.exit_code == 0, result.output
     assert "mongodb: 1 migration to undo" in result.stdout
-    assert "\n  1.1.0 a name\n    2 create_index users(old)  heavy" in result.stdout
+    file = "  1.1.0 a name\n    by its rollback file\n    2 create_index users(old)  heavy"
+    assert file in result.stdout
+    databases["mongodb"].found = Survey(database="mongodb")
+    forward = "  1.1.0 a name\n    its rollback file undoes it\n    1 remove_field users.old  heavy"
+    assert forward in plan("plan", "--databases", "mongodb").stdout
 
 
 def test_a_database_that_cannot_be_read(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,9 +235,10 @@ def test_how_much_there_is(
     lines = plan("plan").stdout.splitlines()
     assert "mongodb: 3 migrations to apply, time not known" in lines
     assert "    1 create_collection users" in lines
-    assert "    1 remove_field users.old  heavy, at most 1,200,000 documents" in lines
+    heavy = "irreversible, heavy, at most 1,200,000 documents"
+    assert f"    1 remove_field users.old  {heavy}" in lines
     assert "    1 create_index users(old)  heavy, 1,200,000 documents" in lines
-    assert "    1 sql SELECT … and 1 more  heavy, blocking, 1 row" in lines
+    assert "    1 sql SELECT … and 1 more  irreversible, heavy, blocking, 1 row" in lines
     assert (
         "      line 2: ALTER TABLE locks users (ACCESS EXCLUSIVE), and goes through its rows: "
         "reads and writes of it wait"
@@ -235,7 +262,7 @@ def test_how_long_it_takes(
     lines = plan("plan", "--databases", "mongodb").stdout.splitlines()
     assert lines[0] == "mongodb: 2 migrations to apply, about 2 min 00 s and more"
     assert lines[2] == "    1 add_field users.b  heavy, at most 30,000 documents, about 1 min 00 s"
-    assert lines[-2] == "    2 remove_field users.b  heavy, at most 30,000 documents"
+    assert lines[-2] == "    2 remove_field users.b  irreversible, heavy, at most 30,000 documents"
     found = json.loads(plan("plan", "--json", "--databases", "mongodb").stdout)
     assert found["times"] == {"mongodb": {"seconds": 120.0, "complete": False}}
     operation = found["databases"]["mongodb"][0]["operations"][0]
@@ -276,7 +303,7 @@ def test_what_has_begun(
     databases["mongodb"].found = survey("mongodb", record(first), half)
     databases["mongodb"].there = {"users": 7000}
     out = plan("plan", "--databases", "mongodb").stdout
-    assert f"remove_field users.old  heavy, at most {count:,} documents\n" in out
+    assert f"remove_field users.old  irreversible, heavy, at most {count:,} documents\n" in out
 
 
 def test_what_is_undone(plan: Plan, folder: Migrations, databases: dict[str, FakeDatabase]) -> None:
@@ -306,7 +333,9 @@ def test_what_is_passed_over_is_not_heavy(
     """It cannot be undone, and nothing is done about it."""
     apply(folder, databases)
     result = plan("submit", "--dry-run", "--rollback-to", "1.0.0", "--accept-data-loss")
-    assert "    1 undo remove_field users.old\n      remove_field cannot be" in result.stdout
+    assert (
+        "    1 remove_field users.old  left as it is\n      remove_field cannot be" in result.stdout
+    )
 
 
 def test_a_database_that_cannot_count(plan: Plan, databases: dict[str, FakeDatabase]) -> None:
@@ -314,7 +343,7 @@ def test_a_database_that_cannot_count(plan: Plan, databases: dict[str, FakeDatab
     databases["mongodb"].error = OSError("no permission")
     result = plan("plan")
     assert result.exit_code == 0
-    assert "    1 remove_field users.old  heavy\n" in result.stdout
+    assert "    1 remove_field users.old  irreversible, heavy\n" in result.stdout
     assert (
         "warning: there are no estimates for mongodb: mongodb cannot be read: "
         "described: no permission\n"
@@ -342,7 +371,9 @@ def test_counting_through_a_worker(
     monkeypatch.setattr(common, "send", send)
     monkeypatch.setattr(reading, "require_redis", lambda _settings: redis)
     result = plan("plan", "--databases", "mongodb")
-    assert "    1 remove_field users.old  heavy, at most 7 documents\n" in result.stdout
+    assert (
+        "    1 remove_field users.old  irreversible, heavy, at most 7 documents\n" in result.stdout
+    )
     assert [each.keys() for each in asked] == [
         {"database", "reply"},
         {"database", "reply", "count"},

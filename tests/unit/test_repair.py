@@ -178,6 +178,12 @@ def test_what_is_at_work_is_forgotten(action: Action) -> None:
     at_work = written(IT, MigrationState.RUNNING, DONE, OperationState.RUNNING)
     (said,) = [each for each in decided(action, at_work).warnings if "was at work" in each]
     assert said.startswith("operation 2, create_index, was at work")
+    assert said.endswith("do that first: submit, then dharma cancel --keep")
+    back = written(IT, MigrationState.ROLLING_BACK, DONE, OperationState.UNDOING)
+    (said,) = [each for each in decided(action, back).warnings if "was at work" in each]
+    assert said.endswith(
+        "first: dharma rollback 0.0.0 --databases mongodb, then dharma cancel --keep"
+    )
     failed = written(IT, MigrationState.FAILED, DONE, FAILED)
     assert not [each for each in decided(action, failed).warnings if "was at work" in each]
 

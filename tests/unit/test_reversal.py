@@ -136,11 +136,23 @@ def test_what_cannot_be_undone_is_refused_by_name() -> None:
     file = migration("mongodb:1.0.0", operations=(COLLECTION, REMOVE))
     journal = survey("mongodb", record(file))
     (problem,) = refused([file], "0.0.0", journal)
-    assert problem.startswith("mongodb/1.0.0.json: 1.0.0 cannot be undone: operation 2, ")
-    assert "--accept-data-loss" in problem
+    assert problem.startswith(
+        "mongodb/1.0.0.json: 1.0.0 cannot be undone: operation 2, remove_field: it keeps nothing "
+        "of what it overwrites. Write a NNN_name_rollback file for it; "
+    )
+    assert problem.endswith(" is applied. With --accept-data-loss it is passed over.")
     made = planned([file], "0.0.0", journal, accept_data_loss=True)
     assert made.first == {"mongodb:1.0.0": "1.0.0 2 1"}
     assert "mongodb:1.0.0 operation 2 is left as it is" in made.warnings[0]
+
+
+def test_what_would_help_is_a_sentence() -> None:
+    """Whatever the operation says, and however it ends that."""
+    mapping = {"type": "update_mapping", "index": "users", "mapping": {"properties": {}}}
+    file = migration("elasticsearch:1.0.0", operations=(mapping,))
+    (problem,) = refused([file], "0.0.0", survey("elasticsearch", record(file)))
+    assert 'update_mapping: fields cannot be taken away from "users". Write a NNN' in problem
+    assert "that are not used do no harm. With --accept-data-loss" in problem
 
 
 def test_what_was_found_at_the_start_counts() -> None:

@@ -563,6 +563,8 @@ def test_what_cannot_be_undone_is_passed_over(monkeypatch: pytest.MonkeyPatch) -
     assert server.migration is MigrationState.ROLLED_BACK
     assert set(server.documents.values()) == {1}
     assert control.warnings == ["model:1.0.0#1 increment: left as it is: nobody knows what it was"]
+    why = "left as it is: nobody knows what it was"
+    assert server.audited == [f"passed_over model:1.0.0#1 by me: {why}"]
     assert Final.halted == 1
 
 
@@ -596,8 +598,9 @@ def test_what_was_never_begun_is_no_loss() -> None:
     with suppress(Stopped):
         make_runner(server, Faults(), FakeControl(1), operation=Final()).run()
     assert server.fence == 1
-    make_runner(server, Faults(), operation=Final(), back=True).run()
+    make_runner(server, Faults(), operation=Final(), back=True, accept_data_loss=True).run()
     assert server.migration is MigrationState.ROLLED_BACK
+    assert server.audited == []
 
 
 def test_a_failure_on_the_way_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,7 +242,7 @@ def test_a_file_that_was_changed(stage: Stage) -> None:
     assert stage.document()["mongodb"]["migrations"][0]["changed"]
     shown = stage.status().stdout
     assert "applied *" in shown
-    assert "the file of 1.0.0 was changed after it had been applied" in shown
+    assert "* 1.0.0 is applied, and its file was changed since: put it back as it was." in shown
 
 
 def test_names_of_any_length_and_width(stage: Stage) -> None:
@@ -257,6 +257,11 @@ def test_names_of_any_length_and_width(stage: Stage) -> None:
     columns = {(cell_len(row[: row.index("applied")]), cell_len(row)) for row in rows}
     assert len(columns) == 1
     assert columns.pop()[1] <= 80
+    stage.migrations = (migration("mongodb", "1.0.0", name="a"),)
+    stage.journal("mongodb")
+    assert "\n  version  name  state " in stage.status().stdout, (
+        "short ones leave the heading whole"
+    )
 
 
 def test_files_that_are_missing_or_late(stage: Stage) -> None:
@@ -287,6 +292,30 @@ def test_files_that_are_missing_or_late(stage: Stage) -> None:
     stage.migrations = files[1:]
     stage.journal("mongodb", *(record(each, MigrationState.APPLIED) for each in (FIRST, THIRD)))
     assert "?" not in stage.status().stdout, "what is older than all files may go"
+
+
+def test_a_file_with_another_version(stage: Stage) -> None:
+    """Neither missing nor late nor changed: what it says now is named, also of two that swapped."""
+    renumbered = SECOND.model_copy(update={"version": "1.0.5"}).with_checksum()
+    stage.migrations = (FIRST, renumbered, THIRD)
+    stage.journal(
+        "mongodb", *(record(each, MigrationState.APPLIED) for each in (FIRST, SECOND, THIRD))
+    )
+    shown = stage.status().stdout
+    assert "? 1.1.0 is applied, and its file says the version 1.0.5 now: put 1.1.0 back." in shown
+    assert "!" not in shown
+    found = stage.document()["mongodb"]["migrations"]
+    assert {m["version"]: m["moved"] for m in found if m["moved"]} == {"1.1.0": "1.0.5"}
+    one, other = SECOND, THIRD.model_copy(update={"name": "another"})
+    stage.migrations = tuple(
+        each.model_copy(update={"version": version}).with_checksum()
+        for each, version in ((one, other.version), (other, one.version))
+    )
+    applied = [each.with_checksum() for each in (one, other)]
+    stage.journal("mongodb", *(record(each, MigrationState.APPLIED) for each in applied))
+    shown = stage.status().stdout
+    assert "* 1.1.0 is applied, and its file says the version 1.10.0 now" in shown
+    assert "* 1.10.0 is applied, and its file says the version 1.1.0 now" in shown
 
 
 def test_nothing_is_missing_where_the_folder_is_not_known(stage: Stage) -> None:
@@ -357,6 +386,36 @@ def test_a_failure_is_not_told_twice(stage: Stage) -> None:
     assert text.count("E11000") == 1
 
 
+def test_a_failure_on_the_way_back_is_not_told_twice(stage: Stage) -> None:
+    """The migration says of it where it was; of the rollback file the whole is counted."""
+    file = SECOND.model_copy(update={"rollback": SECOND.operations})
+    stage.migrations = (FIRST, file)
+    done = record(file, MigrationState.FAILED).operations
+    broken = OperationRecord(number=3, type="kind_1", state=OperationState.FAILED, error="E11000")
+    error = "on the way back: E11000"
+    stage.journal(
+        "mongodb", record(file, MigrationState.FAILED, error=error, operations=[*done, broken])
+    )
+    shown = stage.status().stdout
+    assert shown.count("E11000") == 1
+    assert " failed        2/4 " in shown
+
+
+def test_what_is_left_of_a_failure_is_named(stage: Stage) -> None:
+    """What could not be undone, and how far it had come; of what is undone nothing."""
+    found = [
+        OperationRecord(number=1, type="remove_field", state=OperationState.DONE, done=9, total=9),
+        OperationRecord(number=2, type="many", state=OperationState.FAILED, done=3, total=4),
+        OperationRecord(number=3, type="never", state=OperationState.FAILED),
+    ]
+    three = migration("mongodb", "1.0.0", operations=3)
+    stage.migrations = (three,)
+    stage.journal(
+        "mongodb", record(three, MigrationState.FAILED, error="no disk", operations=found)
+    )
+    assert "  Left of it: 1 remove_field, 2 many (3 of 4)\n" in stage.status().stdout
+
+
 def test_the_journal_is_ahead_of_the_run(stage: Stage, begun: Callable[[], Key]) -> None:
     """What the journal says is applied is not shown as running, whatever Redis still says."""
     begun()
@@ -410,7 +469,7 @@ def test_what_is_undone_is_shown_as_that(stage: Stage) -> None:
     ("state", "todo"),
     [
         (MigrationState.FAILED, "it goes on where it stopped"),
-        (MigrationState.ROLLED_BACK, "Nothing of it was kept"),
+        (MigrationState.ROLLED_BACK, "a submit begins it anew"),
     ],
 )
 def test_a_failure_is_explained(stage: Stage, state: MigrationState, todo: str) -> None:

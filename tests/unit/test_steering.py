@@ -36,6 +36,7 @@ from dharma_tasks.run import Event, Next, Run, RunState
 from dharma_tasks.runner import MigrationFailed
 from dharma_tasks.runs import Busy
 from dharma_tasks.settings import Settings
+from dharma_tasks.submit import who_asks
 from dharma_tasks.workers import Worker, Workers
 
 M1, M2 = (Next("mongodb", version, 1) for version in ("1.0.0", "1.1.0"))
@@ -456,6 +457,16 @@ def test_a_failure_whose_journal_does_not_answer(
     assert told[-1] == "failed"
 
 
+def test_a_failure_that_left_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever watches is told that it is rolled back, as after a way back."""
+    turning = Turning(monkeypatch, CREATE)
+    job = turning.context.runs.job(turning.run.id, M1)
+    failure = MigrationFailed("no", MigrationState.ROLLED_BACK, kept=False)
+    assert _failed(turning.context, job, failure) == []
+    told = [(e.kind, e.version) for e in turning.driver.runs.events(turning.run.id)]
+    assert told[-2:] == [("rolled_back", "1.0.0"), ("failed", "1.0.0")]
+
+
 # -- the commands --------------------------------------------------------------------------
 
 
@@ -515,7 +526,7 @@ def test_0_paused_and_resumed(stage: Stage, run: Run) -> None:
     assert "mongodb: 1.0.0 operation 1" in paused.stdout
     assert f"dharma resume {run.id}" in paused.stdout
     # postgresql has opened its journal too, but is at nothing
-    assert "history of mongodb, postgresql as done by me@here" in paused.stdout
+    assert "history of mongodb, postgresql as done by me@here (" in paused.stdout
     assert stage.call("pause").stdout == f"Run {run.id} is paused already.\n"
     stage.sent.clear()
     resumed = stage.call("resume", run.id, "--by", "you@there")
@@ -523,8 +534,8 @@ def test_0_paused_and_resumed(stage: Stage, run: Run) -> None:
     assert stage.sent[0] == ["mongodb.kind_1", "mongodb.kind_2"]
     said = [(e.event, e.by, str(e.key)) for e in stage.database.entries if e.key.version]
     assert said == [
-        ("paused", "me@here", "mongodb:1.0.0#1"),
-        ("resumed", "you@there", "mongodb:1.0.0#1"),
+        ("paused", who_asks("me@here"), "mongodb:1.0.0#1"),
+        ("resumed", who_asks("you@there"), "mongodb:1.0.0#1"),
     ]
     assert "is not paused: it is running" in stage.call("resume").stdout
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,6 +26,7 @@ from dharma_tasks.migration import Key
 from dharma_tasks.records import Owner
 from dharma_tasks.run import Next
 from dharma_tasks.settings import Settings
+from dharma_tasks.submit import who_asks
 from dharma_tasks.workers import Worker, Workers
 
 FOLDER = (migration("mongodb", "1.0.0", operations=3), migration("postgresql", "1.0.0"))
@@ -222,8 +225,8 @@ def test_0_broken(stage: Stage) -> None:
         "  update_documents users: 61,000 of 100,000, heartbeat 0."
     )
     assert "  waits: lock timeout\n" in result.stdout
-    assert "written to mongodb's history as done by me@here" in result.stdout
-    assert stage.database.entries[0].by == "me@here"
+    assert "written to mongodb's history as done by me@here (" in result.stdout
+    assert stage.database.entries[0].by == who_asks("me@here")
     assert len(stage.sent) == 1
     assert stage.redis.keys(f"{NAMESPACE}:reply:*") == []
     with pytest.raises(LeaseLost):
@@ -231,10 +234,12 @@ def test_0_broken(stage: Stage) -> None:
 
 
 def test_by_is_user_at_host(stage: Stage) -> None:
-    """Somebody is always named."""
-    stage.hold()
-    assert stage.unlock().exit_code == 0
-    assert "@" in stage.database.entries[0].by
+    """Somebody is always named; what the deployment says does not hide who and where it was."""
+    here = f"{getpass.getuser()}@{socket.gethostname()}"
+    for given in ((), ("--by", "release 42")):
+        stage.hold()
+        assert stage.unlock(*given).exit_code == 0
+    assert [each.by for each in stage.database.entries] == [here, f"release 42 ({here})"]
 
 
 def test_0_with_short_leases(stage: Stage) -> None:

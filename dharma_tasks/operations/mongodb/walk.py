@@ -74,6 +74,8 @@ class Walk(Paced[Handle]):
     def prepare(self, work: Work[Handle]) -> Prepared:
         """Record where the walk ends. The total is the server's own estimate.
 
+        That nothing is kept is recorded too: the file may say otherwise by the time of a rollback.
+
         Raises:
             OperationFailed: there is no such collection, or it cannot be walked.
         """
@@ -81,10 +83,12 @@ class Walk(Paced[Handle]):
         self._check(found, work.handle)
         documents = work.handle.database[self.collection]
         last = documents.find({}, {"_id": True}).hint(BY_ID).sort("_id", -1).limit(1)
+        keeps = self._keeping() is not None
         undo = {
             "identity": found.identity,
             "last": [each["_id"] for each in last],
-            "keeps": self._keeping() is not None,
+            "keeps": keeps,
+            **({} if keeps else {"irreversible": "it has kept nothing of what it overwrote"}),
         }
         return Prepared(undo=undo, total=documents.estimated_document_count())
 
@@ -127,7 +131,10 @@ class Walk(Paced[Handle]):
         if self._keeping() is not None:
             return None
         what = f"{self.kind} cannot be undone: it keeps nothing of what it overwrites"
-        todo = 'Write "keep_before_image": true, or a NNN_name_rollback file for it.'
+        todo = (
+            'Write a NNN_name_rollback file for it; "keep_before_image": true helps only where it '
+            "stands there before the migration is applied."
+        )
         return Problem("", "", what, todo)
 
     def burden(self, direction: Direction) -> Burden:

@@ -295,7 +295,10 @@ def test_before_images_of_large_documents(
     ],
 )
 def test_irreversible(hand: Hand, documents: Database[Any], operation: Operation[Any]) -> None:
-    """Without before-images it says what would help; only what never began can be undone."""
+    """Without before-images it says what would help; only what never began can be undone.
+
+    The journal knows it, whatever becomes of the file.
+    """
     problem = operation.irreversible()
     assert problem is not None
     assert "keep_before_image" in problem.todo
@@ -304,6 +307,8 @@ def test_irreversible(hand: Hand, documents: Database[Any], operation: Operation
     hand.undo(operation)
     hand.run(operation)
     assert kept(documents) == 0
+    (record,) = hand.database.journal.survey().migrations
+    assert record.operations[0].irreversible == "it has kept nothing of what it overwrote"
     with pytest.raises(OperationFailed, match="has kept nothing"):
         hand.undo(operation)
 

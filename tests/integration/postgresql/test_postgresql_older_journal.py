@@ -122,7 +122,7 @@ def assignment(version: str, **more: Any) -> Assignment:
     """Its only operation, in the run that the journal is at."""
     key = Key(database="postgresql", version=version, number=1)
     values = {"generation": 3, "name": "name", "checksum": "sum", "type": "sql", "count": 1}
-    return Assignment(run="run", by="me", key=key, **{**values, **more})
+    return Assignment(by="me", key=key, **{"run": "run", **values, **more})
 
 
 def back(version: str, **more: Any) -> Assignment:
@@ -209,7 +209,7 @@ def test_a_run_that_begins_brings_it_up_to_date(
     assert begin(worker, run, 3) == generation
     assert current(worker, settings)
     tells_all(worker.journal.survey(), generation)
-    taken = worker.journal.take(back("1.0.0", generation=generation), ME, counted=True)
+    taken = worker.journal.take(back("1.0.0", run=run, generation=generation), ME, counted=True)
     assert taken.walked == Walked(None, 1)
 
 
