@@ -27,6 +27,7 @@ _COMMANDS = {
     "baseline": "Take over databases that are there already, up to a version.",
     "repair": "Say of one migration what is true, after something went wrong.",
     "prune": "Remove what was kept for a way back that nobody will want any more.",
+    "doctor": "Look whether all is there that migrations need, and say what helps.",
     "check": "Check the migrations folder: everything that needs no database.",
     "init": "Make a folder of migrations, with a first one for each database.",
     "new": "Write the files of the next migration, to be filled in.",

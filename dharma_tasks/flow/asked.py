@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import structlog
 
@@ -22,40 +23,52 @@ from dharma_tasks.messages import (
     Chain,
 )
 from dharma_tasks.migration import JSON
-from dharma_tasks.reading import COUNTS
+from dharma_tasks.reading import COUNTS, examination
 from dharma_tasks.run import Next, Run, Snapshot
 from dharma_tasks.runs import Runs
 
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is read instead of the journal.
+
+    So many entries of the audit trail; how much there is in what `count` names; or whether all is
+    there that migrations need.
+    """
+
+    history: int | None = None
+    count: list[str] | None = None
+    examine: bool = False
+
+
 def read(
     context: Context,
     database: str,
     reply: str,
-    history: int | None = None,
-    count: list[str] | None = None,
+    wanted: Wanted = Wanted(),
 ) -> list[Chain]:
-    """Put what the journal says, or why it cannot be read, into the list `reply`.
-
-    With `history` that is so many entries of the audit trail, with `count` how much there is in
-    what it names.
-    """
+    """Put what the journal says, or what is `wanted`, or why not, into the list `reply`."""
     try:
-        answer = _told(context, database, history, count)
+        answer = _told(context, database, wanted)
     except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told
         answer = "error " + context.unreachable(database, error).what
     replies.answer(context.redis, reply, answer)
     return []
 
 
-def _told(context: Context, database: str, history: int | None, count: list[str] | None) -> str:
+def _told(context: Context, database: str, wanted: Wanted) -> str:
     found = context.database(database)
+    count, history = wanted.count, wanted.history
     if count is not None:
         return COUNTS.dump_json(context.trying(found, lambda: found.count(count))).decode()
     if history is not None:
         told = context.trying(found, lambda: trail.read(found.journal, history))
         return told.model_dump_json()
+    if wanted.examine:
+        seen = context.trying(found, lambda: examination(found, context.worker))
+        return seen.model_dump_json()
     return context.look(database).model_dump_json()
 
 
