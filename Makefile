@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint reference bench chaos clean
+.PHONY: help setup demo up down test lint reference bench picture chaos clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ reference: setup ## docs/reference.md and the JSON Schemas, from the models
 
 bench: setup ## Dharma Tasks beside other ways to do the same; QUICK=1 tries it
 	@$(BIN)/python -m benchmarks $(if $(QUICK),--factor 0.01 --rounds 2) $(NAMES)
+
+picture: setup ## docs/migrations-page.png anew, from a real run; needs Chromium
+	@$(BIN)/python scripts/picture.py docs/migrations-page.png
 
 KILLS ?= 100
 MINUTES ?= 45

@@ -6,9 +6,9 @@ speaks of a submit would lead in a circle there.
 
 from __future__ import annotations
 
-from dharma_tasks.records import Direction
+from dharma_tasks.records import Direction, MigrationState
 
-__all__ = ["after_failure", "again", "repair", "rollback"]
+__all__ = ["after_failure", "after_stop", "again", "repair", "rollback"]
 
 _FORWARD = (
     "Correct the cause and submit again. What is applied stays. A failed migration goes on where "
@@ -23,6 +23,12 @@ _HALF = (
     "Correct the cause and finish the way back first, with the file as it is: `dharma status` "
     "names the command. What is applied stays."
 )
+_FAILED = (
+    "Correct the cause and submit again: it goes on where it stopped. Its file must stay as it is."
+)
+_ROLLED_BACK = (
+    "It is rolled back, and a submit begins it anew: correct the cause, or its file, first."
+)
 
 
 def after_failure(direction: Direction, *, half_undone: bool) -> str:
@@ -30,6 +36,13 @@ def after_failure(direction: Direction, *, half_undone: bool) -> str:
     if direction is Direction.BACK:
         return _BACK
     return _HALF if half_undone else _FORWARD
+
+
+def after_stop(state: MigrationState, back: str | None) -> str:
+    """What to do about one migration that failed; `back` finishes its way back, if it is on it."""
+    if back:
+        return f"Correct the cause and finish the way back: {back}"
+    return _ROLLED_BACK if state is MigrationState.ROLLED_BACK else _FAILED
 
 
 def again(direction: Direction, *, half_undone: bool = False) -> str:

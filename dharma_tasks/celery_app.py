@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
+import structlog
 from celery import Celery, signals
 from kombu import Queue
 
@@ -12,6 +14,7 @@ from dharma_tasks.databases import NAMES
 from dharma_tasks.logs import configure_logs
 from dharma_tasks.settings import settings
 
+log = structlog.get_logger()
 _settings = settings()
 # A worker serves what its settings have a URL for; `-Q mongodb` narrows that.
 _served = [name for name in NAMES if _settings.url(name) is not None] or list(NAMES)
@@ -74,6 +77,22 @@ app.conf.update(
     worker_cancel_long_running_tasks_on_connection_loss=False,
     enable_utc=True,
 )
+
+
+@signals.import_modules.connect
+def _join_flower(**_: Any) -> None:
+    """Flower asks for the tasks before it starts its server: then the Migrations page joins it."""
+    context = click.get_current_context(silent=True)
+    if context is None or context.command.name != "flower":
+        return
+    from dharma_tasks.dispatch import send  # noqa: PLC0415 - it needs the application
+
+    try:
+        from dharma_tasks.page.joining import join  # noqa: PLC0415 - what it needs comes with Flower
+    except ImportError as error:
+        log.warning("no_migrations_page", why=f"this Flower is not known here: {error}")
+    else:
+        join(_settings, send)
 
 
 @signals.setup_logging.connect

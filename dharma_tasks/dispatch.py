@@ -54,7 +54,9 @@ def _send(app: Celery, chains: Iterable[Chain], **options: Any) -> None:
 
 def shown(message: Message) -> str:
     """The arguments as people read them in Flower."""
-    return ", ".join(f"{name} {value}" for name, value in message.arguments.items())
+    return ", ".join(
+        f"{name} {message.said.get(name, value)}" for name, value in message.arguments.items()
+    )
 
 
 def identity(message: Message) -> str:

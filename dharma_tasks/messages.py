@@ -5,15 +5,15 @@ A chain is a list of messages of which each is sent when the one before it has d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from pydantic import TypeAdapter
 
 from dharma_tasks.journal import Declaration, Entry, Pruned
 from dharma_tasks.lease import Leases
-from dharma_tasks.migration import JSON, Reference
+from dharma_tasks.migration import JSON, Reference, reference
 from dharma_tasks.records import Direction
 from dharma_tasks.run import Next, Run, RunState, Snapshot
 from dharma_tasks.runs import Runs
@@ -44,11 +44,15 @@ PRUNING = TypeAdapter(Pruning)
 
 @dataclass(frozen=True)
 class Message:
-    """One task to send: its name without the package, its database (the queue), its arguments."""
+    """One task to send: its name without the package, its database (the queue), its arguments.
+
+    `said` is what people read in Flower in place of some of the arguments.
+    """
 
     task: str
     database: str
     arguments: JSON
+    said: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 Chain = list[Message]
@@ -136,11 +140,15 @@ def operation_chain(runs: Runs, run: Run, upcoming: Next) -> Chain:
     operations, rollback = runs.operations(run, upcoming.database, upcoming.version)
     kinds = [*operations, *rollback]
     rest = upcoming.rest(len(operations), len(rollback))
-    chain = [_operation_message(run, at, kinds[at.number - 1]) for at in rest]
-    if run.direction is Direction.FORWARD and upcoming.text != f"{upcoming.version} 1":
-        return chain
-    waits = runs.unconfirmed(run, upcoming.database, upcoming.version)
-    return [_confirm_message(run, ref) for ref in waits] + chain
+    waits: list[Reference] = []
+    if run.direction is Direction.BACK or upcoming.text == f"{upcoming.version} 1":
+        waits = runs.unconfirmed(run, upcoming.database, upcoming.version)
+    ours = reference(upcoming.database, upcoming.version)
+    names = runs.names(run, [ours, *waits])
+    return [
+        *(_confirm_message(run, ref, names[ref]) for ref in waits),
+        *(_operation_message(run, at, kinds, names[ours]) for at in rest),
+    ]
 
 
 def _chain(runs: Runs, snapshot: Snapshot, upcoming: Next) -> Chain:
@@ -167,16 +175,22 @@ def _rests(snapshot: Snapshot, upcoming: Next) -> bool:
     return resting and not _turns(snapshot, upcoming)
 
 
-def _operation_message(run: Run, at: Next, kind: str) -> Message:
+def _operation_message(run: Run, at: Next, kinds: Sequence[str], name: str) -> Message:
     arguments = {"version": at.version, "operation": at.number, "run": run.id}
     if at.until is not None:
         arguments["undo_until"] = at.until
-    return Message(f"{at.database}.{kind}", at.database, arguments)
+    said = _said(at.version, name) | {"operation": f"{at.number} of {len(kinds)}"}
+    return Message(f"{at.database}.{kinds[at.number - 1]}", at.database, arguments, said)
 
 
-def _confirm_message(run: Run, ref: Reference) -> Message:
+def _confirm_message(run: Run, ref: Reference, name: str) -> Message:
     database, _, version = ref.partition(":")
-    return Message("confirm", database, {"database": database, "version": version, "run": run.id})
+    arguments = {"database": database, "version": version, "run": run.id}
+    return Message("confirm", database, arguments, _said(version, name))
+
+
+def _said(version: str, name: str) -> dict[str, str]:
+    return {"version": f"{version} {name}".rstrip()}
 
 
 def orphans(

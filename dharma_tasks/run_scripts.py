@@ -9,8 +9,8 @@ from __future__ import annotations
 _SHARED = """
 local function keep(run, seconds, argv, first)
   for i = first, #argv do redis.call('EXPIRE', run .. ':order:' .. argv[i], seconds) end
-  for _, part in ipairs({'', ':migrations', ':kinds', ':surveys', ':first', ':waits', ':ended',
-                         ':confirmed', ':events', ':progress'}) do
+  for _, part in ipairs({'', ':migrations', ':kinds', ':names', ':surveys', ':first', ':waits',
+                         ':ended', ':confirmed', ':events', ':progress'}) do
     redis.call('EXPIRE', run .. part, seconds)
   end
 end

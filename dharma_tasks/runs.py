@@ -13,6 +13,7 @@ from there. Its keys, below `NAMESPACE:`:
     run:ID:migrations      hash: reference -> the migration as JSON
     run:ID:kinds           hash: reference -> the types of its operations, and after a bar
                            those of its rollback file
+    run:ID:names           hash: reference -> its name
     run:ID:surveys         hash: database -> what its journal said
     run:ID:order:DB        list: the versions to apply, or to undo
     run:ID:first           hash: reference -> where it begins, if not at its first operation
@@ -28,7 +29,7 @@ Each change of the state is one script, so that workers that finish at once agre
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
@@ -108,10 +109,11 @@ class Runs:
             Busy: another run is in the way; see `occupant`.
         """
         key = self._key(run.id)
-        definitions, kinds = {}, {}
+        definitions, kinds, names = {}, {}, {}
         for migration in migrations:
             definitions[migration.reference] = migration.model_dump_json()
             kinds[migration.reference] = _kinds(migration)
+            names[migration.reference] = migration.name
         while True:
             with self._redis.pipeline() as pipe:
                 pipe.watch(self._active, self._open)
@@ -124,8 +126,9 @@ class Runs:
                 pipe.hset(key, mapping={"record": run.model_dump_json(), "state": "planning"})
                 pipe.hset(f"{key}:migrations", mapping=definitions)
                 pipe.hset(f"{key}:kinds", mapping=kinds)
-                for name in (key, f"{key}:migrations", f"{key}:kinds"):
-                    pipe.expire(name, OPEN_SECONDS)
+                pipe.hset(f"{key}:names", mapping=names)
+                for part in ("", ":migrations", ":kinds", ":names"):
+                    pipe.expire(f"{key}{part}", OPEN_SECONDS)
                 try:
                     pipe.execute()
                 except WatchError:
@@ -275,6 +278,11 @@ class Runs:
         text = self._redis.hget(f"{self._key(run.id)}:kinds", ref)
         forward, _, back = (text or "").partition("|")
         return forward.split(), back.split()
+
+    def names(self, run: Run, refs: Sequence[Reference]) -> dict[Reference, str]:
+        """The names of migrations; "" for what an older release has submitted."""
+        found = self._redis.hmget(f"{self._key(run.id)}:names", refs)
+        return {ref: name or "" for ref, name in zip(refs, found, strict=True)}
 
     def confirm(self, run: Run, ref: Reference) -> None:
         """Note that the database of `ref` itself says that it is applied (Law 7)."""

@@ -37,8 +37,11 @@ __all__ = [
     "DatabaseStatus",
     "MigrationStatus",
     "OperationStatus",
+    "Pulse",
     "Status",
+    "assemble",
     "at_work",
+    "feel",
     "gather",
     "look",
 ]
@@ -123,6 +126,12 @@ class DatabaseStatus(BaseModel):
         """How many migrations are applied."""
         return sum(found.state is MigrationState.APPLIED for found in self.migrations)
 
+    def below(self, migration: MigrationStatus) -> str | None:
+        """The highest applied version before `migration`, which is one of these."""
+        before = self.migrations[: self.migrations.index(migration)]
+        applied = [each.version for each in before if each.state is MigrationState.APPLIED]
+        return applied[-1] if applied else None
+
 
 class Status(BaseModel):
     """Everything. `redis` says why Redis cannot be read, None where it can.
@@ -145,8 +154,8 @@ class Status(BaseModel):
 
 
 @dataclass(frozen=True)
-class _Pulse:
-    """What Redis says; empty where it does not answer."""
+class Pulse:
+    """What Redis says at one moment; empty, but for the `error`, where it does not answer."""
 
     redis: Redis | None = None
     error: str | None = None
@@ -182,6 +191,13 @@ def gather(settings: Settings, migrations: Sequence[Migration] | None, send: Sen
     """
     pulse = _pulse(settings)
     answers = ask(SURVEY, NAMES, settings, Relayed(pulse.redis, pulse.served, send))
+    return assemble(answers, migrations, pulse)
+
+
+def assemble(
+    answers: Answers[Survey], migrations: Sequence[Migration] | None, pulse: Pulse
+) -> Status:
+    """Put together what the journals, the folder and Redis have said."""
     return Status(
         databases={name: _database(name, answers, migrations, pulse) for name in NAMES},
         redis=pulse.error,
@@ -190,26 +206,34 @@ def gather(settings: Settings, migrations: Sequence[Migration] | None, send: Sen
     )
 
 
-def _pulse(settings: Settings) -> _Pulse:
+def _pulse(settings: Settings) -> Pulse:
     try:
-        redis = require_redis(settings)
-        workers = Workers(redis, settings.namespace).alive()
-        return _Pulse(
-            redis=redis,
-            snapshots=Runs(redis, settings.namespace).open(),
-            workers=tuple(worker.name for worker in workers),
-            served=frozenset(name for worker in workers for name in worker.databases),
-            leases=Leases(redis, settings.namespace, settings.lease_seconds),
-        )
+        return feel(require_redis(settings), settings)
     except (Unreachable, RedisError) as error:
-        return _Pulse(error=str(error))
+        return Pulse(error=str(error))
+
+
+def feel(redis: Redis, settings: Settings) -> Pulse:
+    """Read what Redis says now.
+
+    Raises:
+        RedisError: it does not answer.
+    """
+    workers = Workers(redis, settings.namespace).alive()
+    return Pulse(
+        redis=redis,
+        snapshots=Runs(redis, settings.namespace).open(),
+        workers=tuple(worker.name for worker in workers),
+        served=frozenset(name for worker in workers for name in worker.databases),
+        leases=Leases(redis, settings.namespace, settings.lease_seconds),
+    )
 
 
 # -- put together --------------------------------------------------------------------------
 
 
 def _database(
-    name: str, answers: Answers[Survey], migrations: Sequence[Migration] | None, pulse: _Pulse
+    name: str, answers: Answers[Survey], migrations: Sequence[Migration] | None, pulse: Pulse
 ) -> DatabaseStatus:
     survey = answers.found.get(name)
     error = answers.errors.get(name)

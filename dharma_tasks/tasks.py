@@ -105,7 +105,8 @@ def confirm(self: FlowTask, run: str, database: str, version: str) -> None:
     self.on_flow(confirm_dependency, run, database, version)
 
 
-@app.task(bind=True, base=FlowTask, name="dharma_tasks.read")
+# Who looks asks again and again: that is no work, and Flower's lists are to show work.
+@app.task(bind=True, base=FlowTask, name="dharma_tasks.read", send_events=False)
 def read(  # noqa: PLR0913 - what may be asked for
     self: FlowTask,
     *,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -54,6 +55,10 @@ def turn(
 @pytest.fixture
 def unique() -> str:
     """A name that no other test uses: database, namespace and prefix of index names."""
+    return _new_name()
+
+
+def _new_name() -> str:
     return f"t{uuid.uuid4().hex[:12]}"
 
 
@@ -64,6 +69,18 @@ def settings(engines: LocalEngines, unique: str) -> Iterator[Settings]:
     Elasticsearch has no databases: tests name their indices with `unique` in front, and the
     journal's are told apart by the namespace.
     """
+    with _corner(engines, unique) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def corner(engines: LocalEngines) -> Callable[[], AbstractContextManager[Settings]]:
+    """Make such settings for several tests that share them."""
+    return lambda: _corner(engines, _new_name())
+
+
+@contextmanager
+def _corner(engines: LocalEngines, unique: str) -> Iterator[Settings]:
     environment = engines.environment()
     mongodb = environment["DHARMA_MONGODB_URL"].replace("/dharma", f"/{unique}", 1)
     admin = environment["DHARMA_POSTGRESQL_URL"]

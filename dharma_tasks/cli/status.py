@@ -12,8 +12,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from dharma_tasks import words
-from dharma_tasks.advice import rollback
+from dharma_tasks import advice, words
 from dharma_tasks.cli import common
 from dharma_tasks.cli.screen import Indented, console
 from dharma_tasks.errors import Refused
@@ -33,12 +32,7 @@ _STYLES = {
     MigrationState.ROLLED_BACK: "yellow",
 }
 _USUAL = {None, RunState.RUNNING}
-_TODO = {
-    MigrationState.FAILED: "Correct the cause and submit again: it goes on where it stopped. Its "
-    "file must stay as it is.",
-    MigrationState.ROLLED_BACK: "It is rolled back, and a submit begins it anew: correct the "
-    "cause, or its file, first.",
-}
+_STOPPED = (MigrationState.FAILED, MigrationState.ROLLED_BACK)
 _WORKED_ON = (MigrationState.RUNNING, MigrationState.ROLLING_BACK)
 _Cells = tuple[str, str, str, str, str, str]
 _OPEN = (OperationState.RUNNING, OperationState.FAILED, OperationState.UNDOING)
@@ -229,9 +223,7 @@ def _tried(
 
 def _rollback(name: str, found: DatabaseStatus, migration: MigrationStatus) -> str:
     """The command that finishes the way back of `migration`."""
-    before = found.migrations[: found.migrations.index(migration)]
-    applied = [each.version for each in before if each.state is MigrationState.APPLIED]
-    return rollback(name, applied[-1] if applied else None)
+    return advice.rollback(name, found.below(migration))
 
 
 def _left(migration: MigrationStatus) -> str:
@@ -275,16 +267,14 @@ def _below(
     for number, operation in enumerate(migration.operations, start=1):
         if operation.state in _OPEN:
             yield from _tried(found, migration, number)
-    if migration.error and migration.state in _TODO:
+    if migration.error and migration.state in _STOPPED:
         yield Indented(f"{migration.version} {migration.state}:", 2, "bold red")
         yield Indented(migration.error.strip(), 4)
-        if migration.half_undone:
-            todo = f"Correct the cause and finish the way back: {_rollback(name, found, migration)}"
-            yield Indented(todo, 2)
-        else:
-            if migration.state is MigrationState.FAILED and (left := _left(migration)):
-                yield Indented(f"Left of it: {left}", 2)
-            yield Indented(_TODO[migration.state], 2)
+        command = _rollback(name, found, migration) if migration.half_undone else None
+        failed = migration.state is MigrationState.FAILED
+        if failed and not command and (left := _left(migration)):
+            yield Indented(f"Left of it: {left}", 2)
+        yield Indented(advice.after_stop(migration.state, command), 2)
     yield from (Indented(text, 2, "yellow") for text in _unfit(migration))
     if migration.state in _WORKED_ON and found.run is None:
         text = (

@@ -9,7 +9,7 @@ import structlog
 
 from dharma_tasks import replies, trail
 from dharma_tasks.errors import FenceLost
-from dharma_tasks.flow.context import Context
+from dharma_tasks.flow.context import Answer, Context
 from dharma_tasks.journal import Entry
 from dharma_tasks.lease import Held, Leases
 from dharma_tasks.messages import (
@@ -28,6 +28,12 @@ from dharma_tasks.run import Next, Run, Snapshot
 from dharma_tasks.runs import Runs
 
 log = structlog.get_logger()
+
+TELL_SECONDS = 4
+"""How long a database is tried before who asked is told that it cannot be reached.
+
+With one more try, which may last as long as the drivers' timeouts, it is less than they wait.
+"""
 
 
 @dataclass(frozen=True)
@@ -61,15 +67,17 @@ def read(
 def _told(context: Context, database: str, wanted: Wanted) -> str:
     found = context.database(database)
     count, history = wanted.count, wanted.history
+
+    def trying(call: Callable[[], Answer]) -> Answer:
+        return context.trying(found, call, seconds=TELL_SECONDS)
+
     if count is not None:
-        return COUNTS.dump_json(context.trying(found, lambda: found.count(count))).decode()
+        return COUNTS.dump_json(trying(lambda: found.count(count))).decode()
     if history is not None:
-        told = context.trying(found, lambda: trail.read(found.journal, history))
-        return told.model_dump_json()
+        return trying(lambda: trail.read(found.journal, history)).model_dump_json()
     if wanted.examine:
-        seen = context.trying(found, lambda: examination(found, context.worker))
-        return seen.model_dump_json()
-    return context.look(database).model_dump_json()
+        return trying(lambda: examination(found, context.worker)).model_dump_json()
+    return trying(found.journal.survey).model_dump_json()
 
 
 def unlock(context: Context, database: str, by: str, token: str, reply: str) -> list[Chain]:

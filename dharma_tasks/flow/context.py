@@ -86,8 +86,9 @@ class Context:
         found: Database[Any],
         call: Callable[[], Answer],
         tell: Callable[[str], None] = lambda _: None,
+        seconds: float = REACH_SECONDS,
     ) -> Answer:
-        """Call until it works, over passing errors, for `REACH_SECONDS`."""
+        """Call until it works, over passing errors; after `seconds` it is not begun again."""
 
         def passing(error: BaseException) -> bool:
             if found.classify(error) is Fault.LASTING:
@@ -98,7 +99,7 @@ class Context:
 
         retrying = Retrying(
             retry=retry_if_exception(passing),
-            stop=stop_after_delay(REACH_SECONDS),
+            stop=stop_after_delay(seconds),
             wait=wait_random_exponential(multiplier=0.2, max=2),
             reraise=True,
         )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import http.client
 import os
+import secrets
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from pydantic import BaseModel
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
@@ -31,6 +32,17 @@ class CrewError(Exception):
     """A process does not run or does not answer; the message holds the end of its log."""
 
 
+class Door(NamedTuple):
+    """Flower's address, and how to log in."""
+
+    url: str
+    user: str
+    password: str
+
+    def __str__(self) -> str:
+        return f"{self.url}/migrations (user {self.user}, password {self.password})"
+
+
 class _Records(BaseModel):
     """What runs, for the command that ends it: DIR/crew.json."""
 
@@ -38,6 +50,7 @@ class _Records(BaseModel):
     worker: Identity | None = None
     flower: Identity | None = None
     flower_port: int | None = None
+    flower_login: str | None = None
 
 
 class Crew:
@@ -63,8 +76,8 @@ class Crew:
             raise CrewError(message)
         self._write(player=own)
 
-    def up(self) -> str:
-        """Start what does not run, wait until both answer, and return Flower's address.
+    def up(self) -> Door:
+        """Start what does not run, wait until both answer, and say where Flower is.
 
         Raises:
             CrewError: one of them ended, or does not answer.
@@ -74,15 +87,20 @@ class Crew:
         if not processes.alive(self._records().flower):
             port = processes.free_port(set())
             conf = [f"--conf={_FLOWER.resolve()}"] if _FLOWER.exists() else []
+            # Other people's programs on this machine reach the port too.
+            login = f"demo:{secrets.token_hex(4)}"
+            self._environment["FLOWER_BASIC_AUTH"] = login
             flower = self._launch("flower", *conf, f"--address={HOST}", f"--port={port}")
-            self._write(flower=flower, flower_port=port)
+            self._write(flower=flower, flower_port=port, flower_login=login)
         self._await("worker", self._worker_answers)
         return self.flower()
 
-    def flower(self) -> str:
-        """Flower's address, once it answers there."""
+    def flower(self) -> Door:
+        """Where Flower is, once it answers there."""
         self._await("flower", self._flower_answers)
-        return f"http://{HOST}:{self._records().flower_port}"
+        records = self._records()
+        user, _, password = (records.flower_login or "").partition(":")
+        return Door(f"http://{HOST}:{records.flower_port}", user, password)
 
     def run(self, *arguments: str) -> int:
         """Run `python -m ARGUMENTS` with the terminal its own, and return its exit status."""

@@ -92,7 +92,7 @@ class Demo:
         with self._step("A worker, and Flower to watch it"):
             flower = crew.up()
             self._say("worker", "celery -A dharma_tasks worker")
-            self._say("flower", flower)
+            self._say("flower", str(flower))
         where = ("--migrations", str(self._migrations))
         with self._step("python -m dharma_tasks.submit --target latest"):
             status = crew.run("dharma_tasks.submit", "--target", "latest", *where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,6 +21,9 @@ def test_the_wheel_installs_and_answers(tmp_path: Path) -> None:
     """`dharma --help` works with what the wheel itself asks for, and nothing else."""
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", tmp_path, ROOT)
     (wheel,) = tmp_path.glob("dharma_tasks-*.whl")
+    with ZipFile(wheel) as files:
+        kept = {Path(name).name for name in files.namelist() if "/page/static/" in name}
+    assert kept == {each.name for each in (ROOT / "dharma_tasks" / "page" / "static").iterdir()}
     empty = tmp_path / "empty"
     run(sys.executable, "-m", "venv", empty)
     constraints = ("--constraint", ROOT / "constraints.txt")

@@ -6,6 +6,7 @@ import pytest
 from fake_run import NAMESPACE, Driver, applied, failed, migration, progress
 from fakeredis import FakeRedis
 
+from dharma_tasks.dispatch import shown
 from dharma_tasks.errors import Problem, Stopped
 from dharma_tasks.messages import operation_chain
 from dharma_tasks.migration import reference
@@ -172,6 +173,27 @@ def test_a_dependency_outside_of_the_plan_is_confirmed_too(crossed: Driver) -> N
     assert [message.task for message in operation_chain(crossed.runs, run, P2)] == [
         "postgresql.kind_1"
     ]
+
+
+def test_flower_shows_which_migration_and_operation(crossed: Driver) -> None:
+    """The arguments have the name, as people know the migration, and which operation of how many.
+
+    Of a run that an older release has submitted nobody kept the names.
+    """
+    run = crossed.submit(databases=("postgresql",))
+    assert crossed.runs.start(run, crossed.plan(run, "mongodb:1.0.0"))
+    chain = operation_chain(crossed.runs, run, P1)
+    assert [shown(message) for message in chain] == [
+        f"database mongodb, version 1.0.0 change, run {run.id}",
+        f"version 1.0.0 change, operation 1 of 1, run {run.id}",
+    ]
+    crossed.redis.delete(f"{NAMESPACE}:run:{run.id}:names")
+    older = operation_chain(crossed.runs, run, P1)
+    assert [shown(message) for message in older] == [
+        f"database mongodb, version 1.0.0, run {run.id}",
+        f"version 1.0.0, operation 1 of 1, run {run.id}",
+    ]
+    assert older == chain
 
 
 def test_what_turns_back_waits_for_nobody(crossed: Driver) -> None:

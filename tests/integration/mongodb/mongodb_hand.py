@@ -35,10 +35,16 @@ class Hand:
     def assignment(
         self, version: str, kind: str, generation: int = 1, *, back: bool = False
     ) -> Assignment:
-        """The one operation of the migration `version`."""
+        """The one operation of the migration `version`, in a run of its own.
+
+        What a run has rolled back it does not begin anew. The journal is let be of that run by
+        hand, with all fences as they are.
+        """
         key = Key(database="mongodb", version=version, number=1)
-        # What a run has rolled back it does not begin anew.
         run = "back" if back else f"run-{next(self._runs)}"
+        handle = self.database.handle
+        head = handle.database[handle.kept.name.replace("_undo", "_head")]
+        head.update_one({"generation": generation}, {"$set": {"run": run}})
         there = Assignment(run, generation, "somebody", key, "name", "sum", kind, 1)
         way = {"direction": Direction.BACK, "outcome": MigrationState.ROLLED_BACK}
         return replace(there, **way) if back else there

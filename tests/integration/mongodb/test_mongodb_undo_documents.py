@@ -407,14 +407,8 @@ def test_prune(hand: Hand, documents: Database[Any]) -> None:
     running = op("add_field", collection="things", field="b", value=1)
     hand.step(hand.take("2.0.0", running), running)
     failed = op("add_field", collection="things", field="c", value=1)
-    first, second = (
-        replace(
-            assignment := hand.assignment("3.0.0", "add_field"),
-            key=assignment.key.model_copy(update={"number": number}),
-            count=2,
-        )
-        for number in (1, 2)
-    )
+    first = replace(hand.assignment("3.0.0", "add_field"), count=2)
+    second = replace(first, key=first.key.model_copy(update={"number": 2}))
     taken = journal.take(first, hand.owner(), counted=True)
     prepared = failed.prepare(hand.work(taken, hand.database.handle))
     assert prepared is not None
