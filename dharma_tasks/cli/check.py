@@ -16,6 +16,7 @@ from rich.text import Text
 
 from dharma_tasks import words
 from dharma_tasks.cli import common, options
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.screen import console
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.loader import Loaded, load
@@ -58,7 +59,7 @@ class _Finding:
         return int(found[name]) if found and found[name] else None
 
 
-@click.command()
+@click.command(epilog=examples("dharma check", "dharma check --strict --format github"))
 @options.migrations
 @click.option("--strict", is_flag=True, help="Warnings end with status 2 too.")
 @click.option(
@@ -69,6 +70,7 @@ class _Finding:
     show_default=True,
     help="Lines for people, annotations for GitHub Actions, or one JSON array.",
 )
+@click.option("--json", "as_format", flag_value="json", help="The same as --format json.")
 @options.values
 @click.option(
     "--exclude",

@@ -11,6 +11,7 @@ import click
 from rich.text import Text
 
 from dharma_tasks.cli import common, options
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.screen import console
 from dharma_tasks.doctor import Diagnosis, examine
 from dharma_tasks.errors import Problem, Refused
@@ -26,9 +27,7 @@ _STYLES = {
 _STATUS = {Grade.PROBLEM: common.BROKEN, Grade.UNREACHABLE: common.UNREACHABLE}
 
 
-@click.command(
-    epilog=options.examples("dharma doctor", "DHARMA_REDIS_URL=redis://… dharma doctor --json")
-)
+@click.command(epilog=examples("dharma doctor", "DHARMA_REDIS_URL=redis://… dharma doctor --json"))
 @options.migrations
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def doctor(*, migrations: Path | None, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from dharma_tasks import words
 from dharma_tasks.cli import common
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.screen import Indented, console
 from dharma_tasks.databases import NAMES
 from dharma_tasks.settings import Settings
@@ -31,7 +32,7 @@ _STYLES = {
 }
 
 
-@click.command()
+@click.command(epilog=examples("dharma history", "dharma history postgresql --limit 10"))
 @click.argument("database", type=click.Choice(NAMES), required=False)
 @click.option(
     "--limit",

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from dharma_tasks.cli import common, options
+from dharma_tasks.cli import common
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import console
 from dharma_tasks.cli.writing import write_new
@@ -24,9 +25,7 @@ _FIRST = resources.files("dharma_tasks") / "first"
 
 
 @click.command(
-    epilog=options.examples(
-        "dharma init", "dharma init --databases mongodb,postgresql db/migrations"
-    )
+    epilog=examples("dharma init", "dharma init --databases mongodb,postgresql db/migrations")
 )
 @click.argument("where", nargs=-1, metavar="[DIR]")
 @click.option(

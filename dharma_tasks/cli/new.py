@@ -16,7 +16,8 @@ from pathlib import Path
 import click
 
 from dharma_tasks import schemas
-from dharma_tasks.cli import common
+from dharma_tasks.cli import common, options
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.screen import console
 from dharma_tasks.cli.writing import write_new
 from dharma_tasks.databases import NAMES
@@ -39,19 +40,19 @@ _BUMPS: dict[str, Callable[[Version], Version]] = {
 _SQL = "-- {version} {name}: replace the line below with {what}.\nTODO\n"
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "dharma new mongodb add_email --minor",
+        "dharma new postgresql drop_search --major --rollback",
+    )
+)
 @click.argument("database", type=click.Choice(NAMES))
 @click.argument("name")
 @click.option("--major", is_flag=True, help="It breaks what reads or writes.")
 @click.option("--minor", is_flag=True, help="It adds something.")
 @click.option("--patch", is_flag=True, help="It corrects something.")
 @click.option("--rollback", is_flag=True, help="Write the rollback's files too.")
-@click.option(
-    "--migrations",
-    metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The folder of migrations.  [default: DHARMA_MIGRATIONS_DIR, or migrations]",
-)
+@options.migrations
 def new(  # noqa: PLR0913 - one for each option
     *,
     database: str,

@@ -15,6 +15,7 @@ from rich.text import Text
 from dharma_tasks import words
 from dharma_tasks.cli import common, options
 from dharma_tasks.cli.check import advice
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import Indented, console
 from dharma_tasks.errors import Problem, Refused
@@ -34,7 +35,13 @@ _LINES = 12
 _BY_FILE = "its rollback file undoes it"
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "dharma plan",
+        "dharma plan --databases postgresql --json",
+        "dharma plan --rollback-to 1.3.0",
+    )
+)
 @options.target
 @options.databases
 @options.more

@@ -13,6 +13,7 @@ from rich.text import Text
 from dharma_tasks import words
 from dharma_tasks.cli import common, options
 from dharma_tasks.cli.asking import ERROR, GOES_ON, REFUSED, Asking
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import console, stdout
 from dharma_tasks.databases import NAMES
@@ -26,7 +27,9 @@ from dharma_tasks.settings import Settings
 from dharma_tasks.submit import who_asks
 
 
-@click.command()
+@click.command(
+    epilog=examples("dharma prune", "dharma prune --older-than 90 --databases mongodb --yes")
+)
 @click.option(
     "--older-than",
     metavar="DAYS",

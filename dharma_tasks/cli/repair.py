@@ -10,6 +10,7 @@ import click
 
 from dharma_tasks.cli import options
 from dharma_tasks.cli.declaring import Declaring, Options
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.databases import NAMES
 from dharma_tasks.declaring.repair import Action, Repair
 from dharma_tasks.submit import who_asks
@@ -32,7 +33,12 @@ def _option(action: Action) -> str:
     return f"--{action.replace('_', '-')}"
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "dharma repair mongodb 1.3.0 --retry",
+        "dharma repair postgresql 2.0.0 --mark-applied --by ann",
+    )
+)
 @click.argument("database", type=click.Choice(NAMES))
 @click.argument("version")
 @_actions

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from dharma_tasks import advice, words
 from dharma_tasks.cli import common
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.screen import Indented, console
 from dharma_tasks.errors import Refused
 from dharma_tasks.records import MigrationState, OperationState
@@ -38,14 +39,13 @@ _Cells = tuple[str, str, str, str, str, str]
 _OPEN = (OperationState.RUNNING, OperationState.FAILED, OperationState.UNDOING)
 
 
-@click.command()
+@click.command(epilog=examples("dharma status", "dharma status --json"))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option(
     "--migrations",
     metavar="DIR",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The folder that says what is pending.  [default: DHARMA_MIGRATIONS_DIR, or migrations, "
-    "where there is one]",
+    help="What is pending is in it.  [default: DHARMA_MIGRATIONS_DIR]",
 )
 def status(*, as_json: bool, migrations: Path | None) -> None:
     """Show what is applied, what is pending and what runs.
