@@ -58,7 +58,7 @@ def examine(settings: Settings, migrations: Path | None, send: Send) -> Diagnosi
     for name in used:
         seen = answers.found.get(name) or Examination(findings=[])
         if name in answers.errors:
-            seen.findings.append(_unreachable("connection", answers.errors[name], _look(name)))
+            seen.findings.append(_unreachable("connection", answers.errors[name], ""))
         if workers and name not in served:
             seen.findings.append(_unserved(name))
         subjects[name] = seen
@@ -125,7 +125,3 @@ def _unserved(name: str) -> Finding:
 
 def _unreachable(check: str, what: str, todo: str) -> Finding:
     return Finding(check=check, what=what, grade=Grade.UNREACHABLE, todo=todo)
-
-
-def _look(name: str) -> str:
-    return f"Look at the server, and at DHARMA_{name.upper()}_URL."

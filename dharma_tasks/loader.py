@@ -59,7 +59,7 @@ def load(folder: Path, values: Values = _NO_VALUES) -> Loaded:
         files, problems = find(folder)
     except OSError as error:
         what = f"the migrations folder {str(folder)!r} cannot be read: {error.strerror}"
-        todo = "Name the right one with --migrations DIR or in DHARMA_MIGRATIONS_DIR."
+        todo = "Make it (dharma init), or name it: --migrations DIR or DHARMA_MIGRATIONS_DIR."
         raise Refused([Problem("", "", what, todo)]) from error
     readings = [_read(file, values) for file in files]
     unread = {problem.file.partition("/")[0] for problem in problems}
@@ -72,7 +72,8 @@ def load(folder: Path, values: Values = _NO_VALUES) -> Loaded:
         raise Refused(sorted(located, key=lambda problem: problem.file))
     warnings = [_with_line(w, texts) for reading in readings for w in reading.warnings]
     if not files:
-        warnings.append(Problem("", "", f"there are no migrations in {str(folder)!r}", ""))
+        todo = "Make the first one: dharma init, or dharma new."
+        warnings.append(Problem("", "", f"there are no migrations in {str(folder)!r}", todo))
     rollbacks = {r.file.undoes: r.operations for r in readings if r.file.undoes}
     made = [r.migration(rollbacks.get(r.file.file, ())) for r in readings if not r.file.undoes]
     return Loaded(

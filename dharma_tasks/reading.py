@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from dharma_tasks import replies
 from dharma_tasks.databases import NAMES, Database, connect
 from dharma_tasks.databases.base import Fault
-from dharma_tasks.errors import Unreachable
+from dharma_tasks.errors import Problem, Unreachable
 from dharma_tasks.findings import Examination, Finding, problem
 from dharma_tasks.messages import Chain, Message, read_message
 from dharma_tasks.records import SCHEMA_VERSION, Survey
@@ -175,7 +175,11 @@ def surveys(names: Iterable[str], settings: Settings, send: Send) -> dict[str, S
     unknown = [name for name in wanted if name not in answers.found | answers.errors]
     why = [
         *answers.errors.values(),
-        *(f"{name}: no URL is set, and no live worker serves it" for name in unknown),
+        *(
+            f"{name}: no URL is set, and no live worker serves it. Set DHARMA_{name.upper()}_URL, "
+            "or start a worker that has it"
+            for name in unknown
+        ),
     ]
     if why:
         raise Unreachable("\n".join(why))
@@ -213,11 +217,17 @@ def _read(read: Callable[[Database[Any]], Found], name: str, settings: Settings)
                 return read(database)
             except Exception as error:  # noqa: BLE001 - the database says what it means
                 if database.classify(error) is Fault.LASTING or time.monotonic() > until:
-                    return _Unread(f"{name} cannot be read: {database.describe(error).strip()}")
+                    return _Unread(_why(name, database.describe(error).strip()))
                 database.recover()
                 time.sleep(_AGAIN_SECONDS / 10)
     finally:
         database.close()
+
+
+def _why(name: str, said: str) -> str:
+    """Why it cannot be read, and what to do."""
+    todo = f"Look at the server, and at DHARMA_{name.upper()}_URL."
+    return Problem("", "", f"{name} cannot be read: {said}", todo).text
 
 
 def _ask(

@@ -8,7 +8,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from dharma_tasks.errors import Unreachable
+from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.settings import Settings
 
 ANSWER_SECONDS = 3
@@ -18,18 +18,28 @@ _PART_OF_LEASE = 0.3
 
 
 def connect_redis(settings: Settings) -> Redis:
-    """Make a client that answers with text and tries a lost connection again once."""
+    """Make a client that answers with text and tries a lost connection again once.
+
+    Raises:
+        Refused: the URL cannot be read.
+    """
     seconds = min(ANSWER_SECONDS, _PART_OF_LEASE * settings.lease_seconds)
-    return Redis.from_url(
-        settings.redis_url.get_secret_value(),
-        decode_responses=True,
-        socket_timeout=seconds,
-        socket_connect_timeout=seconds,
-        socket_keepalive=True,
-        health_check_interval=15,
-        retry=Retry(ExponentialBackoff(cap=0.2, base=0.05), 1),
-        retry_on_error=[RedisConnectionError],
-    )
+    try:
+        return Redis.from_url(
+            settings.redis_url.get_secret_value(),
+            decode_responses=True,
+            socket_timeout=seconds,
+            socket_connect_timeout=seconds,
+            socket_keepalive=True,
+            health_check_interval=15,
+            retry=Retry(ExponentialBackoff(cap=0.2, base=0.05), 1),
+            retry_on_error=[RedisConnectionError],
+        )
+    except ValueError:
+        # Not the driver's own message: it quotes what may be a part of the password.
+        what = "DHARMA_REDIS_URL is not a URL of Redis"
+        todo = "Write redis://USER:PASSWORD@HOST:PORT/0, with % codes where needed."
+        raise Refused([Problem("", "", what, todo)]) from None
 
 
 def lost(error: RedisError) -> Unreachable:
@@ -42,6 +52,7 @@ def require_redis(settings: Settings) -> Redis:
 
     Raises:
         Unreachable: it does not.
+        Refused: the URL cannot be read.
     """
     redis = connect_redis(settings)
     try:

@@ -44,6 +44,16 @@ class _OnDemand(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_COMMANDS)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does; where there is no such command, with the one that may be meant."""
+        if args[0] not in _COMMANDS and not args[0].startswith("-"):
+            from dharma_tasks.explain import suggestion  # noqa: PLC0415 - pydantic comes with it
+
+            ctx.fail(f"No such command {args[0]!r}. {suggestion(args[0], _COMMANDS, 'commands')}")
+        return super().resolve_command(ctx, args)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:
             return None

@@ -89,9 +89,8 @@ class _Report:
                 for text in below:
                     out.print(Indented(text, 4))
             last = below
-        for name, error in self._found.errors.items():
+        for error in self._found.errors.values():
             out.print(Text(error, "bold red"))
-            out.print(Text(f"Look at the server, and at DHARMA_{name.upper()}_URL."))
         for name in self._found.unknown:
             text = f"{name}: not known: no URL is set, and no live worker serves it"
             out.print(Text(text, "yellow"))

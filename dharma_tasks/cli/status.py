@@ -113,7 +113,6 @@ def _database(name: str, found: DatabaseStatus, width: int) -> Iterator[Renderab
     yield Text.assemble((name, "bold"), f"  {_standing(found)}")
     if found.error:
         yield Indented(found.error, 2, "bold red")
-        yield Indented(f"Look at the server, and at DHARMA_{name.upper()}_URL.", 2)
     if found.migrations:
         yield Group(_table(found.migrations, width))  # print() forgets a bare text's no_wrap
     if found.progress:

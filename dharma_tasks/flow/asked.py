@@ -59,7 +59,7 @@ def read(
     try:
         answer = _told(context, database, wanted)
     except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told
-        answer = "error " + context.unreachable(database, error).what
+        answer = "error " + context.unreachable(database, error).text
     replies.answer(context.redis, reply, answer)
     return []
 
@@ -173,7 +173,7 @@ def _by_itself(context: Context, database: str, reply: str, call: Callable[[], s
         said = f"refused the journal of {database} was written to meanwhile ({error}). Look again"
     except Exception as error:
         log.exception("not_written", database=database)
-        said = f"error {context.unreachable(database, error).what}"
+        said = f"error {context.unreachable(database, error).text}"
     replies.answer(context.redis, reply, said)
 
 
@@ -200,6 +200,6 @@ def _written(context: Context, entry: Entry, reply: str) -> bool:
         context.trying(found, lambda: found.journal.audit(entry))
     except Exception as error:
         log.exception("not_written", run=entry.run, database=database, entry=entry.event)
-        replies.answer(context.redis, reply, "error " + context.unreachable(database, error).what)
+        replies.answer(context.redis, reply, "error " + context.unreachable(database, error).text)
         return False
     return True

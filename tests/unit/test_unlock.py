@@ -208,7 +208,10 @@ def test_no_lease_is_broken_without_a_word(stage: Stage) -> None:
     assert asked.unlock(stage.context, "mongodb", "me@here", stage.token, REPLY) == []
     lease.confirm()
     answer = stage.redis.lpop(REPLY)
-    assert answer == "error mongodb cannot be used: described: no primary"
+    assert answer == (
+        "error mongodb cannot be used: described: no primary. Look at the server, and at "
+        "DHARMA_MONGODB_URL of the worker w@h."
+    )
 
 
 # -- the command ---------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from dharma_tasks.operations.base import Burden
 from dharma_tasks.operations.mongodb import refused
 from dharma_tasks.operations.mongodb.collections import Found, existing
 from dharma_tasks.operations.mongodb.images import Images
-from dharma_tasks.operations.mongodb.keeping import BY_ID, Documents, Keeping, undo
+from dharma_tasks.operations.mongodb.keeping import BY_HAND, BY_ID, Documents, Keeping, undo
 from dharma_tasks.operations.mongodb.values import CollectionName, ValueDocument
 from dharma_tasks.operations.paced import Paced
 from dharma_tasks.records import Direction
@@ -156,10 +156,10 @@ class Walk(Paced[Handle]):
             return Step(None, finished=True)
         keeping = self._keeping()
         if keeping is None:
-            raise OperationFailed(f"{self.kind} has kept nothing, and cannot be undone")
+            raise OperationFailed(f"{self.kind} has kept nothing, and cannot be undone", BY_HAND)
         if not work.undo.get("keeps"):
             what = "it cannot be undone: the release that carried it out kept nothing for that"
-            raise OperationFailed(what, "Undo it by hand, or with a NNN_name_rollback file")
+            raise OperationFailed(what, BY_HAND)
         return undo(work, self.collection, keeping)
 
     def _keep(self, work: Work[Handle], part: int, data: bytes) -> int:
