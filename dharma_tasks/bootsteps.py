@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from dharma_tasks.celery_app import app
 from dharma_tasks.databases import NAMES
-from dharma_tasks.dispatch import send
+from dharma_tasks.dispatch import queue, send, spare_queue
 from dharma_tasks.errors import DharmaError
 from dharma_tasks.redis_client import connect_redis
 from dharma_tasks.rescue import Rescuer
@@ -48,9 +48,9 @@ def _without_mingle(sender: Any, **_: Any) -> None:
     sender.options["without_mingle"] = True
 
 
-def _served(consumer: Any) -> list[str]:
-    """The databases whose queues this worker takes messages from."""
-    return [name for name in NAMES if name in consumer.app.amqp.queues.consume_from]
+def served() -> list[str]:
+    """The databases whose queues this worker takes messages from, in a child too."""
+    return [name for name in NAMES if name in app.amqp.queues.consume_from]
 
 
 class _Timed(bootsteps.StartStopStep):
@@ -81,7 +81,7 @@ class Rescue(_Timed):
             names = ", ".join(f"DHARMA_{name.upper()}_URL" for name in NAMES)
             msg = f"no database to serve: set at least one of {names}"
             raise ClickException(msg)
-        for name in _served(consumer):
+        for name in served():
             if settings().url(name) is None:
                 msg = f"-Q {name}: this worker has no DHARMA_{name.upper()}_URL"
                 raise ClickException(msg)
@@ -90,13 +90,15 @@ class Rescue(_Timed):
         """Announce this worker, and look around from now on."""
         config = settings()
         redis = connect_redis(config)
-        prefix = f"{config.namespace}:"
-        served = _served(consumer)
+        databases = served()
         self._workers = Workers(redis, config.namespace)
-        self._me = Worker(name=consumer.hostname, databases=tuple(served))
-        self._rescuer = Rescuer(
-            config, redis, served, queued=lambda database: int(redis.llen(prefix + database))
-        )
+        self._me = Worker(name=consumer.hostname, databases=tuple(databases))
+
+        def queued(database: str) -> int:
+            queues = queue(database), spare_queue(database)
+            return sum(self._workers.waiting(each) for each in queues)
+
+        self._rescuer = Rescuer(config, redis, databases, queued)
         self._seconds = config.rescue_seconds
         self._tick()
         self._timer = consumer.timer.call_repeatedly(self._seconds, self._tick)

@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 from redis.exceptions import RedisError
 
 from dharma_tasks.errors import Cancelled, Halted, Stopped
-from dharma_tasks.lease import Lease
+from dharma_tasks.lease import Lease, Leases
 from dharma_tasks.limits import Window
+from dharma_tasks.migration import Key
 from dharma_tasks.run import Event, Progress, RunState
 from dharma_tasks.runs import Runs
 from dharma_tasks.work import Amount, Taken
 
-_ASK_SECONDS = 0.5
+ASK_SECONDS = 0.5
 """Redis is asked no more often than this; short batches need not pay for it."""
 _WARNINGS = 10
 """How many warnings of one operation are shown to whoever watches the run."""
@@ -26,15 +27,16 @@ _WARNINGS = 10
 class OperationControl:
     """Watches over one operation: its lease, its run, and this worker's own shutdown.
 
-    `progress` is what is shown at the start; `shutting_down` says whether this worker was
-    told to end; `forward` whether it is undone when the run is cancelled (see `Job`). Outside of
-    the `window` it rests.
+    `lease` is that on `key`. `progress` is what is shown at the start; `shutting_down` says whether
+    this worker was told to end; `forward` whether it is undone when the run is cancelled (see
+    `Job`). Outside of the `window` it rests.
     """
 
     lease: Lease
+    leases: Leases
     runs: Runs
     run: str
-    database: str
+    key: Key
     progress: Progress
     shutting_down: Callable[[], bool]
     forward: bool = True
@@ -75,7 +77,7 @@ class OperationControl:
         if self.window and not self.window.is_open(datetime.now(UTC)):
             raise self.ending() or self._rest(self.window)
         if not self.shutting_down():
-            if now - self._asked < _ASK_SECONDS:
+            if now - self._asked < ASK_SECONDS:
                 return
             self._asked = now
             self.lease.renew()
@@ -137,13 +139,20 @@ class OperationControl:
             self._began = True
             update |= {"since": now, "since_done": taken.done}
         self.progress = self.progress.model_copy(update=update)
-        if new or now - self._reported >= _ASK_SECONDS:
+        if new or now - self._reported >= ASK_SECONDS:
             self._show(self.progress)
+
+    def sharing(self, ranges: int) -> int:
+        """How many of the operation's ranges are at work now. Without Redis nobody can tell."""
+        try:
+            return max(1, self.leases.live(self.key.of_range(n + 1) for n in range(ranges)))
+        except RedisError:
+            return ranges
 
     def _show(self, progress: Progress) -> None:
         """Progress only presents: without Redis the work itself goes on."""
         self._reported = time.time()
         try:
-            self.runs.report(self.run, self.database, progress)
+            self.runs.report(self.run, self.key.database, progress)
         except RedisError:
             return

@@ -12,6 +12,19 @@ from dharma_tasks.errors import Unreachable
 from dharma_tasks.messages import Chain, Message
 from dharma_tasks.settings import Settings
 
+_SPARE = 9
+"""The priority of what waits for a worker that has nothing else to do."""
+
+
+def queue(database: str) -> str:
+    """Where the messages of a database wait in Redis, below the namespace."""
+    return database
+
+
+def spare_queue(database: str) -> str:
+    """Where those wait that are spare; the name is kombu's."""
+    return f"{database}\x06\x16{_SPARE}"
+
 
 def send(chains: Iterable[Chain]) -> None:
     """Send each chain: every message after the first goes when the one before it is done.
@@ -69,8 +82,9 @@ def _signature(app: Celery, message: Message) -> Any:
         f"dharma_tasks.{message.task}",
         kwargs=message.arguments,
         immutable=True,
-        queue=message.database,
+        queue=queue(message.database),
         task_id=identity(message),
+        priority=_SPARE if message.spare else 0,
         # Flower's lists have a column for these, and none for the keyword arguments.
         argsrepr=shown(message),
         kwargsrepr="{}",

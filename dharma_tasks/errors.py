@@ -14,6 +14,7 @@
         │   └── Outdated   the journal is not where this run left it: the run cannot go on
         ├── CutOff         this worker alone may be cut off from the database
         └── Stopped        this worker is shutting down, or Redis does not know the run any more
+            ├── RangeLeft  a range waits, because its worker is needed elsewhere
             └── Halted     the run is paused or over, or rests outside its window
                 └── Cancelled  the run is cancelled: what it has begun is to be undone
 
@@ -126,6 +127,10 @@ class CutOff(StepAside):
 
 class Stopped(StepAside):
     """Stop at this batch boundary: the run is gone, or this worker is shutting down."""
+
+
+class RangeLeft(Stopped):
+    """A range is left in order: its operation, or other work, needs this worker."""
 
 
 class Halted(Stopped):

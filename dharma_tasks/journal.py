@@ -27,6 +27,7 @@ from dharma_tasks.records import (
     HistoryRecord,
     MigrationState,
     Owner,
+    RangeRecord,
     Survey,
 )
 from dharma_tasks.work import Assignment, Earlier, Prepared, Step, Taken
@@ -120,8 +121,54 @@ def confirm_schema(database: str, found: int) -> None:
         raise Refused([Problem("", "", f"{what} {SCHEMA_VERSION}", todo)])
 
 
-class Journal(ABC, Generic[HandleT]):
-    """The storage of one database's journal. All writes are durable when a call returns."""
+class Ledger(ABC, Generic[HandleT]):
+    """What workers take over and work through under a fence: operations, or ranges of them.
+
+    All writes are durable when a call returns.
+    """
+
+    @abstractmethod
+    def owner(self, key: Key) -> Owner | None:
+        """Who has it now, for `Database.free` and for nothing else."""
+
+    @abstractmethod
+    def take(
+        self, assignment: Assignment, owner: Owner, *, counted: bool, error: str | None = None
+    ) -> Taken:
+        """Take it over in one atomic write: see the top of this file.
+
+        `counted` says whether this is a new attempt; a worker that goes on after a passing error
+        does not count, and `error` is what it was: kept as the last one until a batch goes well.
+        What failed before goes on from its cursor, and its attempts begin again. What is done
+        already is returned as it is.
+
+        Raises:
+            Outdated: the head is at another generation, or there is nothing to take any more.
+        """
+
+    @abstractmethod
+    def step(self, taken: Taken, batch: Callable[[HandleT], Step], *, transactional: bool) -> Taken:
+        """Run one batch and write its checkpoint.
+
+        With `transactional`, both commit in one transaction, where the database has any;
+        without, the checkpoint is written after the batch. Raises `FenceLost`, and whatever the
+        batch or the database raises.
+        """
+
+    @abstractmethod
+    def fail(self, taken: Taken, error: str, state: MigrationState) -> None:
+        """Write the lasting error; `state` is what becomes of the migration. Raises `FenceLost`."""
+
+    @abstractmethod
+    def note(self, taken: Taken, error: str | None) -> None:
+        """Write a passing error, or with None an orderly stop: neither counts as an attempt.
+
+        Raises `FenceLost`.
+        """
+
+
+class Journal(Ledger[HandleT]):
+    """The storage of one database's journal; what it takes over are operations."""
 
     @abstractmethod
     def survey(self) -> Survey:
@@ -167,9 +214,10 @@ class Journal(ABC, Generic[HandleT]):
             FenceLost: the head's generation is neither `expected` nor this declaration's own.
         """
 
-    @abstractmethod
-    def owner(self, key: Key) -> Owner | None:
-        """Who has the operation now, for `Database.free` and for nothing else."""
+    @property
+    def ranges(self) -> Ranges[HandleT] | None:
+        """Those into which operations are cut; None where no operation of the database is."""
+        return None
 
     @abstractmethod
     def earlier(self, key: Key) -> list[Earlier]:
@@ -179,21 +227,19 @@ class Journal(ABC, Generic[HandleT]):
     def take(
         self, assignment: Assignment, owner: Owner, *, counted: bool, error: str | None = None
     ) -> Taken:
-        """Take the operation over in one atomic write: see the top of this file.
+        """As in `Ledger`, of an operation.
 
         Makes the migration's and the operation's record on first use (a migration that another run
-        has `rolled_back` begins anew with the checksum given; a `failed` one goes on). `counted`
-        says whether this is a new attempt; a worker that goes on after a passing error does not
-        count, and `error` is what it was: kept as the last one until a batch goes well. An
-        operation that is done already is returned as it is, with the migration brought to its
-        outcome if that write had been lost.
+        has `rolled_back` begins anew with the checksum given; a `failed` one goes on). With an
+        operation that is done already the migration is brought to its outcome, if that write had
+        been lost.
 
         On the way back, the first taking moves cursor and count of the way forward to
         `Taken.walked`, sets the operation to `undoing` and the migration to `rolling_back`;
-        `undo` stays. The same write raises the fence, so whoever still went forward commits
-        nothing any more (Law 8). One that is pending, or has no record, is undone already: it
-        is returned with the state PENDING, and the migration brought to its outcome. The
-        migration keeps its error, if it failed before.
+        `undo` stays. The same write raises the fence, and that of each range, so whoever still
+        went forward commits nothing any more (Law 8, FAULTS 22). One that is pending, or has no
+        record, is undone already: it is returned with the state PENDING, and the migration brought
+        to its outcome. The migration keeps its error, if it failed before.
 
         Raises:
             Outdated: the head is at another generation, or another run's; this very run has
@@ -204,17 +250,17 @@ class Journal(ABC, Generic[HandleT]):
 
     @abstractmethod
     def prepare(self, taken: Taken, prepared: Prepared) -> Taken:
-        """Write what the operation found before its first effect. Raises `FenceLost`."""
+        """Write what the operation found before its first effect, and its ranges with it.
+
+        Raises `FenceLost`.
+        """
 
     @abstractmethod
     def step(self, taken: Taken, batch: Callable[[HandleT], Step], *, transactional: bool) -> Taken:
-        """Run one batch and write its checkpoint.
+        """As in `Ledger`, of an operation.
 
-        With `transactional`, both commit in one transaction, where the database has any;
-        without, the checkpoint is written after the batch. The last step of the last
-        operation brings the migration to its outcome in the same write. What is undone is
-        pending again, with nothing of it recorded but its fence. Raises `FenceLost`, and
-        whatever the batch or the database raises.
+        The last step of the last operation brings the migration to its outcome in the same write.
+        What is undone is pending again, with nothing of it recorded but its fence.
         """
 
     @abstractmethod
@@ -223,17 +269,10 @@ class Journal(ABC, Generic[HandleT]):
 
         An operation that was being undone stays `undoing`, without an owner and with no
         attempts: its cursor is of use on the way back only. A migration that failed before
-        keeps its first error.
+        keeps its first error. Every range of it is fenced.
 
         The state APPLIED is for the first operation of a rollback file that has left nothing: it is
         pending again, the migration is applied as before, and the error is in the history.
-        """
-
-    @abstractmethod
-    def note(self, taken: Taken, error: str | None) -> None:
-        """Write a passing error, or with None an orderly stop: neither counts as an attempt.
-
-        Raises `FenceLost`.
         """
 
     def prune(self, before: datetime, *, run: str, by: str) -> list[Pruned]:  # noqa: ARG002
@@ -250,4 +289,31 @@ class Journal(ABC, Generic[HandleT]):
         """Add an entry to the history, once: where one says the same already it adds nothing.
 
         It needs no fence, for nobody resumes from it.
+        """
+
+
+class Ranges(Ledger[HandleT]):
+    """The ranges of the operations that are worked through in several side by side.
+
+    `Journal.prepare` makes them, in the write that records what the operation has found. Each has
+    a cursor, a fence, attempts and an owner of its own. What raises the fence of an operation
+    that is to end (another run, its failure, its way back) raises those of its ranges.
+    """
+
+    @abstractmethod
+    def of(self, key: Key) -> list[RangeRecord]:
+        """Those of the operation `key`, in order."""
+
+    @abstractmethod
+    def owners(self, key: Key) -> list[Owner]:
+        """Who has any of them now, for `Database.free` and for nothing else."""
+
+    @abstractmethod
+    def take(
+        self, assignment: Assignment, owner: Owner, *, counted: bool, error: str | None = None
+    ) -> Taken:
+        """As in `Ledger`, of a range. `Taken.undo` is the operation's, with the range's end.
+
+        Raises:
+            Outdated: the operation is not at work any more: it has failed, or is undone.
         """

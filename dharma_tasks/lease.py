@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -147,6 +148,10 @@ class Leases:
             return Lease(self, name, held)
         msg = f"{key} is held by {other.holder.worker} (pid {other.holder.pid})"
         raise LeaseHeld(msg)
+
+    def live(self, keys: Iterable[Key]) -> int:
+        """How many of these have a lease that somebody holds."""
+        return int(self._redis.exists(*(f"{self._prefix}{key}" for key in keys)))
 
     def holder(self, key: Key) -> Owner | None:
         """Who holds the lease and is not known to be dead."""

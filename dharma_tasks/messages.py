@@ -6,7 +6,7 @@ A chain is a list of messages of which each is sent when the one before it has d
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from pydantic import TypeAdapter
@@ -46,13 +46,15 @@ PRUNING = TypeAdapter(Pruning)
 class Message:
     """One task to send: its name without the package, its database (the queue), its arguments.
 
-    `said` is what people read in Flower in place of some of the arguments.
+    `said` is what people read in Flower in place of some of the arguments. One that is `spare` goes
+    to a worker that has nothing else to do.
     """
 
     task: str
     database: str
     arguments: JSON
     said: Mapping[str, str] = field(default_factory=dict, compare=False)
+    spare: bool = False
 
 
 Chain = list[Message]
@@ -183,6 +185,11 @@ def _operation_message(run: Run, at: Next, kinds: Sequence[str], name: str) -> M
     return Message(f"{at.database}.{kinds[at.number - 1]}", at.database, arguments, said)
 
 
+def _range_message(runs: Runs, run: Run, at: Next, number: int) -> Message:
+    message = next(each for each in operation_chain(runs, run, at) if each.task != "confirm")
+    return replace(message, arguments={**message.arguments, "range": number}, spare=True)
+
+
 def _confirm_message(run: Run, ref: Reference, name: str) -> Message:
     database, _, version = ref.partition(":")
     arguments = {"database": database, "version": version, "run": run.id}
@@ -198,8 +205,9 @@ def orphans(
 ) -> Iterator[tuple[str, Chain]]:
     """What is next in each database and has no live lease, with a name to claim it by.
 
-    What rests outside its window is left out. The others may be in a queue still: whoever sends
-    them again makes a duplicate then, which steps aside.
+    Of an operation at work they are those of its ranges that nobody has. What rests outside its
+    window is left out. The others may be in a queue still: whoever sends them again makes a
+    duplicate then, which steps aside.
     """
     run = snapshot.run
     if snapshot.state.rests:
@@ -209,10 +217,23 @@ def orphans(
             if database in run.surveyed:
                 yield f"{run.id}:survey:{database}", [survey_message(run.id, database)]
         elif database in snapshot.working:
-            upcoming = snapshot.working[database]
-            if not _rests(snapshot, upcoming) and leases.holder(upcoming.key) is None:
-                yield f"{run.id}:{upcoming.key}", _chain(runs, snapshot, upcoming)
+            yield from _at_work(runs, leases, snapshot, snapshot.working[database])
         elif snapshot.state is not RunState.RUNNING:
             continue
         elif snapshot.total.get(database) and database not in snapshot.generations:
             yield f"{run.id}:begin:{database}", [begin_message(run.id, database)]
+
+
+def _at_work(
+    runs: Runs, leases: Leases, snapshot: Snapshot, at: Next
+) -> Iterator[tuple[str, Chain]]:
+    """What nobody has of an operation: itself, or else some of its ranges."""
+    if _rests(snapshot, at):
+        return
+    if leases.holder(at.key) is None:
+        yield f"{snapshot.run.id}:{at.key}", _chain(runs, snapshot, at)
+        return
+    for number in () if _turns(snapshot, at) else snapshot.ranges.get(at.database, ()):
+        key = at.key.of_range(number)
+        if leases.holder(key) is None:
+            yield f"{snapshot.run.id}:{key}", [_range_message(runs, snapshot.run, at, number)]

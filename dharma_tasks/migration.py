@@ -56,21 +56,27 @@ VersionText = Annotated[str, AfterValidator(_plain)]
 """MAJOR.MINOR.PATCH, see semver.org; pre-release and build parts are not taken."""
 
 
-PACE = ("batch", "throttle")
+PACE = ("batch", "throttle", "parallel")
 """Parameters that say how fast an operation goes: see `operations/paced.py`."""
 
 
 class Key(BaseModel):
-    """Names one operation of one migration; `number` counts from 1."""
+    """Names one operation of one migration, or one `range` of it; both count from 1."""
 
     model_config = ConfigDict(frozen=True)
 
     database: str
     version: str
     number: int
+    range: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.database}:{self.version}#{self.number}"
+        operation = f"{self.database}:{self.version}#{self.number}"
+        return operation if self.range is None else f"{operation}/{self.range}"
+
+    def of_range(self, number: int) -> Key:
+        """Name one range of this operation."""
+        return self.model_copy(update={"range": number})
 
 
 class Migration(BaseModel):

@@ -60,15 +60,28 @@ class Pace:
         self._growth = _FAST_GROWTH
         self._failures = 0
         self._stuck_since: float | None = None
-        self._rate = bounds.rate
+        self._bounds = bounds
+        self._sharing = 1
         self._due = time.monotonic()
-        smooth = bounds.most if self._rate is None else int(self._rate * self._seconds)
-        self._most = max(1, min(bounds.most, smooth))
-        self._least = min(bounds.least, self._most)
+        self._least = bounds.least
         self.size = self._within(START)
 
+    @property
+    def _rate(self) -> float | None:
+        """Documents or rows a second, here."""
+        whole = self._bounds.rate
+        return None if whole is None else whole / self._sharing
+
+    def share(self, sharing: int) -> None:
+        """So many ranges are at work at once, and keep the rate together."""
+        self._sharing = sharing
+        self.size = self._within(self.size)
+
     def _within(self, size: int) -> int:
-        return max(self._least, min(self._most, size))
+        most = self._bounds.most
+        if self._rate is not None:
+            most = max(1, min(most, int(self._rate * self._seconds)))
+        return max(min(self._least, most), min(most, size))
 
     @property
     def stuck_for(self) -> float:

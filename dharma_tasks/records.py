@@ -88,6 +88,16 @@ class OperationRecord(BaseModel):
     irreversible: str | None = None
 
 
+class RangeRecord(BaseModel):
+    """A range of an operation in the journal; the fields are those of `OperationRecord`."""
+
+    number: int
+    state: OperationState
+    cursor: Any = None
+    done: int = 0
+    error: str | None = None
+
+
 class MigrationRecord(BaseModel):
     """A migration in the journal. Times are UTC; `started` is the first start of the way forward.
 

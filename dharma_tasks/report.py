@@ -97,7 +97,9 @@ def _working(view: View, database: str, at: Next) -> Row:
     if progress and moving:
         undo = "undo " if at.until is not None else ""
         place = _of(at.number, progress.count, view.migrations.get(reference(database, at.version)))
-        detail = f"{place}{undo}{progress.type} {progress.summary}"
+        left = len(view.snapshot.ranges.get(database, ()))
+        ranges = f" ({words.several(left, 'range')} left)" if left else ""
+        detail = f"{place}{undo}{progress.type} {progress.summary}{ranges}"
         quiet = view.now - progress.heartbeat
         if quiet > _STILL_SECONDS:
             progress = _still(progress)

@@ -224,6 +224,7 @@ class Event(BaseModel):
 class Snapshot(BaseModel):
     """How a run stands, read at once. `total` and `done` count migrations by database.
 
+    `ranges` are those that are open of an operation that is cut into some.
     `was` is what a paused run is again when it is resumed.
     """
 
@@ -233,6 +234,7 @@ class Snapshot(BaseModel):
     total: dict[str, int]
     done: dict[str, int]
     working: dict[str, Next]
+    ranges: dict[str, list[int]] = {}
     generations: dict[str, int]
     problems: list[Problem]
     progress: dict[str, Progress]

@@ -112,6 +112,7 @@ MOVE = (
 local database, at, following, ended, event = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 if redis.call('HGET', KEYS[1], 'working:' .. database) ~= at then return false end
 redis.call('HDEL', KEYS[1] .. ':progress', database)
+redis.call('HDEL', KEYS[1], 'ranges:' .. database)
 if following ~= '' then
   redis.call('HSET', KEYS[1], 'working:' .. database, following)
   return {}
@@ -133,6 +134,7 @@ if not is_open(redis.call('HGET', KEYS[1], 'state')) then return {} end
 if redis.call('HGET', KEYS[1], 'working:' .. database) ~= at then return {} end
 failing(KEYS[1])
 redis.call('HDEL', KEYS[1] .. ':progress', database)
+redis.call('HDEL', KEYS[1], 'ranges:' .. database)
 redis.call('RPUSH', KEYS[1] .. ':events', ARGV[7])
 if following ~= '' then
   redis.call('HSET', KEYS[1], 'working:' .. database, following)
@@ -143,6 +145,10 @@ advance(KEYS[1], ARGV, 8)
 return {}
 """
 )
+RANGES = """
+if redis.call('HGET', KEYS[1], 'working:' .. ARGV[1]) ~= ARGV[2] then return 0 end
+return redis.call('HSET', KEYS[1], 'ranges:' .. ARGV[1], ARGV[3])
+"""
 END = (
     _SHARED
     + """

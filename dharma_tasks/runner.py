@@ -2,32 +2,38 @@
 
     take over -> prepare -> (stop? -> batch with its checkpoint -> sign of life -> progress)*
 
-`Runner.run` is that loop. Whatever it knows, it was told by the journal in the write that
-took the operation over, or in the write of the last batch; after an error it asks again.
+`Runner.run` is that loop. An operation that is cut into ranges goes through it once as itself, with
+a look at its ranges in the place of a batch, and once with each range (`side_by_side.py`). Whatever
+it knows, it was told by the journal in the write that took the operation over, or in the write of
+the last batch; after an error it asks again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
+from dharma_tasks import side_by_side
 from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.errors import (
     CutOff,
     DharmaError,
     Halted,
     OperationFailed,
+    RangeLeft,
     StepAside,
     Stopped,
 )
 from dharma_tasks.health import LOOK_SECONDS, Health
 from dharma_tasks.identity import owner
-from dharma_tasks.journal import Entry
+from dharma_tasks.journal import Entry, Ledger
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.pace import Bounds, Pace
@@ -74,6 +80,24 @@ class Control(Protocol):
     def warn(self, message: str) -> None:
         """Show what a person should know."""
 
+    def sharing(self, ranges: int) -> int:
+        """How many of so many ranges are at work now, which share one rate."""
+
+
+class RangesControl(Protocol):
+    """How the worker that has an operation comes by its ranges."""
+
+    def show(self, left: Sequence[int]) -> None:
+        """Show the ranges that are left, so that other workers are sent to them."""
+
+    def hold(
+        self, number: int, between: Callable[[], None]
+    ) -> AbstractContextManager[Control | None]:
+        """Hold the lease on a range: None where another one has it.
+
+        `between` is called between its batches, as `check` is.
+        """
+
 
 class MigrationFailed(DharmaError):
     """An operation failed for good, and its journal says so.
@@ -115,6 +139,8 @@ class Runner:
     """Whether the last of them has left it in order: going on is not an attempt of its own."""
     accept_data_loss: bool = False
     """Whether a person said that what cannot be undone is to be passed over."""
+    ranges: RangesControl | None = None
+    """How it comes by the ranges of its operation; a range has none."""
     first: Taken | None = None
     """What this worker found when it took the operation over."""
     _counted: bool = False
@@ -149,12 +175,14 @@ class Runner:
                     prepared = taken.undo is not None or self.assignment.back
                     self._check_attempts(taken)
                     pace.begun(taken.attempts)
-                    if taken is self.first and taken.done:
+                    if taken is self.first and (taken.done or self._in_a_range):
                         pace.resumed()
                 elif not prepared:
                     taken, prepared = self._prepare(taken, pace), True
+                elif taken.ranges:
+                    taken = self._side_by_side(taken)
                 else:
-                    self._hold(pace)
+                    self._hold(taken, pace)
                     taken = self._batch(taken, pace)
                 ours = taken
                 self.control.report(taken, pace.stuck_in_all)
@@ -185,20 +213,37 @@ class Runner:
         taken = self._take_over()
         return taken.over or self._keeps_something(taken)
 
+    @property
+    def _in_a_range(self) -> bool:
+        """Whether it is a range of an operation that is carried out here."""
+        return self.assignment.key.range is not None
+
+    @property
+    def _ledger(self) -> Ledger[Any]:
+        """Where what is carried out here has its record."""
+        journal = self.database.journal
+        return (journal.ranges or journal) if self._in_a_range else journal
+
     def _take_over(self) -> Taken:
         """Free what the former owner left open, then become the owner in one write (Law 4)."""
-        former = self.database.journal.owner(self.assignment.key)
+        former = self._ledger.owner(self.assignment.key)
         if former is not None:
             self.database.free(former)
+        if self.assignment.back:
+            self._free_ranges()
         me = owner(self.worker, self.database.resources())
-        taken = self.database.journal.take(
-            self.assignment, me, counted=not self._counted, error=self._error
-        )
+        taken = self._ledger.take(self.assignment, me, counted=not self._counted, error=self._error)
         self._counted, self._unanswered = True, None
         self.first = self.first or taken
         if taken.done or taken.attempts > 1:
             log.info("resumed", done=taken.done, total=taken.total, attempt=taken.attempts)
         return taken
+
+    def _free_ranges(self) -> None:
+        """End what workers have open in ranges: the operation is to end, and they with it."""
+        ranges = self.database.journal.ranges
+        for each in ranges.owners(self.assignment.key) if ranges else ():
+            self.database.free(each)
 
     def _check_attempts(self, taken: Taken) -> None:
         """An operation that kills its worker each time is stopped (Law 10)."""
@@ -228,13 +273,38 @@ class Runner:
         if back:
             self._audit(taken)
         with self.database.watched(self._alive()):
-            after = self.database.journal.step(
-                taken, batch, transactional=transactional(taken.cursor)
-            )
+            after = self._ledger.step(taken, batch, transactional=transactional(taken.cursor))
         moved = (after.cursor, after.done) != (taken.cursor, taken.done)
         done = after.done - taken.done
         pace.went_well(time.monotonic() - begun, done=done, moved=moved)
         return after
+
+    def _side_by_side(self, taken: Taken) -> Taken:
+        """A look at the ranges, and one of them from where it is to its end."""
+        whole = side_by_side.SideBySide(self, taken)
+        if not (whole.go_on() or whole.taken.over):
+            self._wait(side_by_side.LOOK_SECONDS)
+        return whole.taken
+
+    def carry_out_range(self, number: int, control: Control) -> None:
+        """Work through one range; where it fails its record says so, for whoever looks."""
+        range_ = Runner(
+            operation=self.operation,
+            assignment=self.assignment.of_range(number),
+            database=self.database,
+            control=control,
+            settings=self.settings,
+            worker=self.worker,
+            heavy=self.heavy,
+            max_rate=self.max_rate,
+        )
+        try:
+            with bound_contextvars(range=number):
+                range_.run()
+        except (StepAside, MigrationFailed) as why:
+            if isinstance(why, Stopped) and not isinstance(why, RangeLeft):
+                raise
+            log.info("range_left", range=number, reason=str(why))
 
     def _undo(self, work: Work[Any]) -> Step:
         """Undo a batch. What was never begun is passed over.
@@ -310,7 +380,15 @@ class Runner:
         fault = self._fault(error, pace)
         message = self.database.describe(error)
         if fault is Fault.LASTING:
-            raise self._failed(error, message, taken) from error
+            try:
+                failure = self._failed(error, message, taken)
+            except Exception as unwritten:
+                # Whoever takes it over meets the same error again, and writes that down.
+                fault, message = self._fault(unwritten, pace), self.database.describe(unwritten)
+                if fault is Fault.LASTING:
+                    raise
+            else:
+                raise failure from error
         if fault is Fault.CONFLICT and taken is not None:
             pace.conflicted()
         log.warning("retry", fault=fault.value, error=message, batch_size=pace.size)
@@ -348,9 +426,11 @@ class Runner:
             self.control.check()
             time.sleep(min(left, 0.5))
 
-    def _hold(self, pace: Pace) -> None:
+    def _hold(self, taken: Taken, pace: Pace) -> None:
         """Wait until rate and health allow the next batch, which is not being stuck."""
         begun, stuck_for = time.monotonic(), pace.stuck_in_all
+        if self._in_a_range and self._bounds.rate:
+            pace.share(self.control.sharing((taken.undo or {})["ranges"]))
         try:
             while (owed := pace.owed) > 0:
                 self._wait(min(owed, _SIGN_SECONDS))
@@ -373,7 +453,9 @@ class Runner:
         kept = taken is None or self._keeps_something(taken)
         state = (None if kept else self.assignment.before) or MigrationState.FAILED
         if taken is not None:
-            self.database.journal.fail(taken, message, state)
+            if taken.ranges:
+                self._free_ranges()
+            self._ledger.fail(taken, message, state)
         return MigrationFailed(text, state, kept=kept, answers=taken is not None)
 
     def _keeps_something(self, taken: Taken) -> bool:
@@ -413,6 +495,6 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - a successor finds it
             log.warning("not_halted", error=self.database.describe(error))
         try:
-            self.database.journal.note(taken, None)
+            self._ledger.note(taken, None)
         except Exception as error:  # noqa: BLE001 - the stop itself matters more
             log.warning("not_noted", error=self.database.describe(error))

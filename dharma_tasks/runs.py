@@ -9,7 +9,8 @@ from there. Its keys, below `NAMESPACE:`:
                            `generation:DB`, `total:DB`, `done:DB` (migrations),
                            `working:DB` (the operation that is next: see `Next.text`),
                            `since:DB` (when that migration began, seconds since 1970);
-                           `was` (the state that a paused run has again when it goes on)
+                           `was` (the state that a paused run has again when it goes on);
+                           `ranges:DB` (those of it that are open, where it is cut into some);
     run:ID:migrations      hash: reference -> the migration as JSON
     run:ID:kinds           hash: reference -> the types of its operations, and after a bar
                            those of its rollback file
@@ -88,6 +89,7 @@ class Runs:
                 "pause": run_scripts.PAUSE,
                 "resume": run_scripts.RESUME,
                 "cancel": run_scripts.CANCEL,
+                "ranges": run_scripts.RANGES,
             }.items()
         }
 
@@ -393,6 +395,7 @@ class Runs:
             total={db: int(n) for db, n in _below(fields, "total:")},
             done={db: int(n) for db, n in _below(fields, "done:")},
             working={db: Next.parse(db, text) for db, text in _below(fields, "working:")},
+            ranges={db: [int(n) for n in text.split()] for db, text in _below(fields, "ranges:")},
             generations={db: int(n) for db, n in _below(fields, "generation:")},
             problems=_PROBLEMS.validate_json(fields.get("problems", "[]")),
             progress={db: Progress.model_validate_json(text) for db, text in progress.items()},
@@ -408,6 +411,16 @@ class Runs:
             # It moves, so the next time that it is orphaned it is sent again at once.
             pipe.delete(self._tries(f"{run}:{at}"))
             pipe.execute()
+
+    def moves(self, run: str, key: Key) -> None:
+        """Note that a range moves, as `report` does of an operation."""
+        self._redis.delete(self._tries(f"{run}:{key}"))
+
+    def ranges(self, run: str, key: Key, left: Sequence[int]) -> None:
+        """Show which ranges of the operation `key` are open, while it is what the run works on."""
+        at = Next(key.database, key.version, key.number)
+        numbers = " ".join(str(number) for number in left)
+        self._script["ranges"](keys=[self._key(run)], args=[key.database, at.text, numbers])
 
     def add_event(self, run: str, event: Event) -> None:
         """Tell whoever watches."""

@@ -15,14 +15,19 @@ import structlog
 from celery import Task
 from celery.exceptions import Ignore, Reject
 
-from dharma_tasks.bootsteps import shutting_down
+from dharma_tasks.bootsteps import served, shutting_down
 from dharma_tasks.celery_app import app
 from dharma_tasks.databases import NAMES
-from dharma_tasks.dispatch import send
+from dharma_tasks.dispatch import queue, send
 from dharma_tasks.errors import CutOff, StepAside, Stopped
 from dharma_tasks.flow import asked, planning
 from dharma_tasks.flow.context import Context, Overtaken
-from dharma_tasks.flow.operation import FailedForGood, carry_out, confirm_dependency
+from dharma_tasks.flow.operation import (
+    FailedForGood,
+    carry_out,
+    carry_out_range,
+    confirm_dependency,
+)
 from dharma_tasks.journal import Entry
 from dharma_tasks.messages import Chain
 from dharma_tasks.migration import JSON, Key
@@ -32,6 +37,7 @@ from dharma_tasks.relay import go_on
 from dharma_tasks.run import Next
 from dharma_tasks.runner import MigrationFailed
 from dharma_tasks.settings import settings
+from dharma_tasks.workers import Workers
 
 log = structlog.get_logger()
 
@@ -45,8 +51,14 @@ def _context(worker: str) -> Context:
         pid = os.getpid()
         if pid not in _contexts:
             _contexts.clear()
+            redis = connect_redis(settings())
+            workers = Workers(redis, settings().namespace)
+
+            def crowded() -> bool:
+                return any(workers.waiting(queue(database)) for database in served())
+
             _contexts[pid] = Context(
-                settings(), connect_redis(settings()), worker=worker, shutting_down=shutting_down
+                settings(), redis, worker=worker, shutting_down=shutting_down, crowded=crowded
             )
         return _contexts[pid]
 
@@ -160,11 +172,19 @@ def prune(self: FlowTask, *, database: str, pruning: JSON, reply: str) -> None:
 
 def _register(database: str, kind: str) -> None:
     @app.task(bind=True, base=FlowTask, name=f"dharma_tasks.{database}.{kind}")
-    def operation(
-        self: FlowTask, run: str, version: str, operation: int, undo_until: int | None = None
+    def operation(  # noqa: PLR0913, PLR0917 - named in the message
+        self: FlowTask,
+        run: str,
+        version: str,
+        operation: int,
+        undo_until: int | None = None,
+        range: int | None = None,  # noqa: A002 - as in the message
     ) -> list[Chain] | None:
         begun = time.monotonic()
         at = Next(database, version, operation, undo_until)
+        if range is not None:
+            self.on_flow(carry_out_range, run, at, range)
+            return None
         chains = self.on_flow(carry_out, run, at)
         if self.request.is_eager:  # part of a burst, which goes on with them
             return chains

@@ -40,6 +40,10 @@ class Assignment:
     until: int = 1
     first: int = 1
 
+    def of_range(self, number: int) -> Assignment:
+        """The assignment to work through one range of the operation."""
+        return replace(self, key=self.key.of_range(number))
+
     @property
     def before(self) -> MigrationState | None:
         """What the migration is again if this operation fails and leaves nothing, if that is sure.
@@ -83,15 +87,39 @@ class Assignment:
 
 
 @dataclass(frozen=True)
+class Range:
+    """One of the ranges of an operation that are worked through side by side.
+
+    Its first batch begins at `cursor`. `undo` is where it ends: it replaces those parts of what
+    the operation has recorded.
+    """
+
+    cursor: Any
+    undo: JSON
+
+
+@dataclass(frozen=True)
 class Prepared:
     """What an operation found before its first effect. `undo` also holds recorded identities.
 
     Where what was found makes it impossible to undo the operation, `undo["irreversible"]` says
-    why, in words for people.
+    why, in words for people. With `ranges` the operation is worked through in them, which together
+    are all of it; `undo["ranges"]` says how many they are.
     """
 
     undo: JSON
     total: int | None = None
+    ranges: tuple[Range, ...] = ()
+
+    @property
+    def recorded(self) -> JSON:
+        """What the journal keeps as `undo`."""
+        return self.undo | {"ranges": len(self.ranges)} if self.ranges else self.undo
+
+    @property
+    def cursor(self) -> Any:
+        """Where the operation is after it: with ranges one of them may begin at any moment."""
+        return {} if self.ranges else None
 
 
 @dataclass(frozen=True)
@@ -159,9 +187,20 @@ class Taken:
         """Whether there is nothing left to do: it is done, or on the way back undone."""
         return self.state is self.assignment.over
 
+    @property
+    def ranges(self) -> int:
+        """Into how many ranges the operation is cut; 0 on the way back, and where it is not."""
+        forward = not self.assignment.back and self.assignment.key.range is None
+        return int((self.undo or {}).get("ranges", 0)) if forward else 0
+
+    def within(self, recorded: JSON) -> Taken:
+        """This record of a range, with what its operation has recorded."""
+        return replace(self, undo=recorded | (self.undo or {}))
+
     def prepared(self, prepared: Prepared) -> Taken:
         """This record, after `prepare` was written."""
-        return replace(self, undo=prepared.undo, total=prepared.total)
+        undo, cursor, total = prepared.recorded, prepared.cursor, prepared.total
+        return replace(self, undo=undo, cursor=cursor, total=total)
 
     def stepped(self, step: Step) -> Taken:
         """This record, after `step` was written: the cursor moved, so attempts begin again."""

@@ -26,6 +26,7 @@ class Workers:
         """`redis` answers with text."""
         # redis-py's annotations say "bytes or str" whatever was asked for.
         self._redis: Any = redis
+        self._namespace = namespace
         self._names = f"{namespace}:workers"
         self._prefix = f"{namespace}:worker:"
 
@@ -53,6 +54,10 @@ class Workers:
         if gone:
             self._redis.srem(self._names, *gone)
         return [Worker.model_validate_json(text) for text in found if text is not None]
+
+    def waiting(self, queue: str) -> int:
+        """How many messages wait in a queue for any of them to be free."""
+        return int(self._redis.llen(f"{self._namespace}:{queue}"))
 
     def served(self) -> set[str]:
         """The databases that any live worker serves."""

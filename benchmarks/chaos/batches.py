@@ -19,13 +19,21 @@ from elasticsearch import Elasticsearch
 
 from dharma_tasks.databases.elasticsearch.journal import ElasticsearchJournal
 from dharma_tasks.databases.mongodb.journal import MongodbJournal
+from dharma_tasks.databases.mongodb.ranges import MongodbRanges
 from dharma_tasks.databases.postgresql.journal import PostgresqlJournal
-from dharma_tasks.journal import Journal
+from dharma_tasks.databases.postgresql.ranges import PostgresqlRanges
+from dharma_tasks.journal import Ledger
 from dharma_tasks.operations.elasticsearch import ranges
 from dharma_tasks.work import Step, Taken
 
 OPEN_RANGES = {"mongodb": 1, "postgresql": 1, "elasticsearch": 2}
 """How many batches of one operation may be under way at once: what one fault may cost."""
+
+PARALLEL = 3
+"""Into how many ranges some operations of a campaign are cut."""
+
+OPEN_IN_CAMPAIGN = {"mongodb": PARALLEL, "postgresql": PARALLEL, "elasticsearch": 2}
+"""What one fault may cost there."""
 
 
 class Begun(NamedTuple):
@@ -79,13 +87,14 @@ def _note(notes: str, work: object, done: int = 0, cursor: object = None) -> Non
     os.close(file)
 
 
-def _note_steps(notes: str, owner: type[Journal[Any]]) -> None:
+def _note_steps(notes: str, owner: type[Ledger[Any]]) -> None:
     original = owner.step
 
     @wraps(original)
     def wrapped(self: Any, taken: Taken, batch: Callable[[Any], Step], **options: Any) -> Taken:
         def noted(handle: Any) -> Step:
-            if taken.assignment.type != "reindex":  # its steps only look after its tasks
+            # The steps of these only look after tasks, or after ranges.
+            if taken.assignment.type != "reindex" and not taken.ranges:
                 _note(notes, taken.assignment.key, taken.done, taken.cursor)
             return batch(handle)
 
@@ -110,6 +119,8 @@ def _note_ranges(notes: str) -> None:
 if "BATCHES" in os.environ:
     for _journal in (MongodbJournal, PostgresqlJournal, ElasticsearchJournal):
         _note_steps(os.environ["BATCHES"], _journal)
+    for _ranges in (MongodbRanges, PostgresqlRanges):
+        _note_steps(os.environ["BATCHES"], _ranges)
     _note_ranges(os.environ["BATCHES"])
 if "BATCHES_RANGE" in os.environ:
     ranges.MOST = int(os.environ["BATCHES_RANGE"])

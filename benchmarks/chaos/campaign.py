@@ -293,7 +293,7 @@ class Campaign:
         self._figures.batches += Counter(each.database for each in begun)
         self._figures.batches_again += replayed
         for name, times in replayed.items():
-            if times > faults * batches.OPEN_RANGES[name]:
+            if times > faults * batches.OPEN_IN_CAMPAIGN[name]:
                 self._ground.found(f"{name}: {times} batches done again, after {faults} faults")
 
     def _leases(self) -> dict[str, Held]:

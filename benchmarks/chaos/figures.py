@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from benchmarks.chaos.batches import OPEN_RANGES
+from benchmarks.chaos.batches import OPEN_IN_CAMPAIGN
 from benchmarks.chaos.faults import Fault
 from benchmarks.chaos.generations import Difference
 
@@ -68,7 +68,7 @@ class Figures:
             yield f"  {name:20}{times} times, with {self.faults_on[way]} faults"
         yield f"  operations taken over again   {self.take_overs}"
         for name, begun in sorted(self.batches.items()):
-            most = len(self.faults) * OPEN_RANGES[name]
+            most = len(self.faults) * OPEN_IN_CAMPAIGN[name]
             again = f"{self.batches_again[name]} of {begun}, may be {most}"
             yield f"  batches replayed    {again:24} {name}"
         yield f"  effects lost        {self.difference.lost}"

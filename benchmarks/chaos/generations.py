@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 from bson import ObjectId
 from elasticsearch.helpers import bulk, scan
 
+from benchmarks.chaos.batches import PARALLEL
 from benchmarks.chaos.ground import Document, Ground
 
 _PORTION = 5_000
@@ -135,7 +136,10 @@ class Part(ABC):
 
 
 class MongodbPart(Part):
-    """`$inc` and `$push` over `_id`s of mixed types, a slow update, a field, an index."""
+    """`$inc` and `$push` over `_id`s of mixed types, a slow update, a field, an index.
+
+    The first and the field are cut into ranges.
+    """
 
     database = "mongodb"
     # A millisecond for each document, without using the processor.
@@ -175,9 +179,15 @@ class MongodbPart(Part):
 
     def files(self) -> Iterable[File]:
         """Four files with six operations."""
-        yield File("count", {"operations": [self._once(self._mixed, "a")]})
+        yield File("count", {"operations": [self._once(self._mixed, "a", parallel=PARALLEL)]})
         yield File("slowly", {"operations": [self._once(self._plain, "a", self._slow)]})
-        field_ = {"type": "add_field", "collection": self._mixed, "field": "new", "value": {"x": 1}}
+        field_ = {
+            "type": "add_field",
+            "collection": self._mixed,
+            "field": "new",
+            "value": {"x": 1},
+            "parallel": PARALLEL,
+        }
         keys = [["k", 1], ["n", 1]]
         index = {"type": "create_index", "collection": self._mixed, "index": keys}
         named = {**index, "options": {"name": "by_k"}}
@@ -186,8 +196,9 @@ class MongodbPart(Part):
         yield File("last", {"operations": last, **self.needs("postgresql:0")})
 
     @staticmethod
-    def _once(collection: str, word: str, where: Document | None = None) -> Document:
+    def _once(collection: str, word: str, where: Document | None = None, **more: Any) -> Document:
         return {
+            **more,
             "type": "update_documents",
             "collection": collection,
             "filter": where or {},
@@ -222,7 +233,10 @@ class MongodbPart(Part):
 
 
 class PostgresqlPart(Part):
-    """A batched `n = n + 1`, plain SQL, statements one by one with an index between them."""
+    """A batched `n = n + 1`, plain SQL, statements one by one with an index between them.
+
+    The second time it is batched, it is cut into ranges.
+    """
 
     database = "postgresql"
     _size = 200
@@ -274,11 +288,11 @@ class PostgresqlPart(Part):
             f"BEGIN;\n{back}DELETE FROM {told} WHERE what = 'steps';\nCOMMIT;\n{back}"
             f"DROP INDEX CONCURRENTLY {steps}_n;\n{back}",
         )
-        yield self._batch("again", **self.needs("elasticsearch:0", "mongodb:0"))
+        yield self._batch("again", PARALLEL, **self.needs("elasticsearch:0", "mongodb:0"))
 
-    def _batch(self, name: str, **more: Any) -> File:
+    def _batch(self, name: str, parallel: int = 1, **more: Any) -> File:
         table = self._name("batched")
-        batch = {"table": table, "key": "id", "size": self._size}
+        batch = {"table": table, "key": "id", "size": self._size, "parallel": parallel}
         forward, back = (
             f"UPDATE {table} SET n = n {sign} 1 FROM (SELECT pg_sleep(0.1)) AS slow\n"
             "WHERE id BETWEEN :batch_start AND :batch_end\n"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import click
 from redis import Redis
@@ -38,10 +40,13 @@ ANSWER_SECONDS = 10
     epilog=examples("dharma unlock postgresql", "dharma unlock postgresql --yes --by ann")
 )
 @click.argument("database", type=click.Choice(NAMES))
+@click.option(
+    "--range", "number", type=int, metavar="N", help="Of one range, where an operation has several."
+)
 @options.yes
 @options.as_json
 @options.by
-def unlock(*, database: str, yes: bool, as_json: bool, by: str | None) -> None:
+def unlock(*, database: str, number: int | None, yes: bool, as_json: bool, by: str | None) -> None:
     """Break the lease of a worker that hangs, so that another one goes on.
 
     A worker that is gone needs none of this: its lease runs out by itself. It is for one that
@@ -56,7 +61,8 @@ def unlock(*, database: str, yes: bool, as_json: bool, by: str | None) -> None:
     talk.document |= {"database": database, "lease": None, "broken": False}
     try:
         settings = common.settings()
-        call = _Unlock(settings, require_redis(settings), database, who_asks(by), talk)
+        asked = _Asked(database, who_asks(by), number)
+        call = _Unlock(settings, require_redis(settings), asked, talk)
         status = call.run(yes=yes)
     except Exception as error:  # noqa: BLE001 - told in one place
         talk.document["message"] = common.message_of(error, settings) or str(error)
@@ -65,16 +71,24 @@ def unlock(*, database: str, yes: bool, as_json: bool, by: str | None) -> None:
     sys.exit(talk.end(status))
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """Whose lease, for whom; `number` is that of a range."""
+
+    database: str
+    by: str
+    number: int | None
+
+
 class _Unlock:
     """One call of the command."""
 
-    def __init__(
-        self, settings: Settings, redis: Redis, database: str, by: str, talk: Talk
-    ) -> None:
+    def __init__(self, settings: Settings, redis: Redis, asked: _Asked, talk: Talk) -> None:
         self._redis = redis
         self._prefix = settings.namespace
-        self._database = database
-        self._by = by
+        self._database = asked.database
+        self._by = asked.by
+        self._number = asked.number
         self._runs = Runs(redis, settings.namespace)
         self._leases = Leases(redis, settings.namespace, settings.lease_seconds)
         self._workers = Workers(redis, settings.namespace)
@@ -91,6 +105,7 @@ class _Unlock:
             "run": run.id,
             "version": upcoming.version,
             "operation": upcoming.number,
+            "range": self._number,
             **held.holder.model_dump(include={"worker", "node", "pid"}),
         }
         self._say(self._shown(run, upcoming, held))
@@ -114,17 +129,28 @@ class _Unlock:
     def _held(self) -> tuple[Run, Next, Held] | None:
         """The lease to break; where there is none, say how it stands."""
         stands = f"no run is at work in {self._database}"
-        for run, upcoming, held in leases_on(self._database, self._runs, self._leases):
-            if held is not None and not held.broken:
-                return run, upcoming, held
-            stands = f"run {run.id} is at {upcoming.key}, and a worker will take it over"
+        for run, upcoming, key, held in leases_on(self._database, self._runs, self._leases):
+            if key.range == self._number:
+                if held is not None and not held.broken:
+                    return run, upcoming, held
+                stands = f"run {run.id} is at {key}, and a worker will take it over"
+        if self._number is not None and not stands.startswith("run"):
+            stands = f"nothing has a range {self._number} that is open"
         self._say(f"{self._database}: no lease is held: {stands}.")
         return None
+
+    def _ranges(self, run: Run) -> Iterator[str]:
+        """Who has the operation's ranges, and how to break one of those leases."""
+        for found, _, key, held in leases_on(self._database, self._runs, self._leases):
+            if found.id == run.id and key.range is not None and held is not None:
+                who = f"{held.holder.worker}, pid {held.holder.pid} on {held.holder.node}"
+                yield f"  range {key.range} held by {who} (--range {key.range})"
 
     def _shown(self, run: Run, upcoming: Next, held: Held) -> str:
         holder = held.holder
         lines = [
-            f"{self._database}: {upcoming.version} operation {upcoming.number} of run {run.id}",
+            f"{self._database}: {upcoming.version} operation {upcoming.number} of run {run.id}"
+            + ("" if self._number is None else f", range {self._number}"),
             f"  held by {holder.worker}, pid {holder.pid} on {holder.node}"
             + (" (that process is gone)" if held.free else ""),
         ]
@@ -136,6 +162,8 @@ class _Unlock:
             lines.append(f"  {progress.type} {progress.summary}: {done}, heartbeat {age} ago")
             if progress.waiting:
                 lines.append(f"  waits: {words.first_line(progress.waiting)}")
+        if self._number is None:
+            lines += self._ranges(run)
         return "\n".join(lines)
 
     def _break(self, held: Held) -> str:

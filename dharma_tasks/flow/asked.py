@@ -22,7 +22,7 @@ from dharma_tasks.messages import (
     WRITTEN,
     Chain,
 )
-from dharma_tasks.migration import JSON
+from dharma_tasks.migration import JSON, Key
 from dharma_tasks.reading import COUNTS, examination
 from dharma_tasks.run import Next, Run, Snapshot
 from dharma_tasks.runs import Runs
@@ -90,16 +90,18 @@ def unlock(context: Context, database: str, by: str, token: str, reply: str) -> 
     if found is None:
         replies.answer(context.redis, reply, UNLOCK_LATE)
         return []
-    run, upcoming, held = found
+    run, upcoming, key, held = found
     who = f"{held.holder.worker} (pid {held.holder.pid} on {held.holder.node})"
-    entry = Entry("unlocked", run.id, by, upcoming.key, f"lease {token} of {who}")
+    which = "" if key.range is None else f" on range {key.range}"
+    entry = Entry("unlocked", run.id, by, upcoming.key, f"lease {token} of {who}{which}")
     if not _written(context, entry, reply):
         return []
-    context.leases.break_(upcoming.key, token)
-    log.warning("unlocked", run=run.id, operation=str(upcoming.key), by=by, holder=who)
-    context.tell(run, "warning", f"{upcoming.key}: {by} broke the lease of {who}")
+    context.leases.break_(key, token)
+    log.warning("unlocked", run=run.id, operation=str(key), by=by, holder=who)
+    context.tell(run, "warning", f"{key}: {by} broke the lease of {who}")
     replies.answer(context.redis, reply, UNLOCKED)
-    return context.chains(run, [upcoming])
+    # A range is sent for by whoever looks next (Law 5), if its operation does not take it first.
+    return [] if key.range else context.chains(run, [upcoming])
 
 
 def audit(context: Context, entry: Entry, reply: str) -> list[Chain]:
@@ -177,18 +179,22 @@ def _by_itself(context: Context, database: str, reply: str, call: Callable[[], s
     replies.answer(context.redis, reply, said)
 
 
-def leases_on(database: str, runs: Runs, leases: Leases) -> Iterator[tuple[Run, Next, Held | None]]:
-    """What each open run does in `database`, and the lease on it."""
+def leases_on(
+    database: str, runs: Runs, leases: Leases
+) -> Iterator[tuple[Run, Next, Key, Held | None]]:
+    """What each open run does in `database`, and the lease on it, and those on its ranges."""
     for snapshot in runs.open():
         if database in snapshot.working:
             upcoming = snapshot.working[database]
-            yield snapshot.run, upcoming, leases.held(upcoming.key)
+            ranges = [upcoming.key.of_range(n) for n in snapshot.ranges.get(database, ())]
+            for key in (upcoming.key, *ranges):
+                yield snapshot.run, upcoming, key, leases.held(key)
 
 
-def _with_lease(context: Context, database: str, token: str) -> tuple[Run, Next, Held] | None:
-    for run, upcoming, held in leases_on(database, context.runs, context.leases):
+def _with_lease(context: Context, database: str, token: str) -> tuple[Run, Next, Key, Held] | None:
+    for run, upcoming, key, held in leases_on(database, context.runs, context.leases):
         if held is not None and held.token == token:
-            return run, upcoming, held
+            return run, upcoming, key, held
     return None
 
 

@@ -44,14 +44,19 @@ class Context:
         *,
         worker: str,
         shutting_down: Callable[[], bool],
+        crowded: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`worker` is the name shown to people; `shutting_down` is asked between batches."""
+        """`worker` is the name shown to people; `shutting_down` is asked between batches.
+
+        `crowded` says whether anything waits for a worker to be free that this one could do.
+        """
         self.settings = settings
         self.redis = redis
         self.worker = worker
         self.runs = Runs(redis, settings.namespace)
         self.leases = Leases(redis, settings.namespace, settings.lease_seconds)
         self.shutting_down = shutting_down
+        self.crowded = crowded
         self._threads = local()
 
     # -- databases ------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -22,6 +23,7 @@ from dharma_tasks.migration import Key, reference
 from dharma_tasks.operations import catalogue
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.paced import Throttled
+from dharma_tasks.range_control import HelperControl, RangeLeases
 from dharma_tasks.records import Direction, MigrationState
 from dharma_tasks.run import Event, Job, Next, Progress
 from dharma_tasks.runner import MigrationFailed, Runner
@@ -86,6 +88,30 @@ def carry_out(context: Context, run: str, at: Next) -> list[Chain]:
             lease.release()
 
 
+def carry_out_range(context: Context, run: str, at: Next, number: int) -> list[Chain]:
+    """Work through one range of an operation that another worker has, and so goes on with.
+
+    Raises:
+        StepAside: it is not to be done, or not here, or not now.
+        MigrationFailed: a lasting error; the range's record says so, for that worker.
+    """
+    key = at.key.of_range(number)
+    with bound_contextvars(
+        run=run, database=at.database, version=at.version, operation=at.number, range=number
+    ):
+        job = context.runs.job(run, at)
+        if job.cancelled:
+            msg = f"run {run} is cancelled"
+            raise Stopped(msg)
+        parsed = _parsed(context, job)
+        lease = context.leases.acquire(key, owner(context.worker, {}), run)
+        try:
+            _runner(context, job, parsed, lease, number).run()
+        finally:
+            lease.release()
+    return []
+
+
 def _parsed(context: Context, job: Job) -> Operation[Any]:
     key = job.at.key
     raw = job.migration.operation(key.number)
@@ -98,31 +124,40 @@ def _parsed(context: Context, job: Job) -> Operation[Any]:
         raise StepAside(msg) from None
 
 
-def _runner(context: Context, job: Job, parsed: Operation[Any], lease: Lease) -> Runner:
-    assignment, limits = _assignment(job), job.run.limits
+def _runner(
+    context: Context, job: Job, parsed: Operation[Any], lease: Lease, number: int | None = None
+) -> Runner:
+    """For the operation, or for one range of it."""
+    whole, limits = number is None, job.run.limits
+    assignment = _assignment(job) if number is None else _assignment(job).of_range(number)
     max_rate = limits.max_rate if isinstance(parsed, Throttled) else None
     heavy = parsed.burden(assignment.direction).heavy
+    me = owner(context.worker, {})
+    watch = OperationControl if whole else partial(HelperControl, crowded=context.crowded)
+    control = watch(
+        lease=lease,
+        leases=context.leases,
+        runs=context.runs,
+        run=job.run.id,
+        key=assignment.key,
+        progress=_progress(context, assignment, parsed, job, max_rate),
+        shutting_down=context.shutting_down,
+        forward=job.forward,
+        window=limits.window if heavy else None,
+    )
     return Runner(
         operation=parsed,
         assignment=assignment,
         database=context.database(job.at.database),
-        control=OperationControl(
-            lease=lease,
-            runs=context.runs,
-            run=job.run.id,
-            database=job.at.database,
-            progress=_progress(context, assignment, parsed, job, max_rate),
-            shutting_down=context.shutting_down,
-            forward=job.forward,
-            window=limits.window if heavy else None,
-        ),
+        control=control,
         settings=context.settings,
         worker=context.worker,
         heavy=heavy,
         max_rate=max_rate,
-        stuck_before=job.stuck_for,
-        handed_on=job.handed_on,
+        stuck_before=job.stuck_for if whole else 0.0,
+        handed_on=whole and job.handed_on,
         accept_data_loss=job.run.accept_data_loss,
+        ranges=RangeLeases(control, me) if whole else None,
     )
 
 

@@ -5,8 +5,9 @@ An operation is one small file with the same few verbs:
 - its fields are its parameters; unknown ones are refused;
 - `problems`: what the schema cannot say, found before anything runs;
 - `prepare`: looks at what is there and returns what to record; changes nothing;
-- `step`: does one batch from a cursor. It is called again after a crash with the last cursor
-  that was committed, so what it did after that must be accepted, not done twice;
+- `step`: does one batch from a cursor, in one of its ranges where `prepare` has cut it into
+  some, whose cursors are `joined` into the operation's. It is called again after a crash with the
+  last cursor that was committed, so what it did after that must be accepted, not done twice;
 - `halt`: ends what it has going on the server without us, where it has any;
 - `irreversible`: why it cannot be undone, known before anything runs;
 - `burden`: what it means for others, and for how long, known before anything runs;
@@ -17,7 +18,7 @@ An operation is one small file with the same few verbs:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -91,6 +92,10 @@ class Operation(BaseModel, ABC, Generic[HandleT]):
         Raises:
             OperationFailed: a lasting error; the database's own exceptions pass through.
         """
+
+    def joined(self, cursors: Sequence[Any]) -> JSON:  # noqa: ARG002
+        """The cursor of an operation whose ranges are at these: what its `undo` wants to know."""
+        return {}
 
     def halt(self, work: Work[HandleT]) -> None:
         """End what goes on without us on the server, and put back what was changed for its sake.

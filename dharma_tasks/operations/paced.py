@@ -16,6 +16,11 @@ from dharma_tasks.pace import LARGEST, Bounds
 Throttle = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """Documents or rows a second."""
 
+Parallel = Annotated[int, Field(ge=1, le=64)]
+"""How many ranges are worked through at once."""
+
+_WORTHWHILE = 1_000
+
 
 class Batch(BaseModel):
     """How many documents or rows a batch has, and how many seconds it should take."""
@@ -49,10 +54,23 @@ class Throttled(Operation[HandleT]):
 
 
 class Paced(Throttled[HandleT]):
-    """Its batches are cut by the runner, between the bounds in `batch`."""
+    """Its batches are cut by the runner, between the bounds in `batch`.
+
+    With `parallel` it is cut into so many ranges, for several workers to work through at once.
+    """
 
     batch: Batch = Batch()
     """How large a batch is."""
+    parallel: Parallel = 1
+    """So many ranges, worked through by several workers at once."""
+
+    def cuts(self, total: int) -> list[int]:
+        """How many of `total` documents or rows are before each range but the first.
+
+        A range that holds few is not worth its worker.
+        """
+        count = min(self.parallel, total // _WORTHWHILE)
+        return [total * number // count for number in range(1, count)]
 
     def bounds(self) -> Bounds:
         """What the migration says."""

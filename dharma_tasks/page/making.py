@@ -52,7 +52,8 @@ class Facts:
     """All that the page knows at `now` (seconds since 1970).
 
     `pulse` is what Redis said last; if it has an error, that was before `lost`. `journals` is what
-    the journals say, in as far as they were read.
+    the journals say, in as far as they were read. `busy` is when an open run was last seen to have
+    a database: what its journal said before that is not the end of it.
     """
 
     now: float
@@ -61,6 +62,7 @@ class Facts:
     journals: Mapping[str, DatabaseStatus] = field(default_factory=dict)
     submissions: Mapping[str, Submission] = field(default_factory=dict)
     lost: float | None = None
+    busy: Mapping[str, float] = field(default_factory=dict)
 
 
 def make(facts: Facts) -> Shown:
@@ -128,6 +130,7 @@ def _database(name: str, row: Row | None, facts: Facts) -> DatabaseShown:
     snapshot = facts.pulse.snapshot(name)
     states = _states(found, name, facts.submissions.get(name))
     begin, end = _around(states)
+    late = (known.at or 0) < facts.busy.get(name, 0)
     applied = [n for n, state in enumerate(states) if state is MigrationState.APPLIED]
     return DatabaseShown(
         name=name,
@@ -142,7 +145,7 @@ def _database(name: str, row: Row | None, facts: Facts) -> DatabaseShown:
         later=len(states) - end,
         moving=_moving(row, facts) if row and not row.over else None,
         ended=f"{'This' if snapshot else 'Last'} run: {row.title}" if row and row.over else "",
-        troubles=list(_troubles(name, found, open_=snapshot is not None)),
+        troubles=list(_troubles(name, found, open_=snapshot is not None or late)),
         read=_maybe(known.at),
         stale=known.error,
         stale_since=_maybe(known.since),
@@ -214,7 +217,10 @@ def _now(row: Row, facts: Facts) -> Now:
 
 
 def _troubles(name: str, found: DatabaseStatus, *, open_: bool) -> Iterator[Trouble]:
-    """`open_` says that a run has the database, and goes on with what it has begun."""
+    """`open_` says that a run has the database, and goes on with what it has begun.
+
+    Or that it had it when the journal was read: what that says then is not the end of it.
+    """
     for migration in found.migrations:
         title = f"{migration.version} {migration.name}"
         back = None

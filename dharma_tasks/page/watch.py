@@ -49,6 +49,7 @@ class Watch:
         self._lines = Lines()
         self._pulse = Pulse()
         self._lost: float | None = None
+        self._busy: dict[str, float] = {}
         self._found: dict[str, Submission] = {}
         self._shown: Shown | None = None
         self._looked = float("-inf")
@@ -92,7 +93,8 @@ class Watch:
         known = self._journals.known()
         self._journals.refresh(self._relayed(), self._marks())
         lines = self._lines.put_together(known, self._found)
-        return make(Facts(time.time(), self._pulse, known, lines, self._found, self._lost))
+        now = time.time()
+        return make(Facts(now, self._pulse, known, lines, self._found, self._lost, self._busy))
 
     def _feel(self) -> None:
         """Read Redis; without it what was read last stays, and is shown as that."""
@@ -101,6 +103,8 @@ class Watch:
             last = {name: _last(known) for name, known in self._journals.known().items()}
             self._found = self._submissions.by_database(pulse.snapshots, last)
             self._pulse, self._lost = pulse, None
+            busy = {name for found in pulse.snapshots for name in found.run.databases}
+            self._busy |= dict.fromkeys(busy, time.time())
         except RedisError as error:
             said = f"Redis cannot be read: {str(error).rstrip('.')}"
             self._pulse = replace(self._pulse, error=said, redis=None, leases=None)

@@ -164,8 +164,12 @@ class Batched(Disturbed):
 
     def hurry(self) -> None:
         """No more pauses, from the next batch on."""
+        self.pace(0)
+
+    def pace(self, seconds: float) -> None:
+        """So long a pause in each batch, from the next one on."""
         with psycopg.connect(self.url) as connection:
-            connection.execute("UPDATE pace SET seconds = 0")
+            connection.execute("UPDATE pace SET seconds = %s", [seconds])
 
     def checkpoint(self) -> tuple[int, int]:
         """Fence and rows done, as the journal has them together."""
@@ -238,6 +242,8 @@ class Documents(Disturbed):
     database = "mongodb"
     rows = 10_000
     slow = "function(id) { sleep(id < 4000 ? 1 : 2); return true; }"
+    more: ClassVar[dict[str, Any]] = {}
+    """Of the operation."""
 
     def fill(self) -> None:
         """Documents that count."""
@@ -250,6 +256,7 @@ class Documents(Disturbed):
             "collection": "counters",
             "filter": {"$where": "pace(this._id)"},
             "update": {"$inc": {"n": 1}, "$push": {"seen": 1}},
+            **self.more,
         }
         self.place.write("mongodb", "001_count", {"version": "1.0.0", "operations": [operation]})
 

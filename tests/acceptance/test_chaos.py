@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos.batches import OPEN_RANGES, again, read
+from benchmarks.chaos.batches import OPEN_IN_CAMPAIGN, again, read
 from benchmarks.chaos.campaign import Campaign, Wanted
 from benchmarks.chaos.generations import Generation
 from benchmarks.chaos.ground import DATABASES, Ground
@@ -51,7 +51,7 @@ def test_short_campaign(ground: Ground) -> None:
     assert figures.ways == Counter(forward=1, back=1)
     assert min(figures.faults_on.values()) > 0, str(figures)
     assert set(figures.batches) == set(DATABASES)
-    for name, most in OPEN_RANGES.items():
+    for name, most in OPEN_IN_CAMPAIGN.items():
         assert figures.batches_again[name] <= most * len(figures.faults), str(figures)
 
 

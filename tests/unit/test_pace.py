@@ -216,3 +216,22 @@ def test_a_good_batch_ends_the_series_of_pauses() -> None:
         pace.pause()
     pace.went_well(1.0)
     assert pace.pause() <= 0.2
+
+
+def test_ranges_share_a_rate(clock: Clock) -> None:
+    """Together they keep it, also where another one comes in between."""
+    alone = Pace(1.0, bounds=Bounds(rate=100))
+    assert alone.size == 100
+    alone.share(4)
+    assert alone.size == 25
+    assert throttled(clock, alone, clock.now + 20) == pytest.approx(500, abs=25)
+    alone.share(1)
+    assert throttled(clock, alone, clock.now + 20) == pytest.approx(2_000, abs=125)
+
+
+def test_whoever_shares_nothing_has_no_rate(clock: Clock) -> None:
+    """Without one, the number of ranges changes nothing."""
+    pace = Pace(1.0)
+    before = pace.size
+    pace.share(4)
+    assert (pace.size, pace.owed) == (before, 0.0)

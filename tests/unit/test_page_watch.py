@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 from fake_run import migration, progress
-from page_scene import Scene, applied
+from page_scene import Scene, applied, record
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from dharma_tasks.page import watch
 from dharma_tasks.page.shown import Shown
 from dharma_tasks.page.watch import Watch
+from dharma_tasks.records import MigrationState
+from dharma_tasks.run import RunState
 
 M1 = migration("mongodb", "1.0.0", name="create_users")
 P1 = migration("postgresql", "1.0.0")
@@ -105,6 +107,20 @@ def test_the_last_run_is_found_by_the_journal(scene: Scene, watching: Watch) -> 
         scene.driver.move(run, scene.driver.runs.open()[0].working[name])
     scene.journal("mongodb", *applied(M1), run=run)
     assert watching.look().databases[0].ended == "Last run: 1 migration applied"
+
+
+def test_a_journal_of_before_the_end_is_no_reason_to_submit_again(
+    scene: Scene, watching: Watch
+) -> None:
+    """What it says is going on has ended meanwhile: that is for a newer one to tell."""
+    (run,) = [found.run for found in scene.driver.runs.open()]
+    scene.journal("mongodb", record(M1, MigrationState.RUNNING), run=run)
+    assert watching.look().databases[0].troubles == []
+    scene.driver.runs.end(run, RunState.FAILED, [])
+    assert watching.look().databases[0].troubles == []
+    scene.journal("mongodb", record(M1, MigrationState.RUNNING), run=run)
+    (trouble,) = watching.look().databases[0].troubles
+    assert trouble.todo == "No run that Redis knows goes on with it."
 
 
 def test_only_while_somebody_looks(watching: Watch, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,19 @@ def test_the_limit_is_shown_beside_the_rate() -> None:
     assert "at most" not in " ".join(numbers(progress(M1)))
 
 
+def test_the_ranges_that_are_left(driver: Driver) -> None:
+    """Of an operation that is cut into some."""
+    run = driver.submit()
+    driver.start(run)
+    driver.runs.report(run.id, "mongodb", progress(M1))
+    driver.runs.ranges(run.id, M1.key, [2, 4])
+    assert by_database(view(driver, run))["mongodb"].detail == (
+        "update_documents users (2 ranges left)"
+    )
+    driver.move(run, M1)
+    assert "range" not in by_database(view(driver, run))["mongodb"].detail
+
+
 # -- numbers -------------------------------------------------------------------------------
 
 

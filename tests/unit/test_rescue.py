@@ -216,3 +216,35 @@ def test_a_run_that_is_over_is_left_alone(
     begin(runs, run)
     runs.end(run, RunState.CANCELLED, [])
     assert rescuer(redis, settings).look() == []
+
+
+def test_ranges_that_nobody_has(redis: Redis, settings: Settings, runs: Runs, run: Run) -> None:
+    """They are sent for while somebody has their operation; else that one is, which has them."""
+    begin(runs, run)
+    leases = Leases(redis, "dharma", 10)
+    runs.ranges(run.id, KEY, [1, 2, 4])
+    assert names(rescuer(redis, settings).look()) == [["mongodb.a", "mongodb.b"]]
+    me = owner("me", {})
+    leases.acquire(KEY, me, run.id)
+    leases.acquire(KEY.of_range(2), me, run.id)
+    sent = [chain[0] for chain in rescuer(redis, settings).look()]
+    assert [(each.task, each.arguments["range"], each.spare) for each in sent] == [
+        ("mongodb.a", 1, True),
+        ("mongodb.a", 4, True),
+    ]
+    assert rescuer(redis, settings).look() == [], "once an interval"
+
+
+def test_no_ranges_once_the_operation_is_over(redis: Redis, runs: Runs, run: Run) -> None:
+    """Nor can a worker that was frozen in it name any then."""
+    begin(runs, run)
+    runs.ranges(run.id, KEY, [1, 2])
+    at = Next("mongodb", "1.0.0", 1)
+    runs.moved(run, at, at.after, Event(at=datetime.now(UTC), kind="applied", text=""))
+    runs.ranges(run.id, KEY, [1])
+    snapshot = runs.snapshot(run.id)
+    assert snapshot is not None
+    assert snapshot.ranges == {}
+    runs.ranges("unknown", KEY, [1])
+    assert runs.snapshot("unknown") is None
+    assert redis.keys("dharma:run:unknown*") == []

@@ -228,11 +228,13 @@ def test_a_rollback_that_is_cancelled(driver: Driver) -> None:
 
 def control(driver: Driver, run: Run, *, forward: bool = True) -> OperationControl:
     """What a worker asks that is at the first operation."""
+    leases = Leases(driver.redis, NAMESPACE, 10)
     return OperationControl(
-        lease=Leases(driver.redis, NAMESPACE, 10).acquire(key(M1), owner("w", {}), run.id),
+        lease=leases.acquire(key(M1), owner("w", {}), run.id),
+        leases=leases,
         runs=driver.runs,
         run=run.id,
-        database="mongodb",
+        key=key(M1),
         progress=progress(M1),
         shutting_down=lambda: False,
         forward=forward,

@@ -98,9 +98,9 @@ class Stage:
         if not self.busy:
             self.sent += asked.unlock(self.context, **message.arguments)
 
-    def hold(self, holder: Owner | None = None) -> Lease:
+    def hold(self, holder: Owner | None = None, key: Key = KEY) -> Lease:
         """Let a worker have the lease."""
-        return self.leases.acquire(KEY, holder or elsewhere(), self.run.id)
+        return self.leases.acquire(key, holder or elsewhere(), self.run.id)
 
     @property
     def token(self) -> str:
@@ -244,7 +244,8 @@ def test_json_of_a_broken_lease(stage: Stage) -> None:
     found = json.loads(broken.stdout.partition("\n")[2])  # the worker's log is the first line
     assert (found["broken"], found["exit_status"]) == (True, 0)
     assert (found["database"], found["lease"]["run"]) == ("mongodb", stage.run.id)
-    assert found["lease"].keys() == {"run", "version", "operation", "worker", "node", "pid"}
+    where = {"run", "version", "operation", "range"}
+    assert found["lease"].keys() == where | {"worker", "node", "pid"}
     assert found["lease"]["worker"] in broken.stderr
     lease.release()
     none = json.loads(stage.unlock("--json").stdout)
@@ -281,6 +282,28 @@ def test_it_asks_on_a_terminal(stage: Stage) -> None:
     sure = stage.unlock("--yes", answer="")
     assert sure.exit_code == 0
     assert "?" not in sure.output
+
+
+def test_a_range(stage: Stage) -> None:
+    """Its own lease is broken and nobody else's; who has which is shown beforehand."""
+    stage.hold(elsewhere("whole@there"))
+    for number in (1, 2):
+        stage.hold(elsewhere(f"w{number}@there"), KEY.of_range(number))
+    stage.driver.runs.ranges(stage.run.id, KEY, [1, 2, 3])
+    asked_ = stage.unlock(answer="n\n")
+    assert "held by whole@there" in asked_.output
+    assert "range 2 held by w2@there, pid 7 on there (--range 2)" in asked_.output
+    nobody = stage.unlock("--yes", "--range", "3")
+    assert (nobody.exit_code, "no lease is held" in nobody.output) == (0, True)
+    absent = stage.unlock("--yes", "--range", "9")
+    assert (absent.exit_code, "a range 9 that is open" in absent.output) == (0, True)
+    done = stage.unlock("--yes", "--range", "2", "--by", "me")
+    assert done.exit_code == 0, done.output
+    assert [stage.leases.holder(KEY.of_range(number)) is None for number in (1, 2)] == [False, True]
+    assert stage.leases.holder(KEY) is not None
+    (entry,) = stage.database.entries
+    assert entry.detail.endswith("of w2@there (pid 7 on there) on range 2")
+    assert stage.sent == [], "whoever looks next sends for it"
 
 
 def test_0_nothing_held(stage: Stage) -> None:

@@ -22,6 +22,7 @@ class Declaring:
 
     migrations: Collection[Document]
     operations: Collection[Document]
+    ranges: Collection[Document]
     history: Collection[Document]
     session: ClientSession | None
 
@@ -97,10 +98,11 @@ class Declaring:
         of_it = {"_id.version": amendment.version}
         failed = of_it | {"state": OperationState.FAILED}
         running = {"$set": {"state": OperationState.RUNNING}}
-        self.operations.update_many(failed, running, session=self.session)
         open_ = of_it | {"state": {"$in": records.AT_WORK}}
         fresh = _NOBODY | {"attempts": 0, "error": None, "updated": records.now()}
-        self.operations.update_many(open_, {"$set": fresh}, session=self.session)
+        for rows in (self.operations, self.ranges):
+            rows.update_many(failed, running, session=self.session)
+            rows.update_many(open_, {"$set": fresh}, session=self.session)
 
     def _amend(self, amendment: Amendment, fields: Document) -> None:
         self.migrations.update_one(

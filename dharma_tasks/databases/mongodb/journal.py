@@ -14,14 +14,14 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from pymongo import ReturnDocument
-from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
-from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from dharma_tasks.databases.mongodb import kept, records
 from dharma_tasks.databases.mongodb.connection import Connection, Document, Handle
 from dharma_tasks.databases.mongodb.declaring import Declaring
+from dharma_tasks.databases.mongodb.ledger import MongodbLedger, Session
+from dharma_tasks.databases.mongodb.ranges import MongodbRanges
 from dharma_tasks.errors import FenceLost, Outdated
 from dharma_tasks.journal import Declaration, Entry, Journal, Opening, Pruned, confirm_schema
 from dharma_tasks.migration import Key
@@ -35,22 +35,19 @@ from dharma_tasks.records import (
 )
 from dharma_tasks.work import Assignment, Earlier, Prepared, Step, Taken
 
-Session = ClientSession | None
-
 _NAMESPACE_EXISTS = 48
 _OPEN = {"state": {"$ne": OperationState.DONE}}
-_HELD = {"state": {"$in": records.AT_WORK}, "owner.resources": {"$nin": [{}, None]}}
 
 
-class MongodbJournal(Journal[Handle]):
-    """Five collections in the database that is migrated."""
+class MongodbJournal(MongodbLedger, Journal[Handle]):
+    """Six collections in the database that is migrated."""
 
     def __init__(
         self, connection: Connection, namespace: str, free: Callable[[Owner], None]
     ) -> None:
         """Remember where they are. `free` ends what an owner left open on the server."""
-        self._connection = connection
-        self._namespace = namespace
+        super().__init__(connection, namespace)
+        self._ranges = MongodbRanges(connection, namespace)
         self._free = free
 
     # -- reading -------------------------------------------------------------------------
@@ -68,11 +65,10 @@ class MongodbJournal(Journal[Handle]):
         found = self._history.find().sort([("at", -1), ("_id", -1)]).limit(limit)
         return [records.told(document) for document in found][::-1]
 
-    def owner(self, key: Key) -> Owner | None:
-        """Who has the operation now; nobody once it was left in order."""
-        held = {"_id": records.name(key), **_HELD}
-        found = self._operations.find_one(held, {"owner": True})
-        return Owner.model_validate(found["owner"]) if found else None
+    @property
+    def ranges(self) -> MongodbRanges:
+        """In the same session."""
+        return self._ranges
 
     def earlier(self, key: Key) -> list[Earlier]:
         """Read the records of those before it."""
@@ -124,8 +120,8 @@ class MongodbJournal(Journal[Handle]):
 
     def _free_all(self) -> None:
         """End the transactions of the owners that lose their fence: they would block us."""
-        for found in self._operations.find(_HELD, {"owner": True}):
-            self._free(Owner.model_validate(found["owner"]))
+        for owner in [*self.held({}), *self._ranges.held({})]:
+            self._free(owner)
 
     def _raise(self, run: str, fields: Document, expected: int, session: Session) -> int | None:
         """Raise the generation and every open fence; or return it where it is `run`'s already."""
@@ -145,7 +141,8 @@ class MongodbJournal(Journal[Handle]):
         else:
             same = {"_id": records.HEAD, "generation": expected}
             _matched(self._head.update_one(same, {"$set": written}, session=session).matched_count)
-        self._operations.update_many(_OPEN, {"$inc": {"fence": 1}}, session=session)
+        for rows in (self._operations, self._ranges.rows):
+            rows.update_many(_OPEN, {"$inc": {"fence": 1}}, session=session)
         return None
 
     def declare(self, declaration: Declaration, expected: int) -> None:
@@ -155,8 +152,8 @@ class MongodbJournal(Journal[Handle]):
         def write(session: Session) -> None:
             found = self._raise(declaration.run, {"plan": None}, expected, session)
             if found is None or session is None:
-                write = Declaring(self._migrations, self._operations, self._history, session)
-                write.all_of(declaration)
+                rows = self._migrations, self._operations, self._ranges.rows, self._history
+                Declaring(*rows, session).all_of(declaration)
 
         self._connection.atomically(write)
 
@@ -186,24 +183,15 @@ class MongodbJournal(Journal[Handle]):
         self._confirm_run(assignment, session)
         if not assignment.back:
             self._start_migration(assignment, session)
-        name = records.name(assignment.key)
-        found = self._operations.find_one({"_id": name}, session=session)
+        found = self._operations.find_one({"_id": records.name(assignment.key)}, session=session)
         if assignment.back:
             taken = self._before_back(assignment, found, session)
         else:
             taken = self._before_forward(assignment, found, session)
         if taken is not None:
             return taken
-        document = self._operations.find_one_and_update(
-            {"_id": name, "fence": found["fence"]} if found else {"_id": name},
-            records.taking(assignment, owner, counted=counted, error=error),
-            upsert=found is None,
-            return_document=ReturnDocument.AFTER,
-            session=session,
-        )
-        if document is None:  # without transactions another one has taken it just now
-            msg = f"{assignment.key}: another worker has taken it meanwhile"
-            raise FenceLost(msg)
+        taking = records.taking(assignment, owner, counted=counted, error=error)
+        document = self._seize(assignment, found, taking, session)
         who = {"number": assignment.key.number, "worker": owner.worker}
         self._tell(assignment, "taken", session, fence=document["fence"], **who)
         return records.taken(assignment, document)
@@ -236,20 +224,9 @@ class MongodbJournal(Journal[Handle]):
                 self._end(assignment, session)
             return records.untaken(assignment, found)
         self._confirm_undone(assignment, session)
+        self._ranges.fence_out(assignment.key, session)
         self._go_on(assignment, session)
         return None
-
-    def _confirm_run(self, assignment: Assignment, session: Session) -> None:
-        """By a write: a read could be of a moment before the head moved on (Law 4)."""
-        run, generation = assignment.run, assignment.generation
-        ours = {"_id": records.HEAD, "generation": generation, "run": run}
-        known = {"schema_version": {"$lte": SCHEMA_VERSION}}
-        taken = {"$inc": {"taken": 1}}
-        if not self._head.update_one(ours | known, taken, session=session).matched_count:
-            head = self._head.find_one(ours, session=session)
-            confirm_schema("mongodb", head["schema_version"] if head else SCHEMA_VERSION)
-            msg = f"the journal is not at generation {generation} of run {run}"
-            raise Outdated(msg)
 
     def _start_migration(self, assignment: Assignment, session: Session) -> None:
         """Make the migration's record where it begins, or begins again."""
@@ -297,32 +274,18 @@ class MongodbJournal(Journal[Handle]):
             raise Outdated(msg)
 
     def prepare(self, taken: Taken, prepared: Prepared) -> Taken:
-        """Write what was found, under the fence."""
-        self._write(taken, {"undo": prepared.undo, "total": prepared.total}, None)
+        """Write what was found, under the fence, and the ranges in the same transaction."""
+        found = {"undo": prepared.recorded, "total": prepared.total}
+        if not prepared.ranges:
+            self._write(taken, found, None)
+            return taken.prepared(prepared)
+
+        def write(session: Session) -> None:
+            self._write(taken, found | {"cursor": prepared.cursor}, session)
+            self._ranges.make(taken.assignment.key, prepared.ranges, session)
+
+        self._connection.atomically(write)
         return taken.prepared(prepared)
-
-    def step(self, taken: Taken, batch: Callable[[Handle], Step], *, transactional: bool) -> Taken:
-        """Run a batch and write its checkpoint, in one transaction if it can; see `Journal.step`.
-
-        The checkpoint is written last: while it is not, a successor's take-over does not
-        have to wait for this transaction.
-        """
-
-        def both(session: Session) -> Step:
-            step = batch(self._connection.handle(session))
-            self._check_in(taken, step, session)
-            return step
-
-        try:
-            if transactional:
-                step = self._connection.once(both)
-            else:
-                step = batch(self._connection.handle())
-                self._connection.atomically(lambda session: self._check_in(taken, step, session))
-        except OperationFailure as error:
-            self._explain(taken, error)
-            raise
-        return taken.stepped(step)
 
     def _check_in(self, taken: Taken, step: Step, session: Session) -> None:
         self._write(taken, records.checkpoint(taken, step), session)
@@ -334,12 +297,6 @@ class MongodbJournal(Journal[Handle]):
             if taken.assignment.last:
                 self._end(taken.assignment, session)
 
-    def _explain(self, taken: Taken, error: OperationFailure) -> None:
-        """A transaction that met a successor's fence ends as a write conflict: say what it was."""
-        with suppress(PyMongoError):
-            if not self._operations.find_one(_ours(taken), {"_id": True}):
-                raise _lost(taken) from error
-
     def fail(self, taken: Taken, error: str, state: MigrationState) -> None:
         """Write the lasting error and how the migration ended, under the fence."""
         assignment = taken.assignment
@@ -349,6 +306,7 @@ class MongodbJournal(Journal[Handle]):
 
         def write(session: Session) -> None:
             self._write(taken, failed, session, fence=taken.fence + 1)
+            self._ranges.fence_out(assignment.key, session)
             record = self._migrations.find_one(version, session=session)
             told = {"number": assignment.key.number, "error": error, **records.which(record)}
             if record:
@@ -361,13 +319,6 @@ class MongodbJournal(Journal[Handle]):
             self._tell(assignment, event.value, session, **told)
 
         self._connection.atomically(write)
-
-    def note(self, taken: Taken, error: str | None) -> None:
-        """Write a passing error or an orderly stop; the attempt is taken back."""
-        attempts = max(taken.attempts - 1, 0)
-        left = records.LEFT if error is None else {}
-        noted = {"error": error, "attempts": attempts, "updated": records.now(), **left}
-        self._write(taken, noted, None)
 
     def prune(self, before: datetime, *, run: str, by: str) -> list[Pruned]:
         """Remove what was kept before `before`; see `Journal.prune`.
@@ -399,15 +350,6 @@ class MongodbJournal(Journal[Handle]):
 
     # -- the writes they share -----------------------------------------------------------
 
-    def _write(
-        self, taken: Taken, fields: Document, session: Session, *, fence: int | None = None
-    ) -> None:
-        """Write under the fence; a new `fence` ends this worker's own right."""
-        written = fields if fence is None else fields | {"fence": fence}
-        result = self._operations.update_one(_ours(taken), {"$set": written}, session=session)
-        if not result.matched_count:
-            raise _lost(taken)
-
     def _end(self, assignment: Assignment, session: Session) -> None:
         """Bring the migration to its outcome, unless it is there already."""
         outcome = assignment.outcome
@@ -426,47 +368,27 @@ class MongodbJournal(Journal[Handle]):
     # -- the collections -----------------------------------------------------------------
 
     @property
-    def _head(self) -> Collection[Document]:
-        return self._collection("head")
+    def rows(self) -> Collection[Document]:
+        """The operations."""
+        return self._collection("operations")
+
+    @property
+    def _operations(self) -> Collection[Document]:
+        return self.rows
 
     @property
     def _migrations(self) -> Collection[Document]:
         return self._collection("migrations")
 
     @property
-    def _operations(self) -> Collection[Document]:
-        return self._collection("operations")
-
-    @property
-    def _history(self) -> Collection[Document]:
-        return self._collection("history")
-
-    @property
     def _kept(self) -> Collection[Document]:
         return self._collection("undo")
-
-    def _collection(self, part: str) -> Collection[Document]:
-        return self._connection.database[f"{self._namespace}_{part}"]
-
-
-def _ours(taken: Taken) -> Document:
-    """The operation as long as it is this worker's, and not ended."""
-    return {
-        "_id": records.name(taken.assignment.key),
-        "fence": taken.fence,
-        "state": taken.assignment.at_work,
-    }
 
 
 def _again(assignment: Assignment, migration: Document) -> bool:
     """Whether a migration that was rolled back is to be applied again, from its start."""
     forward = assignment.outcome is MigrationState.APPLIED
     return forward and bool(migration["state"] == MigrationState.ROLLED_BACK)
-
-
-def _lost(taken: Taken) -> FenceLost:
-    msg = f"{taken.assignment.key}: the journal has a newer fence than {taken.fence}"
-    return FenceLost(msg)
 
 
 def _matched(count: int) -> None:

@@ -1,9 +1,10 @@
 """The journal's documents, and what the rest of the project reads in them.
 
 `{namespace}_head` holds one document, `_migrations` one for each migration with its version
-as `_id`, `_operations` one for each operation with `{version, number}`, `_history` one for
-each event. `cursor` and `undo` are BSON as the operation gave them. `_undo` has what the
-operations keep for their way back: see `kept.py`.
+as `_id`, `_operations` one for each operation with `{version, number}`, `_ranges` one for each
+range of one with `{version, number, range}`, `_history` one for each event. `cursor` and `undo`
+are BSON as the operation gave them. `_undo` has what the operations keep for their way back: see
+`kept.py`.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from dharma_tasks.records import (
     OperationRecord,
     OperationState,
     Owner,
+    RangeRecord,
 )
-from dharma_tasks.work import WAY_BACK, Assignment, Step, Taken, Walked
+from dharma_tasks.work import WAY_BACK, Assignment, Range, Step, Taken, Walked
 
-COLLECTIONS = ("head", "migrations", "operations", "history", "undo")
+COLLECTIONS = ("head", "migrations", "operations", "ranges", "history", "undo")
 HEAD = "head"
 AT_WORK = (OperationState.RUNNING, OperationState.UNDOING)
 
@@ -38,8 +40,9 @@ def now() -> datetime:
 
 
 def name(key: Key) -> Document:
-    """The `_id` of an operation's document. The order of its fields is part of it."""
-    return {"version": key.version, "number": key.number}
+    """The `_id` of an operation's document, or a range's. The order of its fields is part of it."""
+    of = {"range": key.range} if key.range is not None else {}
+    return {"version": key.version, "number": key.number, **of}
 
 
 def taking(
@@ -106,6 +109,22 @@ def taken(assignment: Assignment, document: Document) -> Taken:
         former=Owner.model_validate(former) if former else None,
         walked=Walked(**walked) if walked else None,
     )
+
+
+def made(each: Range) -> Document:
+    """A range that nobody has taken yet."""
+    return NOTHING | {
+        "cursor": each.cursor,
+        "undo": each.undo,
+        "owner": None,
+        "updated": now(),
+    }
+
+
+def range_record(document: Document) -> RangeRecord:
+    """A range, from its document."""
+    fields = {k: v for k, v in document.items() if k in RangeRecord.model_fields}
+    return RangeRecord.model_validate(fields | {"number": document["_id"]["range"]})
 
 
 def untaken(assignment: Assignment, document: Document | None) -> Taken:

@@ -13,6 +13,8 @@ from dharma_tasks.records import MigrationState
 _RAISE = """
 WITH raised AS (
     UPDATE {operations} SET fence = fence + 1 WHERE state <> 'done'
+), ranges AS (
+    UPDATE {ranges} SET fence = fence + 1 WHERE state <> 'done'
 )
 UPDATE {head} SET run = %(run)s, generation = generation + 1, plan = NULL
 """
@@ -64,6 +66,12 @@ UPDATE {operations} SET state = CASE state WHEN 'failed' THEN 'running' ELSE sta
 WHERE version = %(version)s AND state IN ('failed', 'running', 'undoing')
 """
 
+_RANGES_AGAIN = """
+UPDATE {ranges} SET state = CASE state WHEN 'failed' THEN 'running' ELSE state END,
+    attempts = 0, error = NULL, worker = NULL, owner = NULL, updated = clock_timestamp()
+WHERE version = %(version)s AND state IN ('failed', 'running')
+"""
+
 _GOING = """
 UPDATE {migrations} SET state = %(state)s, run = %(run)s, by = %(by)s, error = NULL,
     finished = NULL, seconds = NULL
@@ -74,8 +82,8 @@ _STATEMENTS = {
     None: (_NAME,),
     MigrationState.APPLIED: (_RESET, _DONE, _APPLIED),
     MigrationState.ROLLED_BACK: (_RESET, _ROLLED_BACK),
-    MigrationState.RUNNING: (_AGAIN, _GOING),
-    MigrationState.ROLLING_BACK: (_AGAIN, _GOING),
+    MigrationState.RUNNING: (_AGAIN, _RANGES_AGAIN, _GOING),
+    MigrationState.ROLLING_BACK: (_AGAIN, _RANGES_AGAIN, _GOING),
 }
 
 

@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 from psycopg import errors
 
-from dharma_tasks.databases.postgresql import declaring, rows, statements
+from dharma_tasks.databases.postgresql import declaring, rows
+from dharma_tasks.databases.postgresql.ledger import PostgresqlLedger
+from dharma_tasks.databases.postgresql.ranges import PostgresqlRanges
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import FenceLost, Outdated
 from dharma_tasks.journal import Declaration, Entry, Journal, Opening, confirm_schema
@@ -25,21 +27,13 @@ from dharma_tasks.records import (
 from dharma_tasks.work import Assignment, Earlier, Prepared, Step, Taken
 
 
-class ConnectionChanged(errors.ConnectionException):
-    """The connection is not the one with which the operation was taken over.
-
-    The journal names another server process as the owner's, which a successor could not end;
-    so the operation is taken over anew (Law 4).
-    """
-
-
-class PostgresqlJournal(Journal[Session]):
+class PostgresqlJournal(PostgresqlLedger, Journal[Session]):
     """See `dharma_tasks.journal.Journal` for what each method promises."""
 
     def __init__(self, session: Session, namespace: str, free: Callable[[Owner], None]) -> None:
         """Use `session`, the one that the work is done with."""
-        self._session = session
-        self._sql = _Statements(namespace)
+        super().__init__(session, namespace, "operations")
+        self._ranges = PostgresqlRanges(session, namespace)
         self._free = free
         self._is_current = False
 
@@ -73,15 +67,14 @@ class PostgresqlJournal(Journal[Session]):
         found = self._session.journal(self._sql.HISTORY, limit=limit)
         return [HistoryRecord(**dict(zip(fields, row, strict=True))) for row in found[::-1]]
 
-    def owner(self, key: Key) -> Owner | None:
-        """Who has the operation; None after an orderly stop, a failure or its end."""
-        self._session.clean()
-        found = self._session.journal(self._sql.OWNER, version=key.version, number=key.number)
-        return Owner.model_validate(found[0][0]) if found else None
+    @property
+    def ranges(self) -> PostgresqlRanges:
+        """On the same connection."""
+        return self._ranges
 
     def earlier(self, key: Key) -> list[Earlier]:
         """Read the records of those before it."""
-        found = self._session.journal(self._sql.EARLIER, version=key.version, number=key.number)
+        found = self._session.journal(self._sql.EARLIER, **rows.of(key))
         return [Earlier(undo or {}, cursor) for undo, cursor in found]
 
     # --- a run ---
@@ -173,19 +166,7 @@ class PostgresqlJournal(Journal[Session]):
     ) -> Taken:
         """Take over, in one statement, in a clean session."""
         self._session.clean()
-        values = {
-            **rows.values(assignment),
-            "generation": assignment.generation,
-            "schema": SCHEMA_VERSION,
-            "name": assignment.name,
-            "checksum": assignment.checksum,
-            "count": assignment.count,
-            "type": assignment.type,
-            "worker": owner.worker,
-            "owner": owner.model_dump_json(),
-            "counted": counted,
-            "error": rows.storable(error) if error else None,
-        }
+        values = rows.taking(assignment, owner, counted=counted, error=error)
         self._upgrade()
         statement = self._sql.TAKE_BACK if assignment.back else self._sql.TAKE
         # None, and then a row: another worker has finished it while this one waited for it.
@@ -213,36 +194,27 @@ class PostgresqlJournal(Journal[Session]):
         return "the operation before it is not done, or this run has undone it"
 
     def prepare(self, taken: Taken, prepared: Prepared) -> Taken:
-        """Write what was found."""
-        self._same_connection(taken)
-        undo = json.dumps(prepared.undo)
-        self._write(self._sql.PREPARE, taken, undo=undo, total=prepared.total)
-        return taken.prepared(prepared)
-
-    def step(self, taken: Taken, batch: Callable[[Session], Step], *, transactional: bool) -> Taken:
-        """Run a batch and its checkpoint, in one transaction where `transactional`."""
+        """Write what was found, and the ranges in the same transaction."""
         self._same_connection(taken)
         session = self._session
+        undo, cursor = json.dumps(prepared.recorded), json.dumps(prepared.cursor)
+        session.rollback()
         try:
-            if transactional:
-                session.begin()
-            step = batch(session)
-            if not transactional:
-                session.begin()
-            self._checkpoint(taken, step)
+            session.begin()
+            self._fenced(self._sql.PREPARE, taken, undo=undo, cursor=cursor, total=prepared.total)
+            if prepared.ranges:
+                values = rows.values(taken.assignment) | {"ranges": rows.ranges(prepared)}
+                session.connection.execute(self._sql.MAKE_RANGES, values)
             session.commit()
         finally:
             session.rollback()
-        return taken.stepped(step)
+        return taken.prepared(prepared)
 
     def _checkpoint(self, taken: Taken, step: Step) -> None:
-        values = {"cursor": json.dumps(step.cursor), "done": step.done, "total": step.total}
         if step.finished and taken.assignment.back:
             self._fenced(self._sql.UNDONE, taken)
-        elif step.finished:
-            self._fenced(self._sql.FINISH, taken, **values)
         else:
-            self._fenced(self._sql.STEP, taken, **values)
+            self._stepped(self._sql.FINISH if step.finished else self._sql.STEP, taken, step)
 
     def fail(self, taken: Taken, error: str, state: MigrationState) -> None:
         """Write the lasting error."""
@@ -252,10 +224,6 @@ class PostgresqlJournal(Journal[Session]):
         else:
             shown = taken.assignment.failure(said)
             self._write(self._sql.FAIL, taken, error=said, shown=shown, state=state.value)
-
-    def note(self, taken: Taken, error: str | None) -> None:
-        """Write a passing error or an orderly stop, and give the attempt back."""
-        self._write(self._sql.NOTE, taken, error=rows.storable(error) if error else None)
 
     def audit(self, entry: Entry) -> None:
         """Add an entry to the history, where none says the same."""
@@ -276,58 +244,3 @@ class PostgresqlJournal(Journal[Session]):
             session.commit()
         finally:
             session.rollback()
-
-    # --- writing ---
-
-    def _write(self, statement: str, taken: Taken, **values: object) -> None:
-        """A fenced write in a transaction of its own."""
-        session = self._session
-        session.rollback()
-        try:
-            session.begin()
-            self._fenced(statement, taken, **values)
-            session.commit()
-        finally:
-            session.rollback()
-
-    def _fenced(self, statement: str, taken: Taken, **values: object) -> None:
-        """The write that only the owner may do, at the end of the open transaction."""
-        self._session.become_ours()
-        values |= {**rows.values(taken.assignment), "fence": taken.fence}
-        try:
-            if self._session.journal(statement, **values):
-                return
-        except errors.SerializationFailure as error:
-            # A file with an isolation level of its own does not see the newer fence but fails.
-            self._session.rollback()
-            if self._found(taken.assignment)[0] == taken.fence:
-                raise
-            raise _lost(taken) from error
-        raise _lost(taken)
-
-    def _found(self, assignment: Assignment) -> tuple[int | None, str | None]:
-        """The operation's fence and state, as they are now."""
-        key = assignment.key
-        found = self._session.journal(self._sql.FENCE, version=key.version, number=key.number)
-        return found[0] if found else (None, None)
-
-    def _same_connection(self, taken: Taken) -> None:
-        if self._session.identity != taken.mark:
-            msg = "the connection was made anew after the operation was taken over"
-            raise ConnectionChanged(msg)
-
-
-class _Statements:
-    """The statements with the names of one journal, each made on first use."""
-
-    def __init__(self, namespace: str) -> None:
-        self.namespace = namespace
-
-    def __getattr__(self, name: str) -> str:
-        text = statements.rendered(getattr(statements, name), self.namespace)
-        setattr(self, name, text)
-        return text
-
-
-def _lost(taken: Taken) -> FenceLost:
-    return FenceLost(f"{taken.assignment.key}: fence {taken.fence} is not the newest any more")

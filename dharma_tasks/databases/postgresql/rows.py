@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from psycopg.rows import TupleRow
 
-from dharma_tasks.migration import JSON
+from dharma_tasks.migration import JSON, Key
 from dharma_tasks.records import (
+    SCHEMA_VERSION,
     Direction,
     Head,
     MigrationRecord,
     OperationRecord,
     OperationState,
     Owner,
+    RangeRecord,
 )
-from dharma_tasks.work import WAY_BACK, Assignment, Taken, Walked
+from dharma_tasks.work import WAY_BACK, Assignment, Prepared, Taken, Walked
+
+
+def of(key: Key) -> dict[str, Any]:
+    """Which operation, or which range of it."""
+    return {"version": key.version, "number": key.number, "range": key.range}
 
 
 def values(assignment: Assignment) -> dict[str, Any]:
     """What every statement may need of an operation."""
     return {
-        "version": assignment.key.version,
-        "number": assignment.key.number,
+        **of(assignment.key),
         "run": assignment.run,
         "by": assignment.by,
         "going": assignment.going.value,
@@ -32,6 +41,30 @@ def values(assignment: Assignment) -> dict[str, Any]:
         "ended": "undone" if assignment.back else "done",
         "way_back": WAY_BACK,
     }
+
+
+def taking(
+    assignment: Assignment, owner: Owner, *, counted: bool, error: str | None
+) -> dict[str, Any]:
+    """What taking over needs besides."""
+    return {
+        **values(assignment),
+        "generation": assignment.generation,
+        "schema": SCHEMA_VERSION,
+        "name": assignment.name,
+        "checksum": assignment.checksum,
+        "count": assignment.count,
+        "type": assignment.type,
+        "worker": owner.worker,
+        "owner": owner.model_dump_json(),
+        "counted": counted,
+        "error": storable(error) if error else None,
+    }
+
+
+def ranges(prepared: Prepared) -> str:
+    """The ranges that are to be made, as JSON."""
+    return json.dumps([asdict(each) for each in prepared.ranges])
 
 
 def storable(text: str) -> str:
@@ -89,7 +122,12 @@ def operation(row: list[Any]) -> OperationRecord:
     return OperationRecord.model_validate(dict(zip(_OPERATION, row, strict=True)))
 
 
-def taken(assignment: Assignment, row: TupleRow, mark: JSON) -> Taken:
+def range_record(row: TupleRow) -> RangeRecord:
+    """One of `RANGES`."""
+    return RangeRecord.model_validate(dict(zip(RangeRecord.model_fields, row, strict=True)))
+
+
+def taken(assignment: Assignment, row: Sequence[Any], mark: JSON) -> Taken:
     """What was taken: `TAKE` says nothing of the way back, `TAKE_BACK` how far it had come."""
     fence, state, cursor, undo, done, total, attempts, former, *rest = row
     walked = rest[0] if rest else None

@@ -1,7 +1,8 @@
 """The journal's SQL. Names are always qualified: files set `search_path` (FAULTS 14).
 
 Every write is one statement, so that it is whole or not at all, costs one round trip, and
-its parts see the same moment. `%(fence)s` and the like are the driver's parameters.
+its parts see the same moment. `%(fence)s` and the like are the driver's parameters. What serves
+operations and ranges alike says `{rows}` and `{this}`.
 """
 
 from __future__ import annotations
@@ -55,6 +56,24 @@ CREATE TABLE IF NOT EXISTS {operations} (
 );
 ALTER TABLE {operations} ADD COLUMN IF NOT EXISTS walked json,
     ADD COLUMN IF NOT EXISTS run text;
+CREATE TABLE IF NOT EXISTS {ranges} (
+    version text,
+    number integer,
+    range integer,
+    state text NOT NULL,
+    fence bigint NOT NULL,
+    cursor json,
+    undo json,
+    done bigint NOT NULL DEFAULT 0,
+    total bigint,
+    attempts integer NOT NULL DEFAULT 0,
+    error text,
+    worker text,
+    owner json,
+    former json,
+    updated timestamptz NOT NULL,
+    PRIMARY KEY (version, number, range)
+);
 CREATE TABLE IF NOT EXISTS {history} (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -92,11 +111,8 @@ TOOK = "extract(epoch FROM clock_timestamp() - coalesce(turned, started))"
 
 EXISTS = "SELECT to_regclass({head_name}) IS NOT NULL"
 
-CURRENT = """
-SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute
-    WHERE attrelid = to_regclass({history_name}) AND attname = 'seconds')
-"""
-"""Whether the column is there that was added last. Asked first, because ALTER TABLE … IF NOT EXISTS
+CURRENT = "SELECT to_regclass({ranges_name}) IS NOT NULL"
+"""Whether the table is there that was added last. Asked first, because ALTER TABLE … IF NOT EXISTS
 locks everybody out to find the same."""
 
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended({head_name}, 0))"
@@ -114,6 +130,8 @@ HEAD_LOCKED = "SELECT run, generation, schema_version FROM {head} FOR UPDATE"
 OPEN = """
 WITH raised AS (
     UPDATE {operations} SET fence = fence + 1 WHERE state <> 'done'
+), ranges AS (
+    UPDATE {ranges} SET fence = fence + 1 WHERE state <> 'done'
 ), history AS (
     INSERT INTO {history} (event, run, by, detail)
     VALUES ('run', %(run)s, %(by)s, %(detail)s)
@@ -125,6 +143,8 @@ RETURNING generation
 
 OWNERS = """
 SELECT owner FROM {operations} WHERE state IN ('running', 'undoing') AND owner IS NOT NULL
+UNION ALL
+SELECT owner FROM {ranges} WHERE state = 'running' AND owner IS NOT NULL
 """
 
 MIGRATIONS = """
@@ -154,8 +174,10 @@ FROM {history} h ORDER BY id DESC LIMIT %(limit)s
 """As `HistoryRecord` has it; `detail` holds a worker, an error, or what a run is and, as its last
 word, the plan's checksum. An older journal has not the last three: as keys they may be missing."""
 
-OWNER = """
-SELECT owner FROM {operations}
+OWNER = "SELECT owner FROM {rows} WHERE {this} AND owner IS NOT NULL"
+
+RANGE_OWNERS = """
+SELECT owner FROM {ranges}
 WHERE version = %(version)s AND number = %(number)s AND owner IS NOT NULL
 """
 
@@ -289,6 +311,9 @@ WITH head AS (
     SELECT coalesce(o.fence, 0) AS fence
     FROM head LEFT JOIN {operations} o ON o.version = %(version)s AND o.number = %(number)s
     WHERE coalesce(o.state, 'pending') = 'pending' AND NOT EXISTS (SELECT 1 FROM taken)
+), ranges AS (
+    UPDATE {ranges} SET fence = fence + 1
+    WHERE version = %(version)s AND number = %(number)s AND EXISTS (SELECT 1 FROM taken)
 ), going AS (
     UPDATE {migrations} SET state = 'rolling_back', run = %(run)s, by = %(by)s, finished = NULL,
         seconds = NULL, turned = coalesce(turned, clock_timestamp()),
@@ -319,15 +344,16 @@ statement does not see, and FOR UPDATE goes before it, as `TAKE` locks the rows 
 order. `ended` is for a last operation that was never begun, and so has no end of its own."""
 
 PREPARE = """
-UPDATE {operations} SET undo = %(undo)s::json, total = %(total)s, updated = clock_timestamp()
-WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s AND state = 'running'
+UPDATE {operations} SET undo = %(undo)s::json, cursor = %(cursor)s::json, total = %(total)s,
+    updated = clock_timestamp()
+WHERE {this} AND fence = %(fence)s AND state = 'running'
 RETURNING 1
 """
 
 STEP = """
-UPDATE {operations} SET cursor = %(cursor)s::json, done = done + %(done)s,
+UPDATE {rows} SET cursor = %(cursor)s::json, done = done + %(done)s,
     total = coalesce(%(total)s, total), attempts = 0, error = NULL, updated = clock_timestamp()
-WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s AND state = %(at_work)s
+WHERE {this} AND fence = %(fence)s AND state = %(at_work)s
 RETURNING 1
 """
 
@@ -370,9 +396,13 @@ WITH failed AS (
         state = CASE state WHEN 'undoing' THEN state ELSE 'failed' END,
         attempts = CASE state WHEN 'undoing' THEN 0 ELSE attempts END,
         fence = fence + 1
-    WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s
-        AND state = %(at_work)s
+    WHERE {this} AND fence = %(fence)s AND state = %(at_work)s
     RETURNING 1
+), ranges AS (
+    UPDATE {ranges} SET fence = fence + 1, attempts = 0, owner = NULL,
+        state = CASE state WHEN 'failed' THEN 'running' ELSE state END
+    WHERE version = %(version)s AND number = %(number)s AND state <> 'done'
+        AND EXISTS (SELECT 1 FROM failed)
 ), migration AS (
     UPDATE {migrations} SET state = %(state)s, error = coalesce(error, %(shown)s),
         finished = clock_timestamp(), seconds = {took}
@@ -387,7 +417,8 @@ WITH failed AS (
 SELECT 1 FROM failed
 """
 """What was being undone stays so, without an owner: the fence alone ends its worker's right. An
-error that is there already is the first one: going forward, the taking has removed it."""
+error that is there already is the first one: going forward, the taking has removed it. A range that
+has failed has told it now; whoever goes on with the operation goes on with that one too."""
 
 SPARE = """
 WITH failed AS (
@@ -411,9 +442,9 @@ SELECT 1 FROM failed
 row as it was before the statement, with `turned`."""
 
 NOTE = """
-UPDATE {operations} SET error = %(error)s, attempts = greatest(attempts - 1, 0), owner = NULL,
+UPDATE {rows} SET error = %(error)s, attempts = greatest(attempts - 1, 0), owner = NULL,
     updated = clock_timestamp()
-WHERE version = %(version)s AND number = %(number)s AND fence = %(fence)s AND state = %(at_work)s
+WHERE {this} AND fence = %(fence)s AND state = %(at_work)s
 RETURNING 1
 """
 
@@ -428,20 +459,100 @@ WHERE NOT EXISTS (
 """
 """To be run under `LOCK`: of two at once the second must see the first one's entry."""
 
-FENCE = """
-SELECT fence, state FROM {operations} WHERE version = %(version)s AND number = %(number)s
+FENCE = "SELECT fence, state FROM {rows} WHERE {this}"
+
+# --- ranges: {rows} are these here ---
+
+RANGES = """
+SELECT r.range, r.state, r.cursor, r.done, r.error
+FROM {ranges} r JOIN {operations} o USING (version, number)
+WHERE version = %(version)s AND number = %(number)s AND r.range <= (o.undo ->> 'ranges')::integer
+ORDER BY r.range
+"""
+"""What is left of another time that had more is of no operation."""
+
+MAKE_RANGES = """
+INSERT INTO {ranges} AS r (version, number, range, state, fence, cursor, undo, updated)
+SELECT %(version)s, %(number)s, made.range, 'pending', 1, made.each -> 'cursor',
+    made.each -> 'undo', clock_timestamp()
+FROM json_array_elements(%(ranges)s::json) WITH ORDINALITY AS made (each, range)
+ON CONFLICT (version, number, range) DO UPDATE SET state = 'pending', fence = r.fence + 1,
+    cursor = excluded.cursor, undo = excluded.undo, done = 0, total = NULL,
+    attempts = 0, error = NULL, worker = NULL, owner = NULL, former = NULL,
+    updated = excluded.updated
+"""
+"""A fence goes on rising: who was frozen since another time must not find its number."""
+
+TAKE_RANGE = """
+WITH head AS (
+    SELECT 1 FROM {head} WHERE generation = %(generation)s AND run = %(run)s
+        AND schema_version <= %(schema)s
+    FOR SHARE
+), operation AS (
+    SELECT undo FROM {operations}
+    WHERE version = %(version)s AND number = %(number)s AND state = 'running'
+        AND %(range)s <= (undo ->> 'ranges')::integer AND EXISTS (SELECT 1 FROM head)
+    FOR SHARE
+), taken AS (
+    UPDATE {ranges} r SET
+        state = 'running',
+        fence = r.fence + 1,
+        worker = %(worker)s,
+        former = r.owner,
+        owner = %(owner)s::json,
+        updated = clock_timestamp(),
+        error = %(error)s,
+        attempts = CASE WHEN r.state <> 'running' THEN 1
+            WHEN r.owner IS NULL OR %(counted)s THEN r.attempts + 1 ELSE r.attempts END
+    WHERE {this} AND r.state <> 'done' AND EXISTS (SELECT 1 FROM operation)
+    RETURNING fence, state, cursor, undo, done, total, attempts, former
+), history AS (
+    INSERT INTO {history} (event, run, by, version, number, fence, detail)
+    SELECT 'taken', %(run)s, %(by)s, %(version)s, %(number)s, fence,
+        %(worker)s || ', range ' || %(range)s::text
+    FROM taken
+), found AS (
+    SELECT fence, state, cursor, undo, done, total, attempts, former FROM taken
+    UNION ALL
+    SELECT fence, state, cursor, undo, done, total, attempts, NULL::json FROM {ranges}
+    WHERE {this} AND state = 'done' AND NOT EXISTS (SELECT 1 FROM taken)
+)
+SELECT f.fence, f.state, f.cursor, f.undo, f.done, f.total, f.attempts, f.former, o.undo
+FROM found f, operation o
+"""
+"""The lock on the operation makes it wait for one that fails or begins to be undone, and that one
+for it: what has raised the fences of all ranges leaves none that is taken unseen (FAULTS 22)."""
+
+FINISH_RANGE = """
+UPDATE {rows} SET cursor = %(cursor)s::json, done = done + %(done)s,
+    total = coalesce(%(total)s, total), attempts = 0, error = NULL, state = 'done', owner = NULL,
+    updated = clock_timestamp()
+WHERE {this} AND fence = %(fence)s AND state = 'running'
+RETURNING 1
 """
 
+FAIL_RANGE = """
+UPDATE {rows} SET error = %(error)s, owner = NULL, state = 'failed', fence = fence + 1,
+    updated = clock_timestamp()
+WHERE {this} AND fence = %(fence)s AND state = 'running'
+RETURNING 1
+"""
 
-def rendered(template: str, namespace: str) -> str:
-    """Put the names of the journal `namespace` into a statement."""
+_OPERATION = "version = %(version)s AND number = %(number)s"
+_RANGE = f"{_OPERATION} AND range = %(range)s"
+
+
+def rendered(template: str, namespace: str, rows: str = "operations") -> str:
+    """Put the names of the journal `namespace` into a statement, which is about `rows`."""
     tables = {
         table: sql.Identifier("public", f"{namespace}_{table}")
-        for table in ("head", "migrations", "operations", "history")
+        for table in ("head", "migrations", "operations", "ranges", "history")
     }
-    names = {
-        f"{table}_name": sql.Literal(f"public.{namespace}_{table}") for table in ("head", "history")
+    names: dict[str, sql.Composable] = {
+        f"{table}_name": sql.Literal(f"public.{namespace}_{table}") for table in ("head", "ranges")
     }
-    parts = {"nothing": sql.SQL(NOTHING), "took": sql.SQL(TOOK)}
+    this = sql.SQL(_OPERATION if rows == "operations" else _RANGE)
+    parts = {"nothing": sql.SQL(NOTHING), "took": sql.SQL(TOOK), "this": this}
     ending = sql.SQL(ENDING).format(**tables, **parts)
+    names |= {"rows": tables[rows]}
     return sql.SQL(template).format(**tables, **names, **parts, ending=ending).as_string()

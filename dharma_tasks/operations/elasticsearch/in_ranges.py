@@ -36,11 +36,9 @@ from dharma_tasks.operations.elasticsearch.ranges import (
     refresh,
 )
 from dharma_tasks.operations.elasticsearch.server_tasks import Running
-from dharma_tasks.operations.paced import Throttled
+from dharma_tasks.operations.paced import Parallel, Throttled
 from dharma_tasks.work import Step, Work
 
-_AT_ONCE = 2
-"""More tasks were not faster (DESIGN.md, "Measured on real engines")."""
 _RANGE_SECONDS = 20
 """How long a range may take where the rate is held down: it is what a lost task costs."""
 _STEP_SECONDS = 0.8
@@ -80,6 +78,8 @@ class InRanges(Throttled[Elasticsearch]):
 
     batch: ServerBatch = ServerBatch()
     """How many documents the server reads and writes at once."""
+    parallel: Parallel = 2
+    """How many tasks run at once. On one node more were not faster."""
 
     @abstractmethod
     def origin(self, work: Work[Elasticsearch]) -> Source:
@@ -231,7 +231,7 @@ class InRanges(Throttled[Elasticsearch]):
         """Start tasks until enough run. Returns whether any was started."""
         started = False
         # A rate is kept by one task; two would each have to know of the other's end.
-        while len(progress.running) < (_AT_ONCE if work.rate is None else 1):
+        while len(progress.running) < (self.parallel if work.rate is None else 1):
             one = progress.again.pop(0) if progress.again else self._cut(work, progress)
             if one is None:
                 break

@@ -213,4 +213,6 @@ def weight_of_id(identity: Any) -> int:
     """About how many bytes an `_id` takes."""
     if isinstance(identity, str | bytes):
         return _SMALL + len(identity)
-    return len(bson.encode(identity)) if isinstance(identity, Mapping) else _SMALL
+    return (
+        len(bson.encode(identity, codec_options=CODEC)) if isinstance(identity, Mapping) else _SMALL
+    )

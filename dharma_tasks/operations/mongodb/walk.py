@@ -9,7 +9,7 @@ alone; the second say which documents are in the batch, where its two ends diffe
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from math import isnan
 from typing import Any
@@ -30,10 +30,14 @@ from dharma_tasks.operations.mongodb.keeping import BY_HAND, BY_ID, Documents, K
 from dharma_tasks.operations.mongodb.values import CollectionName, ValueDocument
 from dharma_tasks.operations.paced import Paced
 from dharma_tasks.records import Direction
-from dharma_tasks.work import Prepared, Step, Work
+from dharma_tasks.work import Prepared, Range, Step, Work
 
 _PLAIN = (ObjectId, str, UUID, datetime)
 """Between two of one of these types lie only values that the query operators compare with them."""
+
+
+_FAR = 2_000_000
+"""Index entries that one command passes over: some seconds, which a connection may be silent."""
 
 
 class Walk(Paced[Handle]):
@@ -82,15 +86,47 @@ class Walk(Paced[Handle]):
         found = existing(work.handle, self.collection)
         self._check(found, work.handle)
         documents = work.handle.database[self.collection]
-        last = documents.find({}, {"_id": True}).hint(BY_ID).sort("_id", -1).limit(1)
+        greatest = documents.find({}, {"_id": True}).hint(BY_ID).sort("_id", -1).limit(1)
+        last = [each["_id"] for each in greatest]
         keeps = self._keeping() is not None
         undo = {
             "identity": found.identity,
-            "last": [each["_id"] for each in last],
+            "last": last,
             "keeps": keeps,
             **({} if keeps else {"irreversible": "it has kept nothing of what it overwrote"}),
         }
-        return Prepared(undo=undo, total=documents.estimated_document_count())
+        total = documents.estimated_document_count()
+        return Prepared(undo, total, self._ranges(work, last, total))
+
+    def _ranges(self, work: Work[Handle], last: list[Any], total: int) -> tuple[Range, ...]:
+        """Cut at documents that are there. What is fewer than estimated makes fewer ranges."""
+        if self.parallel > 1 and not work.handle.transactions:
+            work.warn("a standalone server has no transactions: it is done without `parallel`")
+            return ()
+        begins: list[list[Any]] = [[]]
+        reached = 0
+        for cut in self.cuts(total) if last else ():
+            end: list[Any] | None = begins[-1]
+            while reached < cut and end is not None:
+                size = min(cut - reached, _FAR)
+                end = self._end(work, end, last, size)
+                reached += size
+            if end is None:
+                break
+            begins.append(end)
+        if len(begins) == 1:
+            return ()
+        return tuple(
+            Range({"after": begin[0]} if begin else None, {"last": end})
+            for begin, end in zip(begins, [*begins[1:], last], strict=True)
+        )
+
+    def joined(self, cursors: Sequence[Any]) -> Document:
+        """What was kept and touched, in all of them."""
+        found = [each or {} for each in cursors]
+        return {
+            name: sum(each.get(name, 0) for each in found) for name in ("walked", "kept", "touched")
+        }
 
     def step(self, work: Work[Handle]) -> Step:
         """Change the documents of the next batch."""
@@ -98,7 +134,7 @@ class Walk(Paced[Handle]):
             return Step(cursor=work.cursor, finished=True, total=0)
         before: Document = work.cursor or {}
         after = [before["after"]] if before else []
-        end = self._end(work, after)
+        end = self._end(work, after, work.undo["last"], work.size)
         upto = work.undo["last"][0] if end is None else end[0]
         keeping = self._keeping() if work.undo.get("keeps") else None
         counts: Document = {}
@@ -175,18 +211,20 @@ class Walk(Paced[Handle]):
         where, _ = self.change()
         return {"$and": [each for each in (within, where, self.filter) if each]}
 
-    def _end(self, work: Work[Handle], after: list[Any]) -> list[Any] | None:
-        """The last `_id` of the next batch; None where the rest of the walk is one batch.
+    def _end(
+        self, work: Work[Handle], after: list[Any], last: list[Any], size: int
+    ) -> list[Any] | None:
+        """The `_id` that is `size` further on than `after`; None where it is not below `last`.
 
         `min` includes its bound and `max` does not. Both scan the index alone.
         """
         scan = work.handle.database[self.collection].find(
             {}, {"_id": True}, session=work.handle.session, comment=work.label
         )
-        scan = scan.hint(BY_ID).sort(BY_ID).max([("_id", work.undo["last"][0])]).limit(1)
+        scan = scan.hint(BY_ID).sort(BY_ID).max([("_id", last[0])]).limit(1)
         if after:
             scan = scan.min([("_id", after[0])])
-        scan = scan.skip(work.size - 1 + len(after))
+        scan = scan.skip(size - 1 + len(after))
         return [each["_id"] for each in scan] or None
 
     def _update(self, work: Work[Handle], within: Document) -> int:

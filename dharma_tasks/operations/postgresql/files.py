@@ -18,7 +18,7 @@ from dharma_tasks.operations.postgresql.sql_statements import SqlStatements
 
 _PACE_KEYS = ("min", "max", "seconds")
 """Of `batch`, those that an operation has in a `batch` of its own."""
-_BATCH_KEYS = ("table", "key", "size", "throttle", *_PACE_KEYS)
+_BATCH_KEYS = ("table", "key", "size", "throttle", "parallel", *_PACE_KEYS)
 
 
 def read(content: JSON, path: Path) -> tuple[list[JSON], list[Problem]]:

@@ -71,6 +71,13 @@ SELECT (SELECT {values} FROM keys ORDER BY {columns} LIMIT 1),
     (SELECT count(*) FROM keys)
 """
 
+_COUNT = "SELECT count(*) FROM {table} WHERE {there}"
+
+_NTH = """
+SELECT {values} FROM {table} WHERE {row} < {last} AND {after}
+ORDER BY {columns} OFFSET %(size)s - 1 LIMIT 1
+"""
+
 _WITHIN = "SELECT count(*) FROM {table} WHERE {row} >= {start} AND {row} <= {end}"
 
 _FEW = 100_000
@@ -178,14 +185,36 @@ def total(handle: Session, walked: JSON) -> int | None:
     return counted if counted < _FEW else None
 
 
+def count(handle: Session, walked: JSON) -> int:
+    """How many rows have a key."""
+    return int(handle.query(_composed(_COUNT, walked))[0][0])
+
+
+def ends(handle: Session, walked: JSON, cuts: Sequence[int]) -> list[Any]:
+    """The keys at which a table is cut after so many rows each, the same one only once."""
+    found: list[Any] = []
+    after, before = None, 0
+    for cut in cuts:
+        rows = _after(handle, _NTH, walked, after, cut - before)
+        if not rows:
+            break
+        after, before = _few(rows[0][0]), cut
+        found.append(after)
+    return found
+
+
+def _after(handle: Session, text: str, walked: JSON, after: Any, size: int) -> list[Any]:
+    """What a query finds that looks at `size` rows above the key `after` (None: at all)."""
+    values = _parameters("last", walked["last"]) | _parameters("after", after)
+    above = "{row} > {after}" if after is not None else "true"
+    return handle.query(_composed(text.replace("{after}", above), walked), size=size, **values)
+
+
 def next_range(handle: Session, walked: JSON, after: Any, size: int) -> tuple[Range | None, bool]:
     """The next about `size` rows, if there are any; and whether they are the last ones."""
     if walked["last"] is None:
         return None, True
-    values = _parameters("last", walked["last"]) | _parameters("after", after)
-    text = _RANGE if after is not None else _RANGE.replace("{after}", "true")
-    text = text.replace("{after}", "{row} > {after}")
-    start, end, count = handle.query(_composed(text, walked), size=size, **values)[0]
+    start, end, count = _after(handle, _RANGE, walked, after, size)[0]
     if not count:
         return None, True
     rows = count

@@ -16,7 +16,7 @@ from dharma_tasks.operations.postgresql.parsing import END, START, NotSql, batch
 from dharma_tasks.operations.postgresql.sql_file import SqlFile
 from dharma_tasks.pace import Bounds
 from dharma_tasks.records import Direction
-from dharma_tasks.work import Prepared, Step, Work
+from dharma_tasks.work import Prepared, Range, Step, Work
 
 _STATEMENTS = {
     "insert_stmt",
@@ -112,7 +112,14 @@ class SqlBatch(Paced[Session], SqlFile):
         if skew := keys.refuse_skew(handle, walked):
             work.warn(skew)
         walked["last"] = keys.last(handle, walked)
-        return Prepared(undo=walked, total=keys.total(handle, walked))
+        if self.parallel == 1 or walked["last"] is None:
+            return Prepared(walked, keys.total(handle, walked))
+        total = keys.count(handle, walked)
+        ends = [*keys.ends(handle, walked, self.cuts(total)), walked["last"]]
+        if len(ends) == 1:
+            return Prepared(walked, total)
+        pairs = zip([None, *ends[:-1]], ends, strict=True)
+        return Prepared(walked, total, tuple(Range(after, {"last": end}) for after, end in pairs))
 
     def _tell_of_nulls(self, work: Work[Session], nulls: int) -> None:
         what = f"{nulls} rows of {self.table} have no {keys.shown(self.key)}"

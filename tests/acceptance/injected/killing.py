@@ -32,8 +32,10 @@ from elasticsearch import Elasticsearch
 from dharma_tasks import dispatch
 from dharma_tasks.databases.elasticsearch.journal import ElasticsearchJournal
 from dharma_tasks.databases.mongodb.journal import MongodbJournal
+from dharma_tasks.databases.mongodb.ranges import MongodbRanges
 from dharma_tasks.databases.postgresql.journal import PostgresqlJournal
-from dharma_tasks.journal import Journal
+from dharma_tasks.databases.postgresql.ranges import PostgresqlRanges
+from dharma_tasks.journal import Journal, Ledger
 from dharma_tasks.lease import Leases
 from dharma_tasks.records import OperationState
 from dharma_tasks.runs import Runs
@@ -106,15 +108,15 @@ def _of(name: str) -> Callable[..., Point]:
     return point
 
 
-def _in_batches(owner: type[Journal[Any]]) -> None:
-    """Reach the point `batch` inside each batch, after its effect and before its commit."""
+def _in_batches(owner: type[Ledger[Any]], name: str = "batch") -> None:
+    """Reach the point `name` inside each batch, after its effect and before its commit."""
     original = owner.step
 
     @wraps(original)
     def wrapped(self: Any, taken: Taken, batch: Callable[[Any], Step], **options: Any) -> Taken:
         def inside(handle: Any) -> Step:
             step = batch(handle)
-            reached("batch", taken.assignment.key.database, taken.assignment.type)
+            reached(name, taken.assignment.key.database, taken.assignment.type)
             return step
 
         return original(self, taken, inside, **options)
@@ -140,6 +142,10 @@ def _wrap() -> None:
         _in_batches(journal)
         _after(journal, "step", _stepped)
         _after(journal, "fail", lambda _, taken, *__: _of("failed")(taken))
+    for ranges in (MongodbRanges, PostgresqlRanges):
+        _after(ranges, "take", _of("range_taken"))
+        _in_batches(ranges, "range_batch")
+        _after(ranges, "fail", lambda _, taken, *__: _of("range_failed")(taken))
     _after(Elasticsearch, "reindex", lambda *_, **__: ("sent", "elasticsearch"))
     _after(Runs, "put_survey", lambda _, __, survey: ("surveyed", survey.database))
     _after(Runs, "start", lambda *_: ("planned",))
