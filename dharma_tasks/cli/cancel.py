@@ -21,15 +21,13 @@ from dharma_tasks.run import RunState, Snapshot
 def cancel(*, run: str | None, keep: bool, yes: bool, as_json: bool, by: str | None) -> None:
     """End RUN: the migrations that are open are rolled back. Without RUN the only open one.
 
-    What it has applied stays; nothing new begins. Workers roll back what is open as after a
-    failure, from the end of its batch on; an operation that cannot be undone stays, and is named.
-    With --keep nothing is undone and the run ends at once, also one that is being cancelled. A
-    `dharma rollback` that is cancelled finishes the migrations that are open; with --keep they
-    stay half undone, and the same rollback goes on with them. Asks first on a terminal.
+    What it has applied stays; nothing new begins. What is open is rolled back as after a failure;
+    an operation that cannot be undone stays, and is named. With --keep nothing is undone and the
+    run ends at once. A `dharma rollback` that is cancelled finishes the migrations that are open;
+    with --keep the same rollback goes on with them later. Asks first on a terminal.
 
     Exit status: 0 done, or being cancelled already; 2 refused, or the answer was no; 4 a service
-    or a worker cannot be reached; 130 Ctrl-C at the question. The submit that watches the run exits
-    with 5.
+    or a worker cannot be reached; 130 Ctrl-C at the question. Who watches the run ends with 5.
     """
     call(by, lambda steering: _cancel(steering, run, keep=keep, yes=yes), json=as_json)
 

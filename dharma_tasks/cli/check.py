@@ -68,7 +68,7 @@ class _Finding:
     type=click.Choice(["text", "github", "json"]),
     default="text",
     show_default=True,
-    help="Lines for people, annotations for GitHub Actions, or one JSON array.",
+    help="For people, GitHub Actions, or programs.",
 )
 @click.option("--json", "as_format", flag_value="json", help="The same as --format json.")
 @options.values
@@ -76,7 +76,7 @@ class _Finding:
     "--exclude",
     metavar="RULE",
     multiple=True,
-    help="A rule of squawk's to leave out, as often as needed.",
+    help="Leave out a rule of squawk's; may be repeated.",
 )
 def check(
     *, migrations: Path | None, strict: bool, as_format: str, given: JSON, exclude: tuple[str, ...]
@@ -85,8 +85,7 @@ def check(
 
     What submit would refuse is an error. PostgreSQL's files are also read by squawk, where it is
     installed; what it finds are warnings. A comment `-- squawk-ignore RULE` before a statement,
-    a .squawk.toml or --exclude leave out what does not fit. Values that nobody has given are left
-    out too, and all the rest is checked.
+    a .squawk.toml or --exclude leave out what does not fit.
 
     Exit status: 0 fine, 2 problems, or warnings with --strict.
     """

@@ -78,8 +78,7 @@ values = click.option(
     metavar="NAME=VALUE",
     multiple=True,
     callback=_values,
-    help='What {"$value": "NAME"} in the files stands for; JSON where it is valid JSON, else '
-    "text.  [default: DHARMA_VALUE_NAME]",
+    help='What {"$value": "NAME"} stands for: JSON, or text.',
 )
 
 max_rate = click.option(

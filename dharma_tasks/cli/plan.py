@@ -59,12 +59,11 @@ def plan(  # noqa: PLR0913 - one for each option
     given: JSON,
     as_json: bool,
 ) -> None:
-    """Show what a submit would do: the order, what waits for what, what cannot be undone, the SQL.
+    """Show what a submit would do: what waits for what, what cannot be undone, the SQL.
 
-    Of each operation also whether it is heavy (it goes through many documents or rows: about how
-    many, and how long that takes at the rates seen here before) or blocking (others wait for it).
-    The journals are read as they are, and nothing is written anywhere. What a submit would be
-    refused for is shown as it would show it.
+    Also what is heavy (about how many documents or rows, and how long that takes at the rates
+    seen here before) and what others wait for. The journals are read as they are, and nothing is
+    written anywhere. What a submit would be refused for is shown as it would show it.
 
     Exit status: 0, 2 when a submit would be refused, 4 when a database cannot be reached.
     """

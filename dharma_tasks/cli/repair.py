@@ -56,10 +56,10 @@ def repair(  # noqa: PLR0913 - one for each option
     by: str | None,
     **chosen: bool,
 ) -> None:
-    """Say of one migration what is true, after somebody has looked: VERSION of DATABASE.
+    """Say of the migration VERSION what is true, after somebody has looked.
 
     Nothing is carried out in the database; its journal is written to, with who said it and when.
-    Shows what it will write, and asks first, unless --yes is given.
+    Shows what it will write, and asks first.
 
     Exit status: 0 done; 2 refused, or the answer was no; 4 a service or a worker cannot be
     reached; 130 Ctrl-C at the question.
