@@ -4,10 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint bench picture chaos clean
+.PHONY: help setup demo up down test lint reference bench picture chaos clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/installed ## The virtual environment .venv with everything in it
 
@@ -38,6 +38,9 @@ lint: setup ## Format, rules and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+reference: setup ## docs/reference.md and the JSON Schemas, from the models
+	@$(BIN)/python -m dharma_tasks.reference
 
 bench: setup ## Dharma Tasks beside other ways to do the same; QUICK=1 tries it
 	@$(BIN)/python -m benchmarks $(if $(QUICK),--factor 0.01 --rounds 2) $(NAMES)

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from dharma_tasks.checker import Entry, check
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.explain import explain, suggestion
 from dharma_tasks.folder import MigrationFile, find
-from dharma_tasks.migration import JSON, Migration, Reference, Version, plain_version, reference
+from dharma_tasks.keys import MigrationKeys, RollbackKeys, names, valid_version
+from dharma_tasks.migration import JSON, Migration, Reference, Version, reference
 from dharma_tasks.operations import catalogue
 from dharma_tasks.operations.base import Catalogue, Operation
 from dharma_tasks.ordering import built_too_early
@@ -62,7 +63,7 @@ def load(folder: Path, values: Values = _NO_VALUES) -> Loaded:
         files, problems = find(folder)
     except OSError as error:
         what = f"the migrations folder {str(folder)!r} cannot be read: {error.strerror}"
-        todo = "Name the right one with --migrations DIR or in DHARMA_MIGRATIONS_DIR."
+        todo = "Make it (dharma init), or name it: --migrations DIR or DHARMA_MIGRATIONS_DIR."
         raise Refused([Problem("", "", what, todo)]) from error
     readings = [_read(file, values) for file in files]
     unread = {problem.file.partition("/")[0] for problem in problems}
@@ -75,7 +76,8 @@ def load(folder: Path, values: Values = _NO_VALUES) -> Loaded:
         raise Refused(sorted(located, key=lambda problem: problem.file))
     warnings = [_with_line(w, texts) for reading in readings for w in reading.warnings]
     if not files:
-        warnings.append(Problem("", "", f"there are no migrations in {str(folder)!r}", ""))
+        todo = "Make the first one: dharma init, or dharma new."
+        warnings.append(Problem("", "", f"there are no migrations in {str(folder)!r}", todo))
     rollbacks = {r.file.undoes: r.operations for r in readings if r.file.undoes}
     made = [r.migration(rollbacks.get(r.file.file, ())) for r in readings if not r.file.undoes]
     return Loaded(
@@ -103,40 +105,6 @@ def _with_line(problem: Problem, texts: Mapping[str, str]) -> Problem:
 # -- one file ------------------------------------------------------------------------------
 
 
-def _version(text: str) -> str:
-    if plain_version(text) is None:
-        msg = f"{text!r} is not a version: write MAJOR.MINOR.PATCH, for instance '1.2.0'"
-        raise ValueError(msg)
-    if text == "0.0.0":
-        msg = "'0.0.0' stands for nothing applied: begin with '0.0.1' or higher"
-        raise ValueError(msg)
-    return text
-
-
-def _name(text: str) -> str:
-    if not (text.strip() and text.isprintable()):
-        msg = "must be one line of printable characters, for lists and logs"
-        raise ValueError(msg)
-    return text
-
-
-class _RollbackKeys(BaseModel):
-    """The keys that every file has; a rollback's order and needs are its migration's."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    version: Annotated[str, AfterValidator(_version)]
-    name: Annotated[str, AfterValidator(_name)]
-    description: str = ""
-    database_type: Literal["mongodb", "postgresql", "elasticsearch"]
-    migration_type: Literal["schema", "data"]
-
-
-class _MigrationKeys(_RollbackKeys):
-    breaking: str = ""
-    dependencies: list[str] = []
-
-
 @dataclass
 class _Reading:
     """What one file says, as far as it could be read."""
@@ -144,7 +112,7 @@ class _Reading:
     file: MigrationFile
     text: str = ""
     json: Resolved = field(default_factory=Resolved)
-    keys: _RollbackKeys | None = None
+    keys: RollbackKeys | None = None
     version: str | None = None
     dependencies: dict[int, Reference] = field(default_factory=dict)
     operations: list[JSON] = field(default_factory=list)
@@ -225,11 +193,12 @@ def _settle(reading: _Reading) -> None:
 
 
 def _read_keys(reading: _Reading, content: JSON, operations: Catalogue) -> None:
-    model = _RollbackKeys if reading.file.undoes else _MigrationKeys
-    common = {key: value for key, value in content.items() if key in model.model_fields}
+    model = RollbackKeys if reading.file.undoes else MigrationKeys
+    known = names(model)
+    common = {key: value for key, value in content.items() if key in known}
     for key in content:
         if key not in common and key not in operations.keys:
-            todo = suggestion(key, {*model.model_fields, *operations.keys}, "keys")
+            todo = suggestion(key, {*known, *operations.keys}, "keys")
             reading.refuse(text_of((key,)), f"unknown key {key!r}", todo)
     wrong: set[str | int] = set()
     try:
@@ -257,7 +226,7 @@ def _read_dependencies(reading: _Reading, texts: list[str]) -> None:
             reading.refuse(place, f"no such database: {database!r}", todo)
             continue
         try:
-            wanted = reference(database or reading.file.database, _version(version))
+            wanted = reference(database or reading.file.database, valid_version(version))
         except ValueError as error:
             reading.refuse(place, str(error), "Name a database where it is another one's.")
             continue

@@ -66,16 +66,24 @@ def survey_message(run: str, database: str) -> Message:
 
 
 def read_message(
-    database: str, reply: str, *, history: int | None = None, count: Sequence[str] | None = None
+    database: str,
+    reply: str,
+    *,
+    history: int | None = None,
+    count: Sequence[str] | None = None,
+    examine: bool = False,
 ) -> Message:
     """Ask `database` for what its journal says, to be put into the list `reply`.
 
     `history` asks for that many entries of the audit trail instead, `count` how much there is in
-    what it names. What is not asked for is left out, for a worker that is older than it.
+    what it names, `examine` for what `dharma doctor` looks at. What is not asked for is left out,
+    for a worker that is older than it.
     """
     asked: JSON = {} if history is None else {"history": history}
     if count is not None:
         asked["count"] = list(count)
+    if examine:
+        asked["examine"] = True
     return Message("read", database, {"database": database, "reply": reply, **asked})
 
 

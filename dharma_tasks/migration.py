@@ -15,6 +15,7 @@ from semver import Version
 
 __all__ = [
     "JSON",
+    "MANNER",
     "Key",
     "Migration",
     "Reference",
@@ -55,7 +56,7 @@ VersionText = Annotated[str, AfterValidator(_plain)]
 """MAJOR.MINOR.PATCH, see semver.org; pre-release and build parts are not taken."""
 
 
-_MANNER = ("batch", "throttle", "parallel", "check_disk")
+MANNER = ("batch", "throttle", "parallel", "check_disk")
 """Parameters that say how an operation goes, and not what it does: how fast
 (`operations/paced.py`), and whether the disk is looked at before (`operations/disk_space.py`)."""
 
@@ -166,4 +167,4 @@ class Migration(BaseModel):
 
 def _meaning(operations: Sequence[JSON]) -> list[JSON]:
     """What the operations do, in whatever manner."""
-    return [{k: v for k, v in each.items() if k not in _MANNER} for each in operations]
+    return [{k: v for k, v in each.items() if k not in MANNER} for each in operations]

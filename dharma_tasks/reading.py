@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter
@@ -18,15 +19,17 @@ from redis.exceptions import RedisError
 from dharma_tasks import replies
 from dharma_tasks.databases import NAMES, Database, connect
 from dharma_tasks.databases.base import Fault
-from dharma_tasks.errors import Unreachable
+from dharma_tasks.errors import Problem, Unreachable
+from dharma_tasks.findings import Examination, Finding, problem
 from dharma_tasks.messages import Chain, Message, read_message
-from dharma_tasks.records import Survey
+from dharma_tasks.records import SCHEMA_VERSION, Survey
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.settings import Settings
 from dharma_tasks.workers import Workers
 
 __all__ = [
     "COUNTS",
+    "EXAMINATION",
     "SURVEY",
     "Answers",
     "Question",
@@ -34,6 +37,7 @@ __all__ = [
     "Send",
     "ask",
     "counting",
+    "examination",
     "surveys",
     "whereabouts",
     "workers",
@@ -54,12 +58,13 @@ class Question(Generic[Found]):
     """What a database is asked, directly (`read`) or through a worker.
 
     `message` makes the message from the database's name and that of the list for the answer,
-    which `parse` reads.
+    which `parse` reads. With `by_workers` the answer of a worker is wanted wherever there is one.
     """
 
     read: Callable[[Database[Any]], Found]
     message: Callable[[str, str], Message]
     parse: Callable[[str], Found]
+    by_workers: bool = False
 
 
 SURVEY = Question[Survey](
@@ -68,6 +73,29 @@ SURVEY = Question[Survey](
     parse=Survey.model_validate_json,
 )
 """All that planning and `status` need."""
+
+
+def examination(database: Database[Any], worker: str | None = None) -> Examination:
+    """Whether all is there that migrations need, and which journal; `worker` is who looks."""
+    findings = database.examine()
+    head = database.journal.survey().head
+    if head is None:
+        findings.append(Finding(check="journal", what="none yet: the first run makes it"))
+    elif head.schema_version > SCHEMA_VERSION:
+        what = f"a newer release has made it its own (schema version {head.schema_version})"
+        findings.append(problem("journal", what, "Update dharma-tasks, here and at the workers."))
+    else:
+        findings.append(Finding(check="journal", what=f"{head.identity}, of run {head.run}"))
+    return Examination(worker=worker, findings=findings)
+
+
+EXAMINATION = Question[Examination](
+    read=examination,
+    message=partial(read_message, examine=True),
+    parse=Examination.model_validate_json,
+    by_workers=True,
+)
+"""Whether all is there that migrations need, with the credentials of those who carry them out."""
 
 COUNTS = TypeAdapter(dict[str, int | None])
 """The answer to `counting`."""
@@ -108,7 +136,11 @@ def ask(
     question: Question[Found], names: Sequence[str], settings: Settings, relayed: Relayed
 ) -> Answers[Found]:
     """Ask the databases `names`. What cannot be read is said in the result; nothing is raised."""
-    direct = [name for name in names if settings.url(name)]
+    direct = [
+        name
+        for name in names
+        if settings.url(name) and not (question.by_workers and name in relayed.served)
+    ]
     others = [name for name in names if name not in direct and name in relayed.served]
     with ThreadPoolExecutor(max_workers=len(NAMES) + 1) as pool:
         asking = pool.submit(_ask, question, others, settings, relayed)
@@ -143,7 +175,11 @@ def surveys(names: Iterable[str], settings: Settings, send: Send) -> dict[str, S
     unknown = [name for name in wanted if name not in answers.found | answers.errors]
     why = [
         *answers.errors.values(),
-        *(f"{name}: no URL is set, and no live worker serves it" for name in unknown),
+        *(
+            f"{name}: no URL is set, and no live worker serves it. Set DHARMA_{name.upper()}_URL, "
+            "or start a worker that has it"
+            for name in unknown
+        ),
     ]
     if why:
         raise Unreachable("\n".join(why))
@@ -181,11 +217,17 @@ def _read(read: Callable[[Database[Any]], Found], name: str, settings: Settings)
                 return read(database)
             except Exception as error:  # noqa: BLE001 - the database says what it means
                 if database.classify(error) is Fault.LASTING or time.monotonic() > until:
-                    return _Unread(f"{name} cannot be read: {database.describe(error).strip()}")
+                    return _Unread(_why(name, database.describe(error).strip()))
                 database.recover()
                 time.sleep(_AGAIN_SECONDS / 10)
     finally:
         database.close()
+
+
+def _why(name: str, said: str) -> str:
+    """Why it cannot be read, and what to do."""
+    todo = f"Look at the server, and at DHARMA_{name.upper()}_URL."
+    return Problem("", "", f"{name} cannot be read: {said}", todo).text
 
 
 def _ask(
@@ -216,7 +258,10 @@ def _answer(
         return _Unread(text.removeprefix("error "))
     if text is not None:
         return question.parse(text)
+    todo = f"Set DHARMA_{name.upper()}_URL here to read it directly"
+    if question.by_workers:
+        todo = "Try again later, or start another one"
     return _Unread(
         f"no worker has answered for {name} within {ANSWER_SECONDS} s: all of them may be busy "
-        f"with long operations. Set DHARMA_{name.upper()}_URL here to read it directly"
+        f"with long operations. {todo}"
     )

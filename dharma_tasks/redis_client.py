@@ -91,6 +91,7 @@ def require_redis(settings: Settings) -> Redis:
 
     Raises:
         Unreachable: it does not.
+        Refused: the URL cannot be read.
     """
     redis = connect_redis(settings)
     try:

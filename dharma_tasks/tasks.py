@@ -124,15 +124,17 @@ def confirm(self: FlowTask, run: str, database: str, version: str) -> None:
 
 # Who looks asks again and again: that is no work, and Flower's lists are to show work.
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.read", send_events=False)
-def read(
+def read(  # noqa: PLR0913 - what may be asked for
     self: FlowTask,
+    *,
     database: str,
     reply: str,
     history: int | None = None,
     count: list[str] | None = None,
+    examine: bool = False,
 ) -> None:
-    """Read the journal of `database` for a command that has no URL for it, or count there."""
-    self.on_flow(asked.read, database, reply, history, count)
+    """Read the journal of `database` for a command that has no URL for it, or look around there."""
+    self.on_flow(asked.read, database, reply, asked.Wanted(history, count, examine))
 
 
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.unlock")

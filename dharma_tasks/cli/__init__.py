@@ -7,6 +7,8 @@ from importlib import import_module, metadata
 
 import click
 
+from dharma_tasks.cli.examples import examples
+
 __all__ = ["main"]
 
 _OBJECTS = 50_000
@@ -16,21 +18,23 @@ With Python's own 700, that is a sixth of the time of `status` with a thousand m
 """
 
 _COMMANDS = {
+    "init": "Make a folder of migrations, with a first one each.",
+    "doctor": "Look whether all is there that migrations need.",
+    "new": "Write the files of the next migration.",
+    "check": "Check the folder: everything that needs no database.",
     "plan": "Show what a submit would do, and do nothing.",
     "submit": "Bring the databases to a version, and show how it goes.",
-    "rollback": "Undo what is above a version.",
     "status": "Show what is applied, what is pending and what runs.",
-    "pause": "Let a run rest, between two batches, until it is resumed.",
-    "resume": "Let a paused run go on.",
-    "cancel": "End a run: what is open is rolled back, or with --keep left as it is.",
     "history": "Show what was done, when, in which run, and by whom.",
-    "baseline": "Take over databases that are there already, up to a version.",
-    "repair": "Say of one migration what is true, after something went wrong.",
-    "prune": "Remove what was kept for a way back that nobody will want any more.",
-    "check": "Check the migrations folder: everything that needs no database.",
-    "new": "Write the files of the next migration, to be filled in.",
-    "unlock": "Break the lease of a worker that hangs, so that another one goes on.",
-    "alive": "Say whether the worker of this container is alive: for its health check.",
+    "rollback": "Undo what is above a version.",
+    "pause": "Let a run rest until it is resumed.",
+    "resume": "Let a paused run go on.",
+    "cancel": "End a run: what is open is rolled back, or left.",
+    "baseline": "Take over databases that are there already.",
+    "repair": "Say what is true of one migration, after an accident.",
+    "unlock": "Break the lease of a worker that hangs.",
+    "prune": "Remove what is kept for a way back, and is old.",
+    "alive": "Say whether the worker of this container is alive.",
 }
 
 
@@ -39,6 +43,16 @@ class _OnDemand(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_COMMANDS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does; where there is no such command, with the one that may be meant."""
+        if args[0] not in _COMMANDS and not args[0].startswith("-"):
+            from dharma_tasks.explain import suggestion  # noqa: PLC0415 - pydantic comes with it
+
+            ctx.fail(f"No such command {args[0]!r}. {suggestion(args[0], _COMMANDS, 'commands')}")
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:
@@ -63,7 +77,10 @@ def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None
     ctx.exit()
 
 
-@click.group(cls=_OnDemand)
+@click.group(
+    cls=_OnDemand,
+    epilog=examples("dharma init", "dharma submit", "dharma submit --help"),
+)
 @click.option(
     "--version",
     is_flag=True,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import click
 
 from dharma_tasks.cli import common
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.identity import node
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.settings import Settings
@@ -15,9 +17,10 @@ from dharma_tasks.workers import Worker, Workers
 NOT_ALIVE = 1
 
 
-@click.command()
+@click.command(epilog=examples("dharma alive", "dharma alive mongodb@web1"))
 @click.argument("name", required=False)
-def alive(*, name: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def alive(*, name: str | None, as_json: bool) -> None:
     """Say whether the worker of this container is alive: for its health check.
 
     It is while it says so in Redis, which it does every DHARMA_RESCUE_SECONDS, from the loop in
@@ -36,7 +39,9 @@ def alive(*, name: str | None) -> None:
         click.echo(common.message_of(error, settings) or str(error), err=True)
         sys.exit(common.status_of(error))
     found = [worker for worker in workers if _is(worker, name)]
-    for worker in found:
+    if as_json:
+        click.echo(json.dumps({"alive": [worker.model_dump() for worker in found]}, indent=2))
+    for worker in [] if as_json else found:
         click.echo(f"{worker.name} is alive and serves {', '.join(worker.databases)}")
     if not found:
         click.echo(_silent(workers, name or f"any worker of {node()}"), err=True)

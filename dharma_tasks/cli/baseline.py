@@ -9,12 +9,15 @@ import click
 
 from dharma_tasks.cli import options
 from dharma_tasks.cli.declaring import Declaring, Options
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.running import names
 from dharma_tasks.declaring.baseline import Baseline
 from dharma_tasks.submit import who_asks
 
 
-@click.command()
+@click.command(
+    epilog=examples("dharma baseline 1.2.0", "dharma baseline 1.2.0 --databases mongodb --by ann")
+)
 @click.argument("version")
 @options.databases
 @options.more

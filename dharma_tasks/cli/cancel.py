@@ -6,30 +6,30 @@ import click
 
 from dharma_tasks.advice import again
 from dharma_tasks.cli import common, options
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.steering import Steering, call, since_ended
 from dharma_tasks.records import Direction
 from dharma_tasks.run import RunState, Snapshot
 
 
-@click.command()
+@click.command(epilog=examples("dharma cancel", "dharma cancel --keep --yes"))
 @click.argument("run", required=False)
 @click.option("--keep", is_flag=True, help="Leave what is open as it is: a later submit goes on.")
 @options.yes
+@options.as_json
 @options.by
-def cancel(*, run: str | None, keep: bool, yes: bool, by: str | None) -> None:
+def cancel(*, run: str | None, keep: bool, yes: bool, as_json: bool, by: str | None) -> None:
     """End RUN: the migrations that are open are rolled back. Without RUN the only open one.
 
-    What it has applied stays; nothing new begins. Workers roll back what is open as after a
-    failure, from the end of its batch on; an operation that cannot be undone stays, and is named.
-    With --keep nothing is undone and the run ends at once, also one that is being cancelled. A
-    `dharma rollback` that is cancelled finishes the migrations that are open; with --keep they
-    stay half undone, and the same rollback goes on with them. Asks first on a terminal.
+    What it has applied stays; nothing new begins. What is open is rolled back as after a failure;
+    an operation that cannot be undone stays, and is named. With --keep nothing is undone and the
+    run ends at once. A `dharma rollback` that is cancelled finishes the migrations that are open;
+    with --keep the same rollback goes on with them later. Asks first on a terminal.
 
     Exit status: 0 done, or being cancelled already; 2 refused, or the answer was no; 4 a service
-    or a worker cannot be reached; 130 Ctrl-C at the question. The submit that watches the run exits
-    with 5.
+    or a worker cannot be reached; 130 Ctrl-C at the question. Who watches the run ends with 5.
     """
-    call(by, lambda steering: _cancel(steering, run, keep=keep, yes=yes))
+    call(by, lambda steering: _cancel(steering, run, keep=keep, yes=yes), json=as_json)
 
 
 def _cancel(steering: Steering, name: str | None, *, keep: bool, yes: bool) -> int:

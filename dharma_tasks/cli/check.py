@@ -16,6 +16,7 @@ from rich.text import Text
 
 from dharma_tasks import words
 from dharma_tasks.cli import common, options
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.screen import console
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.loader import Loaded, load
@@ -59,7 +60,7 @@ class _Finding:
         return int(found[name]) if found and found[name] else None
 
 
-@click.command()
+@click.command(epilog=examples("dharma check", "dharma check --strict --format github"))
 @options.migrations
 @click.option("--strict", is_flag=True, help="Warnings end with status 2 too.")
 @click.option(
@@ -68,14 +69,15 @@ class _Finding:
     type=click.Choice(["text", "github", "json"]),
     default="text",
     show_default=True,
-    help="Lines for people, annotations for GitHub Actions, or one JSON array.",
+    help="For people, GitHub Actions, or programs.",
 )
+@click.option("--json", "as_format", flag_value="json", help="The same as --format json.")
 @options.values
 @click.option(
     "--exclude",
     metavar="RULE",
     multiple=True,
-    help=f"A rule to leave out, of squawk's or {RULE}; as often as needed.",
+    help=f"Leave out a rule, of squawk's or {RULE}; may be repeated.",
 )
 def check(
     *, migrations: Path | None, strict: bool, as_format: str, given: JSON, exclude: tuple[str, ...]
@@ -84,8 +86,7 @@ def check(
 
     What submit would refuse is an error. PostgreSQL's files are also read by squawk, where it is
     installed; what it finds are warnings. A comment `-- squawk-ignore RULE` before a statement,
-    a .squawk.toml or --exclude leave out what does not fit. Values that nobody has given are left
-    out too, and all the rest is checked.
+    a .squawk.toml or --exclude leave out what does not fit.
 
     Exit status: 0 fine, 2 problems, or warnings with --strict.
     """

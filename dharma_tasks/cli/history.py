@@ -12,6 +12,7 @@ from rich.text import Text
 
 from dharma_tasks import words
 from dharma_tasks.cli import common
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.screen import Indented, console
 from dharma_tasks.databases import NAMES
 from dharma_tasks.settings import Settings
@@ -31,7 +32,7 @@ _STYLES = {
 }
 
 
-@click.command()
+@click.command(epilog=examples("dharma history", "dharma history postgresql --limit 10"))
 @click.argument("database", type=click.Choice(NAMES), required=False)
 @click.option(
     "--limit",
@@ -88,9 +89,8 @@ class _Report:
                 for text in below:
                     out.print(Indented(text, 4))
             last = below
-        for name, error in self._found.errors.items():
+        for error in self._found.errors.values():
             out.print(Text(error, "bold red"))
-            out.print(Text(f"Look at the server, and at DHARMA_{name.upper()}_URL."))
         for name in self._found.unknown:
             text = f"{name}: not known: no URL is set, and no live worker serves it"
             out.print(Text(text, "yellow"))

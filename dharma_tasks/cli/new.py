@@ -11,13 +11,15 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import click
 
-from dharma_tasks.cli import common
+from dharma_tasks import schemas
+from dharma_tasks.cli import common, options
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.screen import console
+from dharma_tasks.cli.writing import write_new
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.folder import MigrationFile, find
@@ -38,19 +40,19 @@ _BUMPS: dict[str, Callable[[Version], Version]] = {
 _SQL = "-- {version} {name}: replace the line below with {what}.\nTODO\n"
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "dharma new mongodb add_email --minor",
+        "dharma new postgresql drop_search --major --rollback",
+    )
+)
 @click.argument("database", type=click.Choice(NAMES))
 @click.argument("name")
 @click.option("--major", is_flag=True, help="It breaks what reads or writes.")
 @click.option("--minor", is_flag=True, help="It adds something.")
 @click.option("--patch", is_flag=True, help="It corrects something.")
 @click.option("--rollback", is_flag=True, help="Write the rollback's files too.")
-@click.option(
-    "--migrations",
-    metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The folder of migrations.  [default: DHARMA_MIGRATIONS_DIR, or migrations]",
-)
+@options.migrations
 def new(  # noqa: PLR0913 - one for each option
     *,
     database: str,
@@ -101,8 +103,8 @@ class _New:
         _check_name(name)
         present = _present(folder, database)
         self._database = database
+        self._migrations = folder
         self._name = name
-        self._folder = folder / database
         self._companion = catalogue(database).companion
         self._version = _next_version(present, part)
         self._stem = f"{max((file.number for file in present), default=0) + 1:03d}_{name}"
@@ -116,26 +118,11 @@ class _New:
         texts = self._texts("", "the SQL")
         if rollback:
             texts |= self._texts(_ROLLBACK, f"the SQL that undoes {self._stem}{self._companion}")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        written: list[Path] = []
-        try:
-            for name, text in texts.items():
-                path = self._folder / name
-                with path.open("x", encoding="utf-8") as file:
-                    written.append(path)
-                    file.write(text)
-        except OSError as error:
-            for path in written:
-                with suppress(OSError):
-                    path.unlink()
-            there = isinstance(error, FileExistsError)
-            what = "is there already" if there else f"cannot be written: {error.strerror}"
-            todo = "Nothing was written."
-            raise Refused([Problem(f"{self._database}/{name}", "", what, todo)]) from error
-        return written
+        return write_new(self._migrations, texts)
 
     def _texts(self, ending: str, what: str) -> dict[str, str]:
         content: JSON = {
+            "$schema": schemas.reference(self._database),
             "version": self._version,
             "name": self._name,
             "description": "",
@@ -146,7 +133,7 @@ class _New:
             content["dependencies"] = []
         if not self._companion:
             content["operations"] = []
-        stem = f"{self._stem}{ending}"
+        stem = f"{self._database}/{self._stem}{ending}"
         texts = {f"{stem}.json": json.dumps(content, indent=2) + "\n"}
         if self._companion:
             sql = _SQL.format(version=self._version, name=self._name, what=what)

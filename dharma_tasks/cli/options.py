@@ -40,14 +40,13 @@ target = click.option(
     metavar="latest|X.Y.Z",
     default=LATEST,
     show_default=True,
-    help="The highest version to apply in each database.",
+    help="The highest version to apply.",
 )
 databases = click.option(
     "--databases",
     metavar="NAMES",
     multiple=True,
-    help="Only these, by spaces or commas: mongodb, postgresql, elasticsearch.  [default: all "
-    "that have migrations]",
+    help="Only these: mongodb,postgresql.  [default: all]",
 )
 more = click.argument("more", nargs=-1, metavar="")
 """The names after a space behind --databases."""
@@ -55,14 +54,14 @@ migrations = click.option(
     "--migrations",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="The folder of migrations.  [default: DHARMA_MIGRATIONS_DIR, or migrations]",
+    help="Their folder.  [default: DHARMA_MIGRATIONS_DIR]",
 )
 no_wait = click.option("--no-wait", is_flag=True, help="Print the run's id and leave it going.")
 timeout = click.option(
     "--timeout",
     metavar="SECONDS",
     type=click.FloatRange(min=0),
-    help="Stop waiting then, with exit status 3; the run goes on.  [default: wait]",
+    help="Stop waiting then; the run goes on.",
 )
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document at the end."
@@ -71,7 +70,7 @@ yes = click.option("--yes", is_flag=True, help="Do not ask first.")
 by = click.option(
     "--by",
     metavar="TEXT",
-    help="Who asks, or which deployment, for the audit trail; USER@HOST is there in any case.",
+    help="Who asks, or which deployment, for the history.",
 )
 values = click.option(
     "--set",
@@ -79,26 +78,24 @@ values = click.option(
     metavar="NAME=VALUE",
     multiple=True,
     callback=_values,
-    help='What {"$value": "NAME"} in the files stands for, as often as needed. VALUE is JSON '
-    "where it is valid JSON (2, true, {…}), and text where it is not (007, logs-eu); '\"2\"' is "
-    "text too.  [default: DHARMA_VALUE_NAME, or the default in the file]",
+    help='What {"$value": "NAME"} stands for: JSON, or text.',
 )
 
 max_rate = click.option(
     "--max-rate",
     metavar="N",
     type=click.FloatRange(min=0, min_open=True),
-    help="Bulk work goes through no more than N documents or rows a second.  [default: no limit]",
+    help="At most N documents or rows a second, in bulk.",
 )
 window = click.option(
     "--window",
     metavar="HH:MM-HH:MM",
-    help="Bulk work rests outside this part of the day, and goes on by itself.  [default: always]",
+    help="Bulk work rests outside this part of the day.",
 )
 timezone = click.option(
     "--timezone",
     metavar="ZONE",
-    help="Whose clocks --window is read by, such as Europe/Berlin.  [default: UTC]",
+    help="Of --window, such as Europe/Berlin.  [default: UTC]",
 )
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import click
 
 from dharma_tasks.cli import options
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.steering import Steering, call, since_ended
 from dharma_tasks.run import RunState
 
 
-@click.command()
+@click.command(
+    epilog=examples("dharma pause", 'dharma pause 20240501-120000-1a2b3c --by "ann, disk is full"')
+)
 @click.argument("run", required=False)
+@options.as_json
 @options.by
-def pause(*, run: str | None, by: str | None) -> None:
+def pause(*, run: str | None, as_json: bool, by: str | None) -> None:
     """Let RUN rest: nothing of it moves until `dharma resume`. Without RUN the only open one.
 
     What is open stops at the end of its batch, with its checkpoint; a long PostgreSQL statement
@@ -21,7 +25,7 @@ def pause(*, run: str | None, by: str | None) -> None:
 
     Exit status: 0 done, or paused already; 2 refused; 4 a service or a worker cannot be reached.
     """
-    call(by, lambda steering: _pause(steering, run))
+    call(by, lambda steering: _pause(steering, run), json=as_json)
 
 
 def _pause(steering: Steering, name: str | None) -> int:

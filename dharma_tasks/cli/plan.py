@@ -15,6 +15,7 @@ from rich.text import Text
 from dharma_tasks import words
 from dharma_tasks.cli import common, options
 from dharma_tasks.cli.check import advice
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import Indented, console
 from dharma_tasks.errors import Problem, Refused
@@ -34,7 +35,13 @@ _LINES = 12
 _BY_FILE = "its rollback file undoes it"
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "dharma plan",
+        "dharma plan --databases postgresql --json",
+        "dharma plan --rollback-to 1.3.0",
+    )
+)
 @options.target
 @options.databases
 @options.more
@@ -52,12 +59,11 @@ def plan(  # noqa: PLR0913 - one for each option
     given: JSON,
     as_json: bool,
 ) -> None:
-    """Show what a submit would do: the order, what waits for what, what cannot be undone, the SQL.
+    """Show what a submit would do: what waits for what, what cannot be undone, the SQL.
 
-    Of each operation also whether it is heavy (it goes through many documents or rows: about how
-    many, and how long that takes at the rates seen here before) or blocking (others wait for it).
-    The journals are read as they are, and nothing is written anywhere. What a submit would be
-    refused for is shown as it would show it.
+    Also what is heavy (about how many documents or rows, and how long that takes at the rates
+    seen here before) and what others wait for. The journals are read as they are, and nothing is
+    written anywhere. What a submit would be refused for is shown as it would show it.
 
     Exit status: 0, 2 when a submit would be refused, 4 when a database cannot be reached.
     """

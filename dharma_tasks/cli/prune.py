@@ -13,6 +13,7 @@ from rich.text import Text
 from dharma_tasks import words
 from dharma_tasks.cli import common, options
 from dharma_tasks.cli.asking import ERROR, GOES_ON, REFUSED, Asking
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import console, stdout
 from dharma_tasks.databases import NAMES
@@ -26,7 +27,9 @@ from dharma_tasks.settings import Settings
 from dharma_tasks.submit import who_asks
 
 
-@click.command()
+@click.command(
+    epilog=examples("dharma prune", "dharma prune --older-than 90 --databases mongodb --yes")
+)
 @click.option(
     "--older-than",
     metavar="DAYS",
@@ -37,7 +40,7 @@ from dharma_tasks.submit import who_asks
     "--databases",
     metavar="NAMES",
     multiple=True,
-    help="Only these, by spaces or commas.  [default: all that a live worker serves]",
+    help="Only these.  [default: all that a live worker serves]",
 )
 @options.more
 @options.yes
@@ -54,9 +57,9 @@ def prune(  # noqa: PLR0913 - one for each option
 ) -> None:
     """Remove what operations have kept for their way back, where it is old.
 
-    Those are before-images, and the ids of the documents that were touched. A migration whose own
-    are removed cannot be undone any more; `dharma plan --rollback-to` says so from then on. What
-    is at work, or has failed, keeps its own. Asks first on a terminal.
+    Those are before-images, and ids of documents. A migration whose own are removed cannot be
+    undone any more; `dharma plan --rollback-to` says so from then on. What is at work, or has
+    failed, keeps its own. Asks first on a terminal.
 
     Exit status: 0 done, or nothing to do; 2 refused, or the answer was no; 4 a service or a
     worker cannot be reached; 130 Ctrl-C at the question.

@@ -10,6 +10,7 @@ import click
 
 from dharma_tasks.cli import options
 from dharma_tasks.cli.declaring import Declaring, Options
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.databases import NAMES
 from dharma_tasks.declaring.repair import Action, Repair
 from dharma_tasks.submit import who_asks
@@ -32,7 +33,12 @@ def _option(action: Action) -> str:
     return f"--{action.replace('_', '-')}"
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "dharma repair mongodb 1.3.0 --retry",
+        "dharma repair postgresql 2.0.0 --mark-applied --by ann",
+    )
+)
 @click.argument("database", type=click.Choice(NAMES))
 @click.argument("version")
 @_actions
@@ -50,10 +56,10 @@ def repair(  # noqa: PLR0913 - one for each option
     by: str | None,
     **chosen: bool,
 ) -> None:
-    """Say of one migration what is true, after somebody has looked: VERSION of DATABASE.
+    """Say of the migration VERSION what is true, after somebody has looked.
 
     Nothing is carried out in the database; its journal is written to, with who said it and when.
-    Shows what it will write, and asks first, unless --yes is given.
+    Shows what it will write, and asks first.
 
     Exit status: 0 done; 2 refused, or the answer was no; 4 a service or a worker cannot be
     reached; 130 Ctrl-C at the question.

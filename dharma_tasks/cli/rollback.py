@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from dharma_tasks.cli import common, options
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.running import Running, names
 from dharma_tasks.conduct import Order
 from dharma_tasks.errors import Refused, Unreachable
@@ -23,7 +24,12 @@ from dharma_tasks.values import Values
 from dharma_tasks.words import several
 
 
-@click.command(options_metavar="[OPTIONS]")
+@click.command(
+    options_metavar="[OPTIONS]",
+    epilog=examples(
+        "dharma rollback 1.3.0", "dharma rollback 0.0.0 --databases elasticsearch --yes"
+    ),
+)
 @click.argument("version")
 @options.databases
 @options.more

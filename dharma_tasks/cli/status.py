@@ -10,6 +10,7 @@ import click
 from rich.text import Text
 
 from dharma_tasks.cli import common
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.screen import console
 from dharma_tasks.cli.status_report import Report
 from dharma_tasks.cli.watching import INTERVAL, Watching, leave
@@ -19,7 +20,7 @@ from dharma_tasks.status import look
 from dharma_tasks.watching.statuses import Statuses
 
 
-@click.command()
+@click.command(epilog=examples("dharma status", "dharma status --watch", "dharma status --json"))
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document; with --watch one a line."
 )
@@ -34,8 +35,7 @@ from dharma_tasks.watching.statuses import Statuses
     "--migrations",
     metavar="DIR",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The folder that says what is pending.  [default: DHARMA_MIGRATIONS_DIR, or migrations, "
-    "where there is one]",
+    help="What is pending is in it.  [default: DHARMA_MIGRATIONS_DIR]",
 )
 def status(*, as_json: bool, watch: bool, interval: float | None, migrations: Path | None) -> None:
     """Show what is applied, what is pending and what runs.

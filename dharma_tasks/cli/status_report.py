@@ -71,7 +71,6 @@ class Report:
         if found.error:
             error = words.first_line(found.error) if self._brief else found.error
             yield Indented(error, 2, "bold red")
-            yield Indented(f"Look at the server, and at DHARMA_{name.upper()}_URL.{old(found)}", 2)
         if found.migrations and not self._brief:
             yield Group(_table(found.migrations, width))  # print() forgets a bare text's no_wrap
         if row := self._rows.get(name):

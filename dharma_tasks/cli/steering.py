@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
-import click
 from redis import Redis
 from rich.text import Text
 
 from dharma_tasks import replies, words
 from dharma_tasks.cli import common
 from dharma_tasks.cli.screen import console
+from dharma_tasks.cli.talk import Talk
 from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.journal import Entry
 from dharma_tasks.lease import Leases
@@ -37,7 +37,7 @@ ANSWER_SECONDS = 10
 class Steering:
     """One call of one of the commands. `by` is who asks."""
 
-    def __init__(self, settings: Settings, redis: Redis, by: str) -> None:
+    def __init__(self, settings: Settings, redis: Redis, by: str, talk: Talk) -> None:
         """Nothing is asked yet."""
         self._redis = redis
         self._prefix = settings.namespace
@@ -45,7 +45,8 @@ class Steering:
         self._workers = Workers(redis, settings.namespace)
         self.runs = Runs(redis, settings.namespace)
         self.by = by
-        self.say: Callable[[str], None] = click.echo
+        self.say = talk.say
+        self._document = talk.document
 
     def chosen(self, name: str | None) -> Snapshot:
         """The run of that name, which must be open; without one the only open run.
@@ -53,6 +54,12 @@ class Steering:
         Raises:
             Refused: there is none, or there are several.
         """
+        found = self._chosen(name)
+        run = found.run
+        self._document |= {"run": run.id, "databases": run.databases, "was": found.state}
+        return found
+
+    def _chosen(self, name: str | None) -> Snapshot:
         found = self.runs.open()
         if name is not None:
             for snapshot in found:
@@ -120,6 +127,7 @@ class Steering:
         }
         written = [name for name, answer in answers.items() if answer == WRITTEN]
         silent = [name for name, answer in answers.items() if answer is None]
+        self._document |= {"written": written, "not_written_yet": silent}
         if written:
             self.say(f"Written to the history of {', '.join(written)} as done by {self.by}.")
         if silent:
@@ -130,16 +138,18 @@ class Steering:
             raise Unreachable(msg)
 
 
-def call(by: str | None, command: Callable[[Steering], int]) -> None:
+def call(by: str | None, command: Callable[[Steering], int], *, json: bool) -> None:
     """Do it, say what went wrong, and exit with the status."""
     settings: Settings | None = None
+    talk = Talk(json=json)
     try:
         settings = common.settings()
-        status = command(Steering(settings, require_redis(settings), who_asks(by)))
+        status = command(Steering(settings, require_redis(settings), who_asks(by), talk))
     except Exception as error:  # noqa: BLE001 - told in one place
-        console(sys.stderr).print(Text(common.message_of(error, settings) or str(error), "red"))
+        talk.document["message"] = common.message_of(error, settings) or str(error)
+        console(sys.stderr).print(Text(talk.document["message"], "red"))
         status = common.status_of(error)
-    sys.exit(status)
+    sys.exit(talk.end(status))
 
 
 def _refused(what: str, todo: str) -> Refused:

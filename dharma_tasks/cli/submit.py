@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from dharma_tasks.cli import options
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.plan import Asked, show
 from dharma_tasks.cli.running import Running, names
 from dharma_tasks.conduct import Order
@@ -17,7 +18,14 @@ from dharma_tasks.records import Direction
 from dharma_tasks.submit import who_asks
 
 
-@click.command(options_metavar="[OPTIONS]")
+@click.command(
+    options_metavar="[OPTIONS]",
+    epilog=examples(
+        "dharma submit",
+        "dharma submit --target 1.4.0 --databases mongodb --dry-run",
+        'dharma submit --by "shop 4.2" --timeout 600 --max-rate 5000',
+    ),
+)
 @options.target
 @options.databases
 @options.more
@@ -25,27 +33,27 @@ from dharma_tasks.submit import who_asks
 @options.no_wait
 @options.timeout
 @options.as_json
-@click.option("--dry-run", is_flag=True, help="Show what would be done, as `dharma plan` does.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done: see `dharma plan`.")
 @click.option("--inline", is_flag=True, help="Run it all in this process, without a worker.")
 @click.option(
     "--allow-out-of-order",
     is_flag=True,
-    help="Apply versions that come after a higher one was applied.",
+    help="Apply what is below a version that is applied.",
 )
 @click.option(
     "--allow-major",
     is_flag=True,
-    help="Let a database go from one MAJOR version to the next.",
+    help="Let a database go to the next MAJOR version.",
 )
 @click.option(
     "--rollback-to",
     metavar="X.Y.Z",
-    help="Undo everything above this version instead: see `dharma rollback`.",
+    help="Undo all above it instead: see `dharma rollback`.",
 )
 @click.option(
     "--accept-data-loss",
     is_flag=True,
-    help="With --rollback-to: pass over what cannot be undone, and leave it as it is.",
+    help="With --rollback-to: pass over what cannot be undone.",
 )
 @options.max_rate
 @options.window

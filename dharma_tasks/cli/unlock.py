@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import click
 from redis import Redis
@@ -16,7 +17,9 @@ from rich.text import Text
 
 from dharma_tasks import replies, words
 from dharma_tasks.cli import common, options
+from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.screen import console
+from dharma_tasks.cli.talk import Talk
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Unreachable
 from dharma_tasks.flow.asked import leases_on
@@ -33,14 +36,17 @@ ANSWER_SECONDS = 10
 """How long a worker may take to answer; the one that hangs is not the one that does."""
 
 
-@click.command()
+@click.command(
+    epilog=examples("dharma unlock postgresql", "dharma unlock postgresql --yes --by ann")
+)
 @click.argument("database", type=click.Choice(NAMES))
-@options.by
 @click.option(
     "--range", "number", type=int, metavar="N", help="Of one range, where an operation has several."
 )
 @options.yes
-def unlock(*, database: str, by: str | None, number: int | None, yes: bool) -> None:
+@options.as_json
+@options.by
+def unlock(*, database: str, number: int | None, yes: bool, as_json: bool, by: str | None) -> None:
     """Break the lease of a worker that hangs, so that another one goes on.
 
     A worker that is gone needs none of this: its lease runs out by itself. It is for one that
@@ -51,31 +57,43 @@ def unlock(*, database: str, by: str | None, number: int | None, yes: bool) -> N
     cannot be reached, 130 Ctrl-C at the question.
     """
     settings: Settings | None = None
+    talk = Talk(json=as_json)
+    talk.document |= {"database": database, "lease": None, "broken": False}
     try:
         settings = common.settings()
-        call = _Unlock(settings, require_redis(settings), database, who_asks(by), number)
+        asked = _Asked(database, who_asks(by), number)
+        call = _Unlock(settings, require_redis(settings), asked, talk)
         status = call.run(yes=yes)
     except Exception as error:  # noqa: BLE001 - told in one place
-        console(sys.stderr).print(Text(common.message_of(error, settings) or str(error), "red"))
+        talk.document["message"] = common.message_of(error, settings) or str(error)
+        console(sys.stderr).print(Text(talk.document["message"], "red"))
         status = common.status_of(error)
-    sys.exit(status)
+    sys.exit(talk.end(status))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Whose lease, for whom; `number` is that of a range."""
+
+    database: str
+    by: str
+    number: int | None
 
 
 class _Unlock:
     """One call of the command."""
 
-    def __init__(
-        self, settings: Settings, redis: Redis, database: str, by: str, number: int | None
-    ) -> None:
+    def __init__(self, settings: Settings, redis: Redis, asked: _Asked, talk: Talk) -> None:
         self._redis = redis
         self._prefix = settings.namespace
-        self._database = database
-        self._by = by
-        self._number = number
+        self._database = asked.database
+        self._by = asked.by
+        self._number = asked.number
         self._runs = Runs(redis, settings.namespace)
         self._leases = Leases(redis, settings.namespace, settings.lease_seconds)
         self._workers = Workers(redis, settings.namespace)
-        self._say: Callable[[str], None] = click.echo
+        self._say = talk.say
+        self._document = talk.document
 
     def run(self, *, yes: bool) -> int:
         """Show who holds what, ask, and let a worker break it. Returns the exit status."""
@@ -83,6 +101,13 @@ class _Unlock:
         if found is None:
             return 0
         run, upcoming, held = found
+        self._document["lease"] = {
+            "run": run.id,
+            "version": upcoming.version,
+            "operation": upcoming.number,
+            "range": self._number,
+            **held.holder.model_dump(include={"worker", "node", "pid"}),
+        }
         self._say(self._shown(run, upcoming, held))
         if not (yes or common.agreed("Break this lease?")):
             self._say("Nothing was changed.")
@@ -93,6 +118,7 @@ class _Unlock:
             return 0
         if answer != UNLOCKED:
             raise Unreachable(f"nothing was broken: {answer.removeprefix('error ')}")
+        self._document["broken"] = True
         self._say(f"Broken, and written to {self._database}'s history as done by {self._by}.")
         self._say(
             "The work goes on from its last checkpoint as soon as a worker is free. A worker that "

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from enum import Enum
 from typing import Any, ClassVar, Generic, TypeVar
 
+from dharma_tasks.findings import Finding
 from dharma_tasks.journal import Journal
 from dharma_tasks.migration import JSON
 from dharma_tasks.records import Owner
@@ -84,6 +85,14 @@ class Database(ABC, Generic[HandleT]):
         `warn` is told what cannot be seen, and so is not waited for.
         """
         return None
+
+    @abstractmethod
+    def examine(self) -> list[Finding]:
+        """Whether all is there that migrations need: for `dharma doctor`; changes nothing.
+
+        The first finding names the database, without any secret. What keeps from looking at all is
+        raised, in the driver's words.
+        """
 
     @abstractmethod
     def classify(self, error: BaseException) -> Fault:

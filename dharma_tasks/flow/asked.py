@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import structlog
 
@@ -23,7 +24,7 @@ from dharma_tasks.messages import (
     Chain,
 )
 from dharma_tasks.migration import JSON, Key
-from dharma_tasks.reading import COUNTS
+from dharma_tasks.reading import COUNTS, examination
 from dharma_tasks.run import Next, Run, Snapshot
 from dharma_tasks.runs import Runs
 
@@ -36,28 +37,37 @@ With one more try, which may last as long as the drivers' timeouts, it is less t
 """
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is read instead of the journal.
+
+    So many entries of the audit trail; how much there is in what `count` names; or whether all is
+    there that migrations need.
+    """
+
+    history: int | None = None
+    count: list[str] | None = None
+    examine: bool = False
+
+
 def read(
     context: Context,
     database: str,
     reply: str,
-    history: int | None = None,
-    count: list[str] | None = None,
+    wanted: Wanted = Wanted(),
 ) -> list[Chain]:
-    """Put what the journal says, or why it cannot be read, into the list `reply`.
-
-    With `history` that is so many entries of the audit trail, with `count` how much there is in
-    what it names.
-    """
+    """Put what the journal says, or what is `wanted`, or why not, into the list `reply`."""
     try:
-        answer = _told(context, database, history, count)
+        answer = _told(context, database, wanted)
     except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told
-        answer = "error " + context.unreachable(database, error).what
+        answer = "error " + context.unreachable(database, error).text
     replies.answer(context.redis, reply, answer)
     return []
 
 
-def _told(context: Context, database: str, history: int | None, count: list[str] | None) -> str:
+def _told(context: Context, database: str, wanted: Wanted) -> str:
     found = context.database(database)
+    count, history = wanted.count, wanted.history
 
     def trying(call: Callable[[], Answer]) -> Answer:
         return context.trying(found, call, seconds=TELL_SECONDS)
@@ -66,6 +76,8 @@ def _told(context: Context, database: str, history: int | None, count: list[str]
         return COUNTS.dump_json(trying(lambda: found.count(count))).decode()
     if history is not None:
         return trying(lambda: trail.read(found.journal, history)).model_dump_json()
+    if wanted.examine:
+        return trying(lambda: examination(found, context.worker)).model_dump_json()
     return trying(found.journal.survey).model_dump_json()
 
 
@@ -164,7 +176,7 @@ def _by_itself(context: Context, database: str, reply: str, call: Callable[[], s
         said = f"refused the journal of {database} was written to meanwhile ({error}). Look again"
     except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told
         log.error("not_written", database=database, **stack_of(error))
-        said = f"error {context.unreachable(database, error).what}"
+        said = f"error {context.unreachable(database, error).text}"
     replies.answer(context.redis, reply, said)
 
 
@@ -196,6 +208,6 @@ def _written(context: Context, entry: Entry, reply: str) -> bool:
     except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told
         told = {"run": entry.run, "database": database, "entry": entry.event}
         log.error("not_written", **told, **stack_of(error))
-        replies.answer(context.redis, reply, "error " + context.unreachable(database, error).what)
+        replies.answer(context.redis, reply, "error " + context.unreachable(database, error).text)
         return False
     return True

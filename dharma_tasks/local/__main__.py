@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -70,10 +72,15 @@ def down(folder: Path, names: tuple[str, ...], *, delete: bool) -> None:
 
 @main.command()
 @_folder
-def status(folder: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def status(folder: Path, *, as_json: bool) -> None:
     """Show what runs where."""
+    found = LocalEngines(folder).status()
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in found], indent=2))
+        return
     table = Table("engine", "state", "address", "pid", "version")
-    for each in LocalEngines(folder).status():
+    for each in found:
         pid = str(each.pid) if each.pid else "-"
         table.add_row(each.name, each.state, each.address or "-", pid, each.version or "-")
     Console().print(table)

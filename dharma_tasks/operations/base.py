@@ -189,7 +189,8 @@ class Catalogue:
     `keys` are the top-level keys that this database's JSON may have besides the common ones.
     `companion` is the suffix of the file that belongs beside the JSON, if any. `backup` is the
     command with which people usually back this database up. `advisor` looks at companions. `unit`
-    is what this database's operations go through, one by one.
+    is what this database's operations go through, one by one. `described` gives the JSON Schema of
+    each of `keys`, for which it gets that of a model; without it they are a list of operations.
     """
 
     database: str
@@ -200,6 +201,7 @@ class Catalogue:
     companion: str | None = None
     advisor: Advisor | None = None
     unit: str = "document"
+    described: Callable[[Callable[[type[BaseModel]], JSON]], Mapping[str, JSON]] | None = None
 
     def parse(self, operation: JSON) -> Operation[Any]:
         """Make the operation from its JSON (with `type`).

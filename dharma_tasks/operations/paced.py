@@ -28,8 +28,11 @@ class Batch(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     min: int = Field(default=1, ge=1)
+    """At least so many documents or rows; a conflict makes a batch smaller all the same."""
     max: int = Field(default=LARGEST, ge=1, le=1_000_000)
+    """At most so many."""
     seconds: float | None = Field(default=None, gt=0, le=60)
+    """How long a batch should take; without it `DHARMA_BATCH_SECONDS`."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Batch:
@@ -43,6 +46,7 @@ class Throttled(Operation[HandleT]):
     """Works through no more than `throttle` documents or rows a second, on both ways."""
 
     throttle: Throttle | None = None
+    """At most so many documents or rows a second."""
 
     def bounds(self) -> Bounds:
         """The rate."""
@@ -56,7 +60,9 @@ class Paced(Throttled[HandleT]):
     """
 
     batch: Batch = Batch()
+    """How large a batch is."""
     parallel: Parallel = 1
+    """So many ranges, worked through by several workers at once."""
 
     def cuts(self, total: int) -> list[int]:
         """How many of `total` documents or rows are before each range but the first.

@@ -169,11 +169,13 @@ class Place:
             text=True,
         )
 
-    def dharma(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    def dharma(
+        self, *arguments: str, status: int = 0, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run `dharma ARGUMENTS` to its end, which must have that exit status."""
         done = subprocess.run(
             [sys.executable, "-m", "dharma_tasks", *arguments],
-            env=self.environment,
+            env=self.environment | environment,
             capture_output=True,
             text=True,
             timeout=DEADLINE * 3,

@@ -29,5 +29,9 @@ def test_the_wheel_installs_and_answers(tmp_path: Path) -> None:
     constraints = ("--constraint", ROOT / "constraints.txt")
     run(empty / "bin" / "python", "-m", "pip", "install", "--quiet", *constraints, wheel)
     assert "submit" in run(empty / "bin" / "dharma", "--help")
+    # The first migrations and the schemas are in it.
+    folder = str(tmp_path / "migrations")
+    run(empty / "bin" / "dharma", "init", folder)
+    run(empty / "bin" / "dharma", "check", "--migrations", folder)
     celery = empty / "bin" / "celery"
     assert "dharma_tasks" in run(celery, "-A", "dharma_tasks", "report")

@@ -203,6 +203,9 @@ def test_down_ends_everything_and_keeps_the_data(alone: LocalEngines) -> None:
     assert command("down", "--dir", str(alone.folder)).returncode == 0
     assert [processes.identify(pid) for pid in pids if pid] == [None, None]
     assert "stopped" in command("status", "--dir", str(alone.folder)).stdout
+    listed = json.loads(command("status", "--json", "--dir", str(alone.folder)).stdout)
+    states = {each["name"]: each["state"] for each in listed}
+    assert (states["redis"], states["mongodb"]) == ("stopped", "never started")
 
     assert alone.up(only=only) == addresses
     assert STORES["redis"].count(addresses["DHARMA_REDIS_URL"]) == 1

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.errors import FenceLost, OperationFailed, Outdated, Problem
+from dharma_tasks.findings import Finding
 from dharma_tasks.journal import Declaration, Entry, Journal, Opening, Ranges
 from dharma_tasks.migration import JSON, Key
 from dharma_tasks.operations.base import Operation
@@ -334,6 +335,9 @@ class ModelDatabase(Database[dict[int, int]]):
         if isinstance(found, Exception):
             raise found
         return found
+
+    def examine(self) -> list[Finding]:
+        raise NotImplementedError
 
     def classify(self, error: BaseException) -> Fault:
         if isinstance(error, Conflict):

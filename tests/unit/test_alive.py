@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from click.testing import CliRunner, Result
 from fake_run import NAMESPACE, without_settings
@@ -43,6 +45,14 @@ def test_the_worker_of_this_host(workers: Workers) -> None:
     found = ask()
     assert found.exit_code == 0
     assert found.stdout == f"celery@{node()} is alive and serves mongodb, postgresql\n"
+
+
+def test_json(workers: Workers) -> None:
+    """Those that are alive, of those that were asked for."""
+    assert json.loads(ask("--json").stdout) == {"alive": []}
+    workers.announce(Worker(name=f"celery@{node()}", databases=("mongodb",)), 100)
+    (found,) = json.loads(ask("--json").stdout)["alive"]
+    assert found == {"name": f"celery@{node()}", "databases": ["mongodb"]}
 
 
 def test_a_worker_by_its_name(workers: Workers) -> None:

@@ -41,6 +41,7 @@ def check(folder: Path, *arguments: str) -> Result:
 def found(folder: Path, *arguments: str) -> list[dict[str, Any]]:
     """What it finds, as a program reads it."""
     result = check(folder, "--format", "json", *arguments)
+    assert check(folder, "--json", *arguments).stdout == result.stdout
     listed: list[dict[str, Any]] = json.loads(result.stdout)
     return listed
 

@@ -179,7 +179,10 @@ def test_the_journal_was_written_to_meanwhile(stage: Stage) -> None:
 def test_the_journal_cannot_be_written(stage: Stage) -> None:
     """The database's own message is kept."""
     stage.databases["mongodb"].error = OSError("no primary")
-    assert declare(stage) == "error mongodb cannot be used: described: no primary"
+    assert declare(stage) == (
+        "error mongodb cannot be used: described: no primary. Look at the server, and at "
+        "DHARMA_MONGODB_URL of the worker w@h."
+    )
 
 
 # -- baseline --------------------------------------------------------------------------------

@@ -59,9 +59,8 @@ def test_a_rollback_file_is_shown(example: Loaded, database: str) -> None:
 
 
 @pytest.mark.parametrize(("heading", "kind"), LISTED)
-def test_the_guide_names_every_parameter(heading: str, kind: type[Operation[Any]]) -> None:
-    """An operation that gets a parameter gets it in the guide's table too."""
+def test_the_guide_names_every_operation(heading: str, kind: type[Operation[Any]]) -> None:
+    """In its database's section; the parameters are in the reference, which is made from them."""
     guide = (FOLDER / "README.md").read_text()
     section = guide.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    [row] = [line for line in section.splitlines() if line.startswith(f"| `{kind.kind}` |")]
-    assert [name for name in kind.model_fields if f"`{name}`" not in row] == []
+    assert f"`{kind.kind}`" in section

@@ -248,7 +248,6 @@ def test_through_a_worker(stage: Stage) -> None:
     assert lines[1] == "  23:59:57  mongodb  run      forward"
     assert lines[2:] == [
         "elasticsearch cannot be used: away",
-        "Look at the server, and at DHARMA_ELASTICSEARCH_URL.",
         "postgresql: not known: no URL is set, and no live worker serves it",
     ]
 

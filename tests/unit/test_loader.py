@@ -188,7 +188,8 @@ def test_rollback_fits_its_migration(migrations: Migrations, refusal: Refusal) -
     assert refusal() == [
         (
             "mongodb/001_a_rollback.json, line 21, dependencies: unknown key 'dependencies'. "
-            "Known keys: database_type, description, migration_type, name, operations, version."
+            "Known keys: $schema, database_type, description, migration_type, name, operations, "
+            "version."
         ),
         (
             "mongodb/001_a_rollback.json, line 8, operations[0].type: no such operation: "
@@ -320,7 +321,7 @@ def test_paths_and_lines(document: JSON, data: st.DataObject) -> None:
     ("keys", "said"),
     [
         ({"versoin": "1"}, ", versoin: unknown key 'versoin'. Did you mean 'version'?"),
-        ({"alone": True}, "unknown key 'alone'. Known keys: breaking, database_type, "),
+        ({"alone": True}, "unknown key 'alone'. Known keys: $schema, breaking, "),
         ({"version": None}, "line 1, version: 'version' is missing. Add it."),
         ({"version": "1.0"}, "line 2, version: '1.0' is not a version: write MAJOR.MINOR.PATCH"),
         ({"version": "1.0.0-rc1"}, "'1.0.0-rc1' is not a version"),

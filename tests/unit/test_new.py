@@ -48,6 +48,12 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def schema(path: Path) -> str:
+    """Where the file says that its schema is."""
+    found: str = json.loads(path.read_text())["$schema"]
+    return found
+
+
 def fill_in(path: Path) -> None:
     """Do what it asks for."""
     if path.suffix == ".sql":
@@ -74,6 +80,8 @@ def test_refused_until_it_is_filled_in(migrations: Migrations, database: str) ->
     for file in files:
         fill_in(migrations.path / file)
     loaded = load(migrations.path)
+    for file in files[:: len(endings)]:
+        assert (migrations.path / database / schema(migrations.path / file)).is_file()
     (migration,) = loaded.migrations
     assert (migration.version, migration.name) == ("1.0.0", "add_users")
     assert migration.rollback

@@ -358,7 +358,7 @@ def test_a_database_that_cannot_count(plan: Plan, databases: dict[str, FakeDatab
     assert "    1 remove_field users.old  irreversible, heavy\n" in result.stdout
     assert (
         "warning: there are no estimates for mongodb: mongodb cannot be read: "
-        "described: no permission\n"
+        "described: no permission. Look at the server, and at DHARMA_MONGODB_URL.\n"
     ) in result.stdout
     assert "no permission" in json.loads(plan("plan", "--json").stdout)["warnings"][0]
 

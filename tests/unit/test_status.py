@@ -531,7 +531,8 @@ def test_4_a_database_that_is_down(stage: Stage) -> None:
     result = stage.status()
     assert result.exit_code == 4
     assert "mongodb  at 1.0.0" in result.stdout
-    assert "postgresql cannot be read: described: refused\n" in result.stdout
+    said = "refused. Look at the server, and at DHARMA_POSTGRESQL_URL.\n"
+    assert f"postgresql cannot be read: described: {said}" in result.stdout
     assert "DHARMA_POSTGRESQL_URL" in result.stdout
     assert "secret" not in result.output
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -540,6 +541,21 @@ def test_0_paused_and_resumed(stage: Stage, run: Run) -> None:
         ("resumed", who_asks("you@there"), "mongodb:1.0.0#1"),
     ]
     assert "is not paused: it is running" in stage.call("resume").stdout
+
+
+def test_json_of_what_was_done(stage: Stage, run: Run) -> None:
+    """The run, what it was before, which histories have it; what people read goes to stderr."""
+    paused = stage.call("pause", "--json")
+    found = json.loads(paused.stdout)
+    assert "Paused: what is open stops" in paused.stderr
+    assert (found["run"], found["was"], found["exit_status"]) == (run.id, "running", 0)
+    assert (found["written"], found["not_written_yet"]) == (["mongodb", "postgresql"], [])
+    assert json.loads(stage.call("resume", "--json").stdout)["was"] == "paused"
+    cancelled = stage.call("cancel", "--json", "--yes")
+    assert json.loads(cancelled.stdout)["message"].startswith("Written to the history of mongodb")
+    gone = json.loads(stage.call("pause", "x", "--json").stdout)
+    assert gone["exit_status"] == 2
+    assert gone["message"].startswith("run x is not known to Redis")
 
 
 def test_what_became_ready_meanwhile_is_sent(stage: Stage, run: Run) -> None:

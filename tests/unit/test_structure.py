@@ -21,6 +21,7 @@ REDIS = {
     # They are given a client, and hand it on; or they live with its being away.
     *{"control.py", "context.py", "rescue.py", "submit.py", "bootsteps.py"},
     *{"conduct.py", "inline.py", "range_control.py"},
+    *{"doctor.py", "redis_examine.py"},
     *{"reading.py", "trail.py", "status.py", "report.py", "transport.py"},
     *{"standing.py", "sight.py"},
 }

@@ -72,7 +72,7 @@ def test_who_steps_aside_fires_no_link(
     """FAULTS 17: a duplicate that returned would let Celery send what comes after it."""
     flow = FakeFlow(monkeypatch, error)
     monkeypatch.setitem(app.conf, "task_always_eager", True)  # noqa: FBT003 - the setting
-    following: Any = tasks.read.si("mongodb", "reply")
+    following: Any = tasks.read.si(database="mongodb", reply="reply")
     tasks.confirm.apply(args=("run", "mongodb", "1.0.0"), link=[following])
     assert flow.next == sent
 

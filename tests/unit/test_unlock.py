@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -207,7 +208,10 @@ def test_no_lease_is_broken_without_a_word(stage: Stage) -> None:
     assert asked.unlock(stage.context, "mongodb", "me@here", stage.token, REPLY) == []
     lease.confirm()
     answer = stage.redis.lpop(REPLY)
-    assert answer == "error mongodb cannot be used: described: no primary"
+    assert answer == (
+        "error mongodb cannot be used: described: no primary. Look at the server, and at "
+        "DHARMA_MONGODB_URL of the worker w@h."
+    )
 
 
 # -- the command ---------------------------------------------------------------------------
@@ -231,6 +235,21 @@ def test_0_broken(stage: Stage) -> None:
     assert stage.redis.keys(f"{NAMESPACE}:reply:*") == []
     with pytest.raises(LeaseLost):
         lease.renew()
+
+
+def test_json_of_a_broken_lease(stage: Stage) -> None:
+    """Whose it was, and whether it was broken; where none is held, that."""
+    lease = stage.hold()
+    broken = stage.unlock("--json", "--yes")
+    found = json.loads(broken.stdout.partition("\n")[2])  # the worker's log is the first line
+    assert (found["broken"], found["exit_status"]) == (True, 0)
+    assert (found["database"], found["lease"]["run"]) == ("mongodb", stage.run.id)
+    where = {"run", "version", "operation", "range"}
+    assert found["lease"].keys() == where | {"worker", "node", "pid"}
+    assert found["lease"]["worker"] in broken.stderr
+    lease.release()
+    none = json.loads(stage.unlock("--json").stdout)
+    assert (none["broken"], none["lease"], none["exit_status"]) == (False, None, 0)
 
 
 def test_by_is_user_at_host(stage: Stage) -> None:

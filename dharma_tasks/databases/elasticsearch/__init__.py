@@ -11,8 +11,10 @@ from elasticsearch import BadRequestError, Elasticsearch, NotFoundError
 from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.databases.elasticsearch import errors
 from dharma_tasks.databases.elasticsearch.client import connect
+from dharma_tasks.databases.elasticsearch.examine import examine
 from dharma_tasks.databases.elasticsearch.journal import ElasticsearchJournal
 from dharma_tasks.databases.elasticsearch.strain import Strain
+from dharma_tasks.findings import Finding
 from dharma_tasks.migration import JSON
 from dharma_tasks.records import Owner
 from dharma_tasks.settings import Settings
@@ -39,6 +41,7 @@ class ElasticsearchDatabase(Database[Elasticsearch]):
         if settings.url(self.name) is None:
             raise KeyError(self.name)
         self._client = connect(settings, settings.lease_seconds * _PART_OF_LEASE)
+        self._namespace = settings.namespace
         self._strain = Strain(self._client)
         self._journal = ElasticsearchJournal(self._client, settings.namespace)
 
@@ -93,6 +96,10 @@ class ElasticsearchDatabase(Database[Elasticsearch]):
     def strain(self, warn: Callable[[str], None]) -> str | None:  # noqa: ARG002
         """A red cluster, or writes that were refused."""
         return self._strain.look()
+
+    def examine(self) -> list[Finding]:
+        """The cluster, and what the user may do in it."""
+        return list(examine(self._client, f"{self._namespace}_*"))
 
     def classify(self, error: BaseException) -> Fault:
         """Say what an exception of the driver means. Unknown ones are lasting."""

@@ -13,10 +13,12 @@ from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.databases.freeing import ended
 from dharma_tasks.databases.mongodb import faults
 from dharma_tasks.databases.mongodb.connection import Connection, Handle, operations
+from dharma_tasks.databases.mongodb.examine import examine
 from dharma_tasks.databases.mongodb.journal import MongodbJournal
 from dharma_tasks.databases.mongodb.strain import strain
 from dharma_tasks.databases.mongodb.watch import Onlooker
 from dharma_tasks.databases.watch import Watcher
+from dharma_tasks.findings import Finding
 from dharma_tasks.migration import JSON
 from dharma_tasks.records import Owner
 from dharma_tasks.settings import Settings
@@ -91,6 +93,10 @@ class MongodbDatabase(Database[Handle]):
         if not self.transactions:
             return None
         return strain(self._connection.client, self._most_lag)
+
+    def examine(self) -> list[Finding]:
+        """Server, replica set, and what the user may do."""
+        return list(examine(self._connection.client, self._connection.name))
 
     def classify(self, error: BaseException) -> Fault:
         """By the server's code and the driver's labels; a lost connection is passing."""

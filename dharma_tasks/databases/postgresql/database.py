@@ -11,11 +11,13 @@ import psycopg
 from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.databases.freeing import FREE_SECONDS, ended
 from dharma_tasks.databases.postgresql import faults
+from dharma_tasks.databases.postgresql.examine import examine
 from dharma_tasks.databases.postgresql.journal import PostgresqlJournal
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.databases.postgresql.strain import strain
 from dharma_tasks.databases.postgresql.watch import Onlooker
 from dharma_tasks.databases.watch import Watcher
+from dharma_tasks.findings import Finding
 from dharma_tasks.migration import JSON
 from dharma_tasks.records import Owner
 from dharma_tasks.settings import Settings
@@ -123,6 +125,11 @@ class PostgresqlDatabase(Database[Session]):
     def strain(self, warn: Callable[[str], None]) -> str | None:
         """A standby that lags, or sessions that wait for locks."""
         return strain(self._onlooker.query, self._settings, warn)
+
+    def examine(self) -> list[Finding]:
+        """Server, and what the role may do."""
+        self._session.clean()
+        return list(examine(self._session.query, f"public.{self._settings.namespace}_head"))
 
     def classify(self, error: BaseException) -> Fault:
         """By SQLSTATE; a lost connection is passing."""

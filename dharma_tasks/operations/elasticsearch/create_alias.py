@@ -33,10 +33,15 @@ class CreateAlias(Operation[Elasticsearch]):
     kind: ClassVar[str] = "create_alias"
 
     index: str
+    """Which index."""
     alias: str
+    """The name that it gets."""
     exclusive: bool = False
+    """Take the name off every other index, in the same call."""
     filter: JSON | None = None
+    """Which documents are seen by this name: a query."""
     is_write_index: bool | None = None
+    """Whether writes by this name go to this index, where several have it."""
 
     @property
     def summary(self) -> str:

@@ -34,8 +34,11 @@ class CreateIndex(Operation[Elasticsearch]):
     kind: ClassVar[str] = "create_index"
 
     index: str
+    """Its name."""
     mapping: JSON = Field(default_factory=dict)
+    """Its fields: `{"properties": {…}}`."""
     settings: JSON = Field(default_factory=dict)
+    """Its settings: `{"number_of_replicas": 1}`. Those that are not named do not count."""
 
     @property
     def summary(self) -> str:

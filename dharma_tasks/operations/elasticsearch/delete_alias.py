@@ -31,8 +31,11 @@ class DeleteAlias(Operation[Elasticsearch]):
     kind: ClassVar[str] = "delete_alias"
 
     alias: str
+    """The name that goes."""
     index: str | None = None
+    """From which index; without it from every one that has it."""
     if_exists: bool = False
+    """Whether it is fine that it is not there."""
 
     @property
     def summary(self) -> str:

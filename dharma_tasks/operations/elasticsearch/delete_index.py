@@ -23,7 +23,9 @@ class DeleteIndex(Operation[Elasticsearch]):
     kind: ClassVar[str] = "delete_index"
 
     index: str
+    """Which index."""
     if_exists: bool = False
+    """Whether it is fine that it is not there."""
 
     @property
     def summary(self) -> str:

@@ -54,8 +54,11 @@ class Source(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     index: str
+    """Its name, an alias or a pattern."""
     query: JSON | None = None
+    """Which documents; without it all."""
     fields: list[str] | None = Field(default=None, alias="_source", min_length=1)
+    """Which fields of them; without it all."""
 
 
 class ServerBatch(BaseModel):
@@ -64,6 +67,7 @@ class ServerBatch(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max: int = Field(default=1_000, ge=1, le=10_000)
+    """How many documents at once. Fewer where they are large."""
 
 
 class InRanges(Throttled[Elasticsearch]):
@@ -73,6 +77,7 @@ class InRanges(Throttled[Elasticsearch]):
     """
 
     batch: ServerBatch = ServerBatch()
+    """How many documents the server reads and writes at once."""
     parallel: Parallel = 2
     """How many tasks run at once. On one node more were not faster."""
 

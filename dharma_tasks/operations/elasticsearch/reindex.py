@@ -71,7 +71,9 @@ class Destination(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     index: str
+    """Its name."""
     version_type: Literal["internal", "external"] = "internal"
+    """`external` keeps the versions that the application gives its documents."""
 
 
 class Reindex(InRanges):
@@ -89,12 +91,18 @@ class Reindex(InRanges):
 
     kind: ClassVar[str] = "reindex"
 
-    source: Annotated[Source, BeforeValidator(_index)]
-    dest: Annotated[Destination, BeforeValidator(_index)]
+    source: Annotated[Source, BeforeValidator(_index, json_schema_input_type=str | Source)]
+    """An index, an alias or a pattern like `logs-2024-*`."""
+    dest: Annotated[Destination, BeforeValidator(_index, json_schema_input_type=str | Destination)]
+    """An index that is there, made by `create_index`."""
     move_aliases: tuple[str, ...] = ()
+    """Aliases that go from the source to the destination at the end, in one call."""
     block_source: bool | None = None
+    """Whether writes to the source are refused at the end; by default where aliases move."""
     max_failures: int = Field(default=0, ge=0, le=100)
+    """Up to so many documents that do not fit into the destination are left out, and named."""
     check_disk: bool = True
+    """Whether the disk is looked at before: see `dharma plan`."""
 
     @property
     def summary(self) -> str:

@@ -45,7 +45,9 @@ class UpdateByQuery(InRanges):
     kind: ClassVar[str] = "update_by_query"
 
     index: str
+    """Which index."""
     query: JSON | None = None
+    """Which documents; without it all."""
 
     @property
     def summary(self) -> str:

@@ -32,7 +32,9 @@ class UpdateMapping(Operation[Elasticsearch]):
     kind: ClassVar[str] = "update_mapping"
 
     index: str
+    """Which index."""
     mapping: JSON
+    """What comes to its fields: `{"properties": {…}}`."""
 
     @property
     def summary(self) -> str:

@@ -40,7 +40,9 @@ class UpdateSettings(Operation[Elasticsearch]):
     kind: ClassVar[str] = "update_settings"
 
     index: str
+    """Which index."""
     settings: JSON
+    """Those that may change in use: `{"refresh_interval": "5s"}`; null for a default."""
 
     @property
     def summary(self) -> str:

@@ -17,7 +17,9 @@ class AddField(Walk):
     kind: ClassVar[str] = "add_field"
 
     field: Field
+    """Its name, or a path like `address.city`."""
     value: Value
+    """What it is set to."""
 
     @property
     def summary(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field as Default
 
@@ -11,7 +11,12 @@ from dharma_tasks.databases.mongodb.faults import shown
 from dharma_tasks.errors import OperationFailed, Problem
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.mongodb.collections import Found, drop, find
-from dharma_tasks.operations.mongodb.values import CollectionName, ValueDocument, unknown_options
+from dharma_tasks.operations.mongodb.values import (
+    CollectionName,
+    ValueDocument,
+    known_options,
+    unknown_options,
+)
 from dharma_tasks.work import Prepared, Step, Work
 
 _OPTIONS = (
@@ -37,7 +42,9 @@ class CreateCollection(Operation[Handle]):
     kind: ClassVar[str] = "create_collection"
 
     collection: CollectionName
-    options: ValueDocument = Default(default_factory=dict)
+    """Its name."""
+    options: Annotated[ValueDocument, known_options(_OPTIONS)] = Default(default_factory=dict)
+    """As of MongoDB's `create`: `validator`, `capped`, `collation`, …"""
 
     @property
     def summary(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field as Default
 from pymongo.errors import OperationFailure
@@ -23,6 +23,7 @@ from dharma_tasks.operations.mongodb.values import (
     CollectionName,
     IndexKeys,
     ValueDocument,
+    known_options,
     unknown_options,
 )
 from dharma_tasks.records import Direction
@@ -55,8 +56,11 @@ class CreateIndex(Operation[Handle]):
     kind: ClassVar[str] = "create_index"
 
     collection: CollectionName
+    """Which collection; one that is not there is made."""
     index: IndexKeys
-    options: ValueDocument = Default(default_factory=dict)
+    """Its keys, in their order: `[["field", 1], ["other", -1]]`."""
+    options: Annotated[ValueDocument, known_options(_OPTIONS)] = Default(default_factory=dict)
+    """As of MongoDB's `createIndexes`: `name`, `unique`, `sparse`, …"""
 
     @property
     def summary(self) -> str:

@@ -25,7 +25,9 @@ class DropCollection(Operation[Handle]):
     kind: ClassVar[str] = "drop_collection"
 
     collection: CollectionName
+    """Which collection."""
     if_exists: bool = False
+    """Whether it is fine that it is not there."""
 
     @property
     def summary(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import OperationFailed, Problem
@@ -12,7 +12,13 @@ from dharma_tasks.explain import nearest
 from dharma_tasks.operations.base import Burden, Operation
 from dharma_tasks.operations.mongodb import indexes
 from dharma_tasks.operations.mongodb.collections import aimed, existing, find
-from dharma_tasks.operations.mongodb.values import CollectionName, dumps, index_keys, loads
+from dharma_tasks.operations.mongodb.values import (
+    INDEX_KEYS,
+    CollectionName,
+    dumps,
+    index_keys,
+    loads,
+)
 from dharma_tasks.records import Direction
 from dharma_tasks.work import Prepared, Step, Work
 
@@ -31,8 +37,15 @@ class DropIndex(Operation[Handle]):
     kind: ClassVar[str] = "drop_index"
 
     collection: CollectionName
-    index: Annotated[Any, BeforeValidator(_name_or_keys)]
+    """Which collection."""
+    index: Annotated[
+        Any,
+        BeforeValidator(_name_or_keys),
+        WithJsonSchema({"anyOf": [{"type": "string"}, INDEX_KEYS]}),
+    ]
+    """Its name, or its keys: `[["field", 1]]`."""
     if_exists: bool = False
+    """Whether it is fine that it is not there."""
 
     @property
     def summary(self) -> str:

@@ -34,7 +34,9 @@ class InsertDocuments(Operation[Handle]):
     kind: ClassVar[str] = "insert_documents"
 
     collection: CollectionName
+    """Which collection; it must be there."""
     documents: ValueList
+    """The documents, each with its `_id`."""
 
     @property
     def summary(self) -> str:

@@ -26,10 +26,23 @@ from dharma_tasks.errors import OperationFailed
 from dharma_tasks.operations.mongodb.collections import find
 from dharma_tasks.work import Step, Work
 
-__all__ = ["BY_ID", "CODEC", "RAW", "Documents", "Keeping", "chunks", "undo", "weight_of_id"]
+__all__ = [
+    "BY_HAND",
+    "BY_ID",
+    "CODEC",
+    "RAW",
+    "Documents",
+    "Keeping",
+    "chunks",
+    "undo",
+    "weight_of_id",
+]
 
 EntryT = TypeVar("EntryT")
 ItemT = TypeVar("ItemT")
+
+BY_HAND = "Undo it by hand, or with a NNN_name_rollback file"
+"""What to do where nothing is kept."""
 
 BY_ID = [("_id", 1)]
 CODEC: CodecOptions[Document] = CodecOptions(
@@ -152,14 +165,14 @@ def undo(work: Work[Handle], name: str, keeping: Keeping[Any]) -> Step:
 
 def _confirm_complete(work: Work[Handle], walked: Document) -> None:
     if "irreversible" in work.undo:
-        raise OperationFailed(f"it cannot be undone: {work.undo['irreversible']}")
+        raise OperationFailed(f"it cannot be undone: {work.undo['irreversible']}", BY_HAND)
     # Without transactions a replay may find what it has used up removed already.
     complete = not work.handle.transactions or (
         kept.count(work.handle, work.key) >= walked.get("kept", 0)
     )
     if not complete:
         what = f"what it kept for its way back is not in {work.handle.kept.name!r} any more"
-        raise OperationFailed(what, "Undo it by hand, or with a NNN_name_rollback file")
+        raise OperationFailed(what, BY_HAND)
 
 
 def _same(work: Work[Handle], name: str) -> bool:

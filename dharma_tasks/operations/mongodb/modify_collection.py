@@ -26,9 +26,13 @@ class ModifyCollection(Operation[Handle]):
     kind: ClassVar[str] = "modify_collection"
 
     collection: CollectionName
+    """Which collection."""
     validator: ValueDocument = None
+    """What documents must match, as of MongoDB's `collMod`; `{}` for no validator."""
     level: Literal["strict", "moderate", "off"] | None = None
+    """Which writes are looked at."""
     action: Literal["error", "warn", "errorAndLog"] | None = None
+    """What becomes of documents that do not match."""
 
     @property
     def summary(self) -> str:

@@ -15,6 +15,7 @@ class RemoveField(Walk):
     kind: ClassVar[str] = "remove_field"
 
     field: Field
+    """Its name, or a path like `address.city`."""
 
     @property
     def summary(self) -> str:

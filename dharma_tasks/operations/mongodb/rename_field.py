@@ -24,7 +24,9 @@ class RenameField(Walk):
     kind: ClassVar[str] = "rename_field"
 
     old_name: Field
+    """Its name, or a path like `address.city`."""
     new_name: Field
+    """The same for the new one."""
 
     @property
     def summary(self) -> str:

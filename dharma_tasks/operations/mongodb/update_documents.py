@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import WithJsonSchema
 
 from dharma_tasks.databases.mongodb.connection import Document
 from dharma_tasks.errors import Problem
@@ -18,6 +20,11 @@ _REPEATABLE = {
 _NOT_REPEATABLE = {"$inc", "$mul", "$push", "$pop", "$bit"}
 _STAGES = ("$addFields", "$set", "$project", "$unset", "$replaceRoot", "$replaceWith")
 
+_Update = Annotated[
+    Value,
+    WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "array", "items": {"type": "object"}}]}),
+]
+
 
 class UpdateDocuments(Walk):
     """Updates the documents that match the filter, with operators or with a pipeline."""
@@ -25,8 +32,11 @@ class UpdateDocuments(Walk):
     kind: ClassVar[str] = "update_documents"
 
     filter: ValueDocument
-    update: Value
+    """Which documents; `{}` for all."""
+    update: _Update
+    """Operators like `$set` and `$inc`, or a list of pipeline stages; never a whole document."""
     array_filters: ValueList | None = None
+    """Which elements of arrays, as of MongoDB's `arrayFilters`."""
 
     def problems(self) -> list[Problem]:
         """An update that is none, or operators that MongoDB does not have."""

@@ -13,7 +13,7 @@ from bson import json_util
 from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from dharma_tasks.databases.mongodb.connection import Document
 from dharma_tasks.errors import Problem
@@ -21,6 +21,7 @@ from dharma_tasks.explain import suggestion
 from dharma_tasks.strict_json import Path, text_of
 
 __all__ = [
+    "INDEX_KEYS",
     "CollectionName",
     "Field",
     "IndexKeys",
@@ -30,6 +31,7 @@ __all__ = [
     "decode",
     "dumps",
     "index_keys",
+    "known_options",
     "loads",
     "unknown_options",
 ]
@@ -102,10 +104,20 @@ def _documents(value: Any) -> list[Document]:
 Value = Annotated[Any, BeforeValidator(decode)]
 """Any BSON value."""
 
-ValueDocument = Annotated[Any, BeforeValidator(decode), AfterValidator(_document)]
+ValueDocument = Annotated[
+    Any,
+    BeforeValidator(decode),
+    AfterValidator(_document),
+    WithJsonSchema({"type": "object"}),
+]
 """A BSON document."""
 
-ValueList = Annotated[Any, BeforeValidator(decode), AfterValidator(_documents)]
+ValueList = Annotated[
+    Any,
+    BeforeValidator(decode),
+    AfterValidator(_documents),
+    WithJsonSchema({"type": "array", "items": {"type": "object"}}),
+]
 """A list of BSON documents."""
 
 
@@ -157,10 +169,36 @@ def _is_key(pair: Any) -> bool:
     return bool(name) and (number or how in _KINDS)
 
 
-CollectionName = Annotated[str, AfterValidator(_collection_name)]
-Field = Annotated[str, AfterValidator(_field)]
-IndexKeys = Annotated[Any, BeforeValidator(index_keys)]
+INDEX_KEYS: Document = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "array",
+        "minItems": 2,
+        "maxItems": 2,
+        "items": [{"type": "string"}, {"anyOf": [{"type": "number"}, {"enum": [*_KINDS]}]}],
+    },
+}
+"""The JSON Schema of them."""
+
+CollectionName = Annotated[
+    str,
+    AfterValidator(_collection_name),
+    WithJsonSchema({"type": "string", "pattern": r"^(?!system\.)[^.$]([^$]*[^.$])?$"}),
+]
+Field = Annotated[
+    str,
+    AfterValidator(_field),
+    WithJsonSchema({"type": "string", "pattern": r"^(?!_id(\.|$))[^.$][^.]*(\.[^.$][^.]*)*$"}),
+]
+IndexKeys = Annotated[Any, BeforeValidator(index_keys), WithJsonSchema(INDEX_KEYS)]
 """The keys of an index, in their order: `[("field", 1), ("other", "text")]`."""
+
+
+def known_options(known: Collection[str]) -> WithJsonSchema:
+    """The JSON Schema of options, of which there are no others."""
+    options: Document = {name: {} for name in known}
+    return WithJsonSchema({"type": "object", "properties": options, "additionalProperties": False})
 
 
 def unknown_options(options: Document, known: Collection[str]) -> list[Problem]:

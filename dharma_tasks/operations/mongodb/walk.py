@@ -28,7 +28,7 @@ from dharma_tasks.operations.mongodb import refused
 from dharma_tasks.operations.mongodb.collections import Found, existing
 from dharma_tasks.operations.mongodb.disk import confirm_room
 from dharma_tasks.operations.mongodb.images import Images
-from dharma_tasks.operations.mongodb.keeping import BY_ID, Documents, Keeping, undo
+from dharma_tasks.operations.mongodb.keeping import BY_HAND, BY_ID, Documents, Keeping, undo
 from dharma_tasks.operations.mongodb.values import CollectionName, ValueDocument
 from dharma_tasks.operations.mongodb.written import writes_to
 from dharma_tasks.operations.paced import Paced
@@ -51,9 +51,13 @@ class Walk(Paced[Handle]):
     """
 
     collection: CollectionName
+    """Which collection."""
     filter: ValueDocument = Default(default_factory=dict)
+    """Which documents; without it all."""
     keep_before_image: bool = False
+    """Keep each document as it was, so that the way back is exact."""
     check_disk: bool = True
+    """Whether it is refused where the disk has no room for what is kept."""
 
     @abstractmethod
     def change(self) -> tuple[Document, Document | list[Document]]:
@@ -202,10 +206,10 @@ class Walk(Paced[Handle]):
             return Step(None, finished=True)
         keeping = self._keeping()
         if keeping is None:
-            raise OperationFailed(f"{self.kind} has kept nothing, and cannot be undone")
+            raise OperationFailed(f"{self.kind} has kept nothing, and cannot be undone", BY_HAND)
         if not work.undo.get("keeps"):
             what = "it cannot be undone: the release that carried it out kept nothing for that"
-            raise OperationFailed(what, "Undo it by hand, or with a NNN_name_rollback file")
+            raise OperationFailed(what, BY_HAND)
         return undo(work, self.collection, keeping)
 
     def _keep(self, work: Work[Handle], part: int, data: bytes) -> int:

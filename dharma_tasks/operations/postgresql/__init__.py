@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dharma_tasks.operations.base import Advisor, Catalogue
 from dharma_tasks.operations.postgresql import squawk
-from dharma_tasks.operations.postgresql.files import read
+from dharma_tasks.operations.postgresql.files import described, read
 from dharma_tasks.operations.postgresql.sql import Sql
 from dharma_tasks.operations.postgresql.sql_batch import SqlBatch
 from dharma_tasks.operations.postgresql.sql_statements import SqlStatements
@@ -20,4 +20,5 @@ catalogue = Catalogue(
     companion=".sql",
     advisor=Advisor(squawk.missing, squawk.findings),
     unit="row",
+    described=described,
 )

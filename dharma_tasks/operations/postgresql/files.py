@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from dharma_tasks.errors import Problem
 from dharma_tasks.explain import explain, suggestion
@@ -36,6 +37,23 @@ def read(content: JSON, path: Path) -> tuple[list[JSON], list[Problem]]:
         return [{"type": SqlBatch.kind, "sql": text, **_parameters(batch)}], problems
     kind = Sql.kind if transactional else SqlStatements.kind
     return [{"type": kind, "sql": text}], problems
+
+
+def described(schema: Callable[[type[BaseModel]], JSON]) -> dict[str, JSON]:
+    """The JSON Schemas of `transactional` and `batch`, as `read` takes them."""
+    batch = schema(SqlBatch)
+    properties: JSON = batch["properties"]
+    pace: JSON = properties.pop("batch")["properties"]
+    del properties["sql"]
+    batch["properties"] = {name: (properties | pace)[name] for name in _BATCH_KEYS}
+    batch["required"].remove("sql")
+    batch["description"] = "The file's one statement runs over ranges of a key."
+    transactional = {
+        "description": "False where statements of the file refuse to run in a transaction.",
+        "type": "boolean",
+        "default": True,
+    }
+    return {"transactional": transactional, "batch": batch}
 
 
 def _text(file: Path) -> tuple[str, list[Problem]]:

@@ -35,11 +35,9 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-_Key = Annotated[
-    list[Annotated[str, Field(min_length=1)]],
-    Field(min_length=1, max_length=_COLUMNS_AT_MOST),
-    BeforeValidator(_listed),
-]
+_Column = Annotated[str, Field(min_length=1)]
+_Columns = Annotated[list[_Column], Field(min_length=1, max_length=_COLUMNS_AT_MOST)]
+_Key = Annotated[_Columns, BeforeValidator(_listed, json_schema_input_type=_Column | _Columns)]
 
 
 class SqlBatch(Paced[Session], SqlFile):
@@ -53,8 +51,11 @@ class SqlBatch(Paced[Session], SqlFile):
     kind: ClassVar[str] = "sql_batch"
 
     table: str = Field(min_length=1)
+    """The table that is walked."""
     key: _Key
+    """A column with an index that begins with it, or up to three in the order of an index."""
     size: int | None = Field(default=None, ge=1, le=1_000_000)
+    """So many rows in a range; without it as many as take `seconds`."""
 
     @property
     def summary(self) -> str:

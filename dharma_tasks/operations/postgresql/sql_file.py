@@ -16,6 +16,7 @@ class SqlFile(Operation[Session]):
     """A .sql file. Its rollback file is one too, and is carried out in the same ways."""
 
     sql: str
+    """The file's text."""
 
     @property
     def summary(self) -> str:

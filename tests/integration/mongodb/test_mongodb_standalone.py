@@ -14,8 +14,10 @@ from pydantic import SecretStr
 from pymongo import MongoClient
 from pymongo.database import Database
 
+from dharma_tasks.databases.mongodb import MongodbDatabase
 from dharma_tasks.databases.mongodb.declaring import Declaring
 from dharma_tasks.errors import FenceLost, OperationFailed
+from dharma_tasks.findings import Grade
 from dharma_tasks.journal import Amendment, Declaration
 from dharma_tasks.local.account import CALLER
 from dharma_tasks.local.processes import free_port
@@ -274,3 +276,14 @@ def test_before_images_are_refused(hand: Hand, documents: Database[Any]) -> None
 def crash() -> None:
     """The worker ends here."""
     raise ZeroDivisionError
+
+
+def test_the_doctor_says_so(settings: Settings) -> None:
+    """What is refused here, and how to get a replica set."""
+    database = MongodbDatabase(settings)
+    try:
+        found = {finding.check: finding for finding in database.examine()}
+    finally:
+        database.close()
+    assert found["replica set"].grade is Grade.WARNING
+    assert "--replSet" in found["replica set"].todo
