@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     *("README.md", "docs/concepts.md", "docs/using.md", "docs/recipes.md", "docs/runbook.md"),
     *("docs/programming.md", "docs/reference.md", "docs/reliability.md"),
+    *("docs/monitoring.md", "docs/security.md"),
     *("migrations/README.md", "workers/README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
 )
 RUN = ("README.md", "docs/using.md", "docs/runbook.md", "workers/README.md")
@@ -31,6 +32,11 @@ LEFT_OUT = {
     'eval "$(python -m dharma_tasks.local env)"': "test_local.py",
     # Other workers, and Flower.
     "celery -A dharma_tasks worker --loglevel INFO": "test_spine.py",
+    'pip install ".[metrics]"': "test_wheel.py::test_the_wheel_installs_and_answers",
+    "DHARMA_METRICS_PORT=9464 celery -A dharma_tasks worker": (
+        "test_scraped.py::test_a_live_worker_is_scraped"
+    ),
+    "curl http://127.0.0.1:9464/metrics": "test_scraped.py::test_a_live_worker_is_scraped",
     "celery -A dharma_tasks worker -Q mongodb": "test_spine.py::test_split_queues",
     "celery -A dharma_tasks worker -Q postgresql,elasticsearch": "test_spine.py::test_split_queues",
     "export FLOWER_BASIC_AUTH=user:password": "test_page.py",
@@ -57,7 +63,7 @@ LEFT_OUT = {
             "python3 -m venv /tmp/fresh",
             (
                 "/tmp/fresh/bin/pip install --only-binary :all: "  # noqa: S108
-                "'.[local,flower,check,dev,bench]' hatchling"
+                "'.[local,flower,metrics,check,dev,bench]' hatchling"
             ),
             "/tmp/fresh/bin/pip freeze --exclude dharma-tasks > constraints.txt",  # noqa: S108
         ),

@@ -40,10 +40,8 @@ from dharma_tasks.watching.statuses import Statuses
 def status(*, as_json: bool, watch: bool, interval: float | None, migrations: Path | None) -> None:
     """Show what is applied, what is pending and what runs.
 
-    A database is read directly where its URL is set, and through a worker where it is not.
-
-    With --watch the runs are read at each look, a journal when something has ended in it, and every
-    15 s. Where there is no terminal, it prints a line for each thing that is new.
+    A database is read directly where its URL is set, and through a worker where it is not. Where
+    there is no terminal, --watch prints a line for each thing that is new.
 
     Exit status: 0, or 4 when a database cannot be reached; with --watch as of the last look.
     """

@@ -15,7 +15,7 @@ from fake_run import without_settings
 
 from dharma_tasks.cli import common, main
 from dharma_tasks.operations.postgresql import squawk
-from dharma_tasks.settings import Settings
+from dharma_tasks.settings import Settings, read
 
 FOLDER = Path(__file__).parents[2] / "migrations"
 COLLECTION = [{"type": "create_collection", "collection": "users"}]
@@ -105,6 +105,8 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_setting_that_cannot_be(migrations: Migrations, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pull request's check may have settings, and they may be wrong."""
+    monkeypatch.chdir(migrations.path)
+    monkeypatch.setattr(common, "read", read)
     monkeypatch.setenv("DHARMA_NAMESPACE", "Not This")
     result = check(migrations.path)
     assert result.exit_code == 2

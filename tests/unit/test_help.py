@@ -18,7 +18,7 @@ WIDE = 80
 SCREEN = 24
 LARGE = 40
 """Those that have more to say fit a window that is somewhat higher."""
-LONG = {"", "submit", "plan", "rollback", "cancel", "repair", "prune", "check"}
+LONG = {"", "submit", "plan", "rollback", "cancel", "check"}
 NO_TABLE = {"init", "new"}
 """They print the names of the files that they have written, and nothing else."""
 NAMES = main.list_commands(click.Context(main))

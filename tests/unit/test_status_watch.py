@@ -202,7 +202,8 @@ def test_a_database_that_is_lost_stays_as_it_was(stage: Stage) -> None:
     assert stage.database("mongodb").as_of is None
     stage.databases["mongodb"].error = OSError("refused")
     found = stage.until(lambda: (now := stage.database("mongodb")).error and now)
-    assert found.error == "mongodb cannot be read: described: refused"
+    assert found.error is not None
+    assert found.error.startswith("mongodb cannot be read: described: refused. Look at")
     assert (found.current, found.as_of is not None) == ("1.0.0", True)
     stage.databases["mongodb"].error = None
     stage.until(lambda: stage.database("mongodb").as_of is None)
@@ -324,7 +325,10 @@ def test_lines_of_what_is_wrong(stage: Stage) -> None:
         "mongodb nothing applied, 0 of 1 migration",
         "mongodb 1.0.0 failed: E11000 duplicate key",
         "postgresql not known",
-        "postgresql cannot be read: described: refused.",
+        (
+            "postgresql cannot be read: described: refused. Look at the server, and at "
+            "DHARMA_POSTGRESQL_URL."
+        ),
         "Redis cannot be read: Connection refused. Without it nothing that runs now can be seen.",
     ]
     assert result.exit_code == 4
