@@ -89,8 +89,12 @@ class Project:
 
     @cached_property
     def environment(self) -> dict[str, str]:
-        """Of the commands; nothing of the caller's own settings."""
-        kept = {name: v for name, v in os.environ.items() if not name.startswith("DHARMA_")}
+        """Of the commands; nothing of the caller's own settings.
+
+        Compiled modules are kept, as wherever it is installed: else each start compiles them.
+        """
+        left_out = ("DHARMA_", "PYTHONDONTWRITEBYTECODE")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
         return {
             **kept,
             "DHARMA_REDIS_URL": self.redis,
