@@ -65,7 +65,7 @@ def state(connection: psycopg.Connection[Any], namespace: str) -> list[Any]:
     """
     journal = [
         f"{namespace}_{table}{more}"
-        for table in ("head", "migrations", "operations", "history")
+        for table in ("head", "migrations", "operations", "ranges", "history")
         for more in ("", "_pkey", "_id_seq")
     ]
     schemas = connection.execute(_SCHEMAS).fetchone()

@@ -13,6 +13,8 @@ from deployment import BIN, IMAGE, WORKER, pod
 from gate import WAITING, Gate
 from place import Place, wait_for
 
+from dharma_tasks.submit import who_asks
+
 NOWHERE = "redis://127.0.0.1:1/0"
 """A Redis that is away: nobody listens there."""
 
@@ -23,7 +25,7 @@ def write(place: Place, number: int, sql: str) -> None:
 
 
 def test_each_hook_does_as_submit_does(place: Place) -> None:
-    """0 where it is applied, and the history names who the hook's platform says it was.
+    """0 where it is applied, and the history names who the hook's platform says it was, and where.
 
     A failed migration is 1, with the database's message; a refused folder is 2. They have Redis'
     URL and no database's.
@@ -35,7 +37,7 @@ def test_each_hook_does_as_submit_does(place: Place) -> None:
         hook = make(place)
         status, err = hooks.ended(hooks.start(place, hook))
         assert status == 0, f"{make.__name__}: {err}"
-        expected[f"1.{number}.0"] = hook.by
+        expected[f"1.{number}.0"] = who_asks(hook.by)
     entries = json.loads(place.dharma("history", "postgresql", "--json").stdout)["entries"]
     assert {e["version"]: e["by"] for e in entries if e["event"] == "applied"} == expected
     last = len(hooks.EVERY) + 1

@@ -297,7 +297,8 @@ def test_a_rollback_file_that_fails(postgres: Any) -> None:
     assert (told.event, told.number) == ("failed", 2)
     assert 'column "nothing" does not exist' in (told.error or "")
     assert one.state() == applied
-    done = postgres.database.journal.take(one.assignment, postgres.owner(), counted=True)
+    forward = postgres.in_its_run(one.assignment)
+    done = postgres.database.journal.take(forward, postgres.owner(), counted=True)
     assert done.state is OperationState.DONE
     one.back = postgres.operation("UPDATE t SET n = n - 1")
     one.roll_back()
@@ -317,8 +318,9 @@ def test_a_failure_in_the_middle_keeps_what_is_done(postgres: Any) -> None:
     with pytest.raises(MigrationFailed, match="check_it"):
         one.roll_back()
     assert postgres.record().state is MigrationState.FAILED
+    forward = postgres.in_its_run(one.assignment)
     with pytest.raises(Outdated, match="rollback file has begun"):
-        postgres.database.journal.take(one.assignment, postgres.owner(), counted=True)
+        postgres.database.journal.take(forward, postgres.owner(), counted=True)
     assert postgres.value("SELECT sum(n - (id % 7)) FROM t") == 300
     assert postgres.record().operations[1].done == 1
     postgres.see.execute("CREATE FUNCTION check_it() RETURNS bool LANGUAGE sql AS 'SELECT true'")
@@ -365,13 +367,11 @@ def test_who_is_late_commits_nothing(
     journal = postgres.database.journal
     forward = one.assignment
     back = replace(forward, direction=Direction.BACK, outcome=MigrationState.ROLLED_BACK)
+    file = one.rollback()
     if late == "file":
         one.apply()
-    first, second = {
-        "forward": (forward, back),
-        "file": (one.rollback(), one.rollback()),
-        "back": (back, back),
-    }[late]
+        postgres.in_its_run(file)
+    first, second = {"forward": (forward, back), "file": (file, file), "back": (back, back)}[late]
     if late == "back":
         journal.take(forward, postgres.owner(), counted=True)
     mine = journal.take(first, postgres.owner(), counted=True)
@@ -395,7 +395,8 @@ def test_a_new_run_fences_out_the_way_back(postgres: Any, other: PostgresqlDatab
     )
     one.apply()
     journal = postgres.database.journal
-    mine = journal.take(one.rollback(), postgres.owner(), counted=True)
+    back = postgres.in_its_run(one.rollback())
+    mine = journal.take(back, postgres.owner(), counted=True)
     opening = Opening(run="next", direction=Direction.FORWARD, plan="p", by="me")
     generation = other.journal.begin(opening, postgres.generation)
     before = one.state()
