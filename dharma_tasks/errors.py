@@ -7,6 +7,7 @@
     │   │                                                                              exit 1
     │   └── RunCancelled   a person has ended it                                       exit 5
     ├── OperationFailed    a lasting error of one operation; the migration fails       exit 1
+    ├── MigrationFailed    a lasting error of one operation, and the journal says so
     └── StepAside          this worker is not to do (or go on with) this work
         ├── LeaseHeld      another live worker holds the lease
         ├── LeaseLost      the lease went to somebody else, or ran out
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dharma_tasks.records import MigrationState
     from dharma_tasks.results import RunResult
 
 
@@ -142,3 +144,23 @@ class Halted(Stopped):
 
 class Cancelled(Halted):
     """The run is cancelled: what it has done of this migration is to be undone."""
+
+
+class MigrationFailed(DharmaError):
+    """An operation failed for good, and its journal says so.
+
+    `state` is the migration's, `kept` whether the operation itself may have left something, and
+    `answers` whether the database could still be asked.
+    """
+
+    def __init__(
+        self, text: str, state: MigrationState, *, kept: bool = True, answers: bool = True
+    ) -> None:
+        self.state = state
+        self.kept = kept
+        self.answers = answers
+        super().__init__(text)
+
+    def __reduce__(self) -> tuple[type[MigrationFailed], tuple[str, MigrationState]]:
+        """Pickled on the way from a pool's child to its parent."""
+        return type(self), (str(self), self.state)

@@ -11,21 +11,22 @@ the last batch; after an error it asks again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from structlog.contextvars import bound_contextvars
 
 from dharma_tasks import side_by_side
+from dharma_tasks.control_protocols import Control, RangesControl
 from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.errors import (
     CutOff,
     DharmaError,
     Halted,
+    MigrationFailed,
     OperationFailed,
     RangeLeft,
     StepAside,
@@ -33,95 +34,23 @@ from dharma_tasks.errors import (
 )
 from dharma_tasks.health import LOOK_SECONDS, Health
 from dharma_tasks.identity import owner
-from dharma_tasks.journal import Entry, Ledger
+from dharma_tasks.journal import Ledger
 from dharma_tasks.logs import stack_of
 from dharma_tasks.measures import Measure, Wait
-from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.pace import Bounds, Pace
 from dharma_tasks.records import MigrationState
 from dharma_tasks.settings import Settings
-from dharma_tasks.work import Amount, Assignment, Step, Taken, Walked, Work
+from dharma_tasks.way_back import WayBack
+from dharma_tasks.work import Amount, Assignment, Step, Taken, Work
 
 log = structlog.get_logger()
 
 _LOOKS_BEFORE_INTERRUPT = 3
 """Looks at a long statement, a second apart, before a worker that is to stop interrupts it."""
 
-_LEFT = "left as it is: "
-"""What is said of an operation that cannot be undone and is passed over."""
-
 _SIGN_SECONDS = 2
 """How often whoever watches gets a sign of life while a batch waits for its time."""
-
-
-class Control(Protocol):
-    """What the loop asks between batches, and whom it tells."""
-
-    def ending(self) -> Stopped | None:
-        """Why this worker is to stop, if it is. Called from another thread too."""
-
-    def check(self) -> None:
-        """Raise `StepAside` when this worker must stop at this batch boundary; else renew."""
-
-    def alive(self, seen: Amount | None = None) -> None:
-        """Give a sign of life from within a long statement, and show how far the server is with it.
-
-        Called from another thread.
-        """
-
-    def confirm(self) -> None:
-        """Raise `LeaseLost` unless the lease is ours at this moment."""
-
-    def report(self, taken: Taken, stuck_for: float) -> None:
-        """Show progress, and for how many seconds there has been none."""
-
-    def waiting(self, reason: str, stuck_for: float, *, handed_on: bool = False) -> None:
-        """Show why there is no progress, and whether the work is left to another worker."""
-
-    def warn(self, message: str) -> None:
-        """Show what a person should know."""
-
-    def measure(self, what: Measure, amount: float, detail: str = "") -> None:
-        """Count for whoever watches all operations; called from this thread only."""
-
-    def sharing(self, ranges: int) -> int:
-        """How many of so many ranges are at work now, which share one rate."""
-
-
-class RangesControl(Protocol):
-    """How the worker that has an operation comes by its ranges."""
-
-    def show(self, left: Sequence[int]) -> None:
-        """Show the ranges that are left, so that other workers are sent to them."""
-
-    def hold(
-        self, number: int, between: Callable[[], None]
-    ) -> AbstractContextManager[Control | None]:
-        """Hold the lease on a range: None where another one has it.
-
-        `between` is called between its batches, as `check` is.
-        """
-
-
-class MigrationFailed(DharmaError):
-    """An operation failed for good, and its journal says so.
-
-    `state` is the migration's, `kept` whether the operation itself may have left something, and
-    `answers` whether the database could still be asked.
-    """
-
-    def __init__(
-        self, text: str, state: MigrationState, *, kept: bool = True, answers: bool = True
-    ) -> None:
-        self.state = state
-        self.kept = kept
-        self.answers = answers
-        super().__init__(text)
-
-    def __reduce__(self) -> tuple[type[MigrationFailed], tuple[str, MigrationState]]:
-        """Pickled on the way from a pool's child to its parent."""
-        return type(self), (str(self), self.state)
 
 
 @dataclass
@@ -216,7 +145,7 @@ class Runner:
         """Take the operation over, and say whether anything of it may be there."""
         self._counted = True
         taken = self._take_over()
-        return taken.over or self._keeps_something(taken)
+        return taken.over or self._way_back.keeps_something(taken)
 
     @property
     def _in_a_range(self) -> bool:
@@ -269,14 +198,14 @@ class Runner:
         """One batch and its checkpoint, in one transaction where the operation can (Law 3)."""
         begun = time.monotonic()
         operation, back = self.operation, self.assignment.back
-        step = self._undo if back else operation.step
+        step = self._way_back.undo if back else operation.step
         transactional = operation.undoes_in_transaction if back else operation.transactional
 
         def batch(handle: object) -> Step:
             return step(self._work(taken, handle, pace))
 
         if back:
-            self._audit(taken)
+            self._way_back.audit(taken)
         with self.database.watched(self._alive()):
             after = self._ledger.step(taken, batch, transactional=transactional(taken.cursor))
         moved = (after.cursor, after.done) != (taken.cursor, taken.done)
@@ -313,40 +242,6 @@ class Runner:
             if isinstance(why, Stopped) and not isinstance(why, RangeLeft):
                 raise
             log.info("range_left", range=number, reason=str(why))
-
-    def _undo(self, work: Work[Any]) -> Step:
-        """Undo a batch. What was never begun is passed over.
-
-        What cannot be undone is too, where a person accepts that. The plan has asked before, but
-        of the operations as they were then; meanwhile one may have lost what its way back needs.
-        """
-        if not self._has_begun(work.walked or Walked(), work.undo):
-            return Step(cursor=None, finished=True)
-        reason = self._irreversible(work.undo)
-        if reason is None:
-            return self.operation.undo(work)
-        if not self.accept_data_loss:
-            todo = "Roll back with --accept-data-loss, which leaves this operation as it is"
-            raise OperationFailed(f"it cannot be undone: {reason}", todo)
-        if work.undo.keys() - {"irreversible"}:  # else a person has only declared it to be done
-            self.operation.halt(work)
-        self._warn(f"{_LEFT}{reason}")
-        return Step(cursor=None, finished=True)
-
-    def _irreversible(self, undo: JSON) -> str | None:
-        """Why it cannot be undone, as it has found, or as is known of all of its kind."""
-        problem = self.operation.irreversible()
-        found: str | None = undo.get("irreversible")
-        return found or (problem.what if problem else None)
-
-    def _audit(self, taken: Taken) -> None:
-        """Before anything is passed over, let the history say what, why and who accepts it."""
-        begun = self._has_begun(taken.walked or Walked(), taken.undo)
-        reason = self._irreversible(taken.undo or {}) if begun and self.accept_data_loss else None
-        if reason is not None:
-            run, by, key = self.assignment.run, self.assignment.by, self.assignment.key
-            told = Entry("passed_over", run, by, key, f"{_LEFT}{reason}")
-            self.database.journal.audit(told)
 
     def _alive(self) -> Callable[[Amount | None], None]:
         """A sign of life from a long statement; one that outlives the end of the work is ended.
@@ -464,7 +359,7 @@ class Runner:
         """Write the lasting error to the journal. `taken` is None when the taking itself failed."""
         text = f"{self.assignment.key} {self.assignment.type} {self.operation.summary}: {message}"
         log.error("failed", error=message, **stack_of(error))
-        kept = taken is None or self._keeps_something(taken)
+        kept = taken is None or self._way_back.keeps_something(taken)
         state = (None if kept else self.assignment.before) or MigrationState.FAILED
         if taken is not None:
             if taken.ranges:
@@ -472,25 +367,15 @@ class Runner:
             self._ledger.fail(taken, message, state)
         return MigrationFailed(text, state, kept=kept, answers=taken is not None)
 
-    def _keeps_something(self, taken: Taken) -> bool:
-        """Whether anything of the operation may be there."""
-        return self._has_begun(taken.walked or Walked(taken.cursor, taken.done), taken.undo)
-
-    def _has_begun(self, walked: Walked, undo: JSON | None) -> bool:
-        """Whether the way forward, which came as far as `walked`, may have changed anything.
-
-        Without a checkpoint it has not where its first batch commits with one, nor where what it
-        found was to be recorded before the first effect, and is not.
-        """
-        if walked.cursor is not None or walked.done > 0:
-            return True
-        looks = type(self.operation).prepare is not Operation.prepare
-        return not self._in_one and (bool(undo) or not looks)
-
-    @property
-    def _in_one(self) -> bool:
-        """Whether the first batch and its checkpoint are one transaction."""
-        return self.database.transactions and self.operation.transactional(None)
+    @cached_property
+    def _way_back(self) -> WayBack:
+        return WayBack(
+            operation=self.operation,
+            assignment=self.assignment,
+            database=self.database,
+            accept_data_loss=self.accept_data_loss,
+            warn=self._warn,
+        )
 
     def _warn(self, message: str) -> None:
         log.warning("warning", message=message)

@@ -19,7 +19,7 @@ from dharma_tasks.bootsteps import meter, served, shutting_down
 from dharma_tasks.celery_app import app
 from dharma_tasks.databases import NAMES
 from dharma_tasks.dispatch import queue, send
-from dharma_tasks.errors import CutOff, StepAside, Stopped
+from dharma_tasks.errors import CutOff, MigrationFailed, StepAside, Stopped
 from dharma_tasks.flow import asked, planning
 from dharma_tasks.flow.context import Context, Overtaken
 from dharma_tasks.flow.operation import (
@@ -35,7 +35,6 @@ from dharma_tasks.operations import catalogue
 from dharma_tasks.redis_client import connect_redis
 from dharma_tasks.relay import go_on
 from dharma_tasks.run import Next
-from dharma_tasks.runner import MigrationFailed
 from dharma_tasks.settings import settings
 from dharma_tasks.workers import Workers
 

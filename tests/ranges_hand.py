@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from dharma_tasks.errors import StepAside, Stopped
+from dharma_tasks.errors import MigrationFailed, StepAside, Stopped
 from dharma_tasks.measures import Measure
-from dharma_tasks.runner import MigrationFailed, Runner
+from dharma_tasks.runner import Runner
 from dharma_tasks.work import Amount, Taken
 
 

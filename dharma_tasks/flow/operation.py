@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from structlog.contextvars import bound_contextvars
 
 from dharma_tasks.control import OperationControl
-from dharma_tasks.errors import Cancelled, Outdated, StepAside, Stopped
+from dharma_tasks.control_protocols import Control
+from dharma_tasks.errors import Cancelled, MigrationFailed, Outdated, StepAside, Stopped
 from dharma_tasks.flow import turning
 from dharma_tasks.flow.context import Context, Overtaken
 from dharma_tasks.identity import owner
@@ -28,7 +29,7 @@ from dharma_tasks.operations.paced import Throttled
 from dharma_tasks.range_control import HelperControl, RangeLeases
 from dharma_tasks.records import Direction, MigrationState
 from dharma_tasks.run import Event, Job, Next, Progress
-from dharma_tasks.runner import Control, MigrationFailed, Runner
+from dharma_tasks.runner import Runner
 from dharma_tasks.work import Assignment
 
 log = structlog.get_logger()

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 
 from dharma_tasks import relay, tasks
-from dharma_tasks.errors import CutOff, DharmaError, LeaseHeld, Stopped
+from dharma_tasks.errors import CutOff, DharmaError, LeaseHeld, MigrationFailed, Stopped
 from dharma_tasks.flow.context import Context, Overtaken
 from dharma_tasks.messages import Chain, Message
 from dharma_tasks.records import MigrationState
 from dharma_tasks.run import Next
-from dharma_tasks.runner import MigrationFailed
 
 OURS = Message("postgresql.sql", "postgresql", {"version": "1.0.0", "operation": 1, "run": "r1"})
 NEXT = Message("postgresql.sql", "postgresql", {"version": "1.1.0", "operation": 1, "run": "r1"})

@@ -17,6 +17,7 @@ from dharma_tasks.errors import (
     CutOff,
     FenceLost,
     Halted,
+    MigrationFailed,
     OperationFailed,
     Problem,
     Stopped,
@@ -25,7 +26,7 @@ from dharma_tasks.measures import Measure, Wait
 from dharma_tasks.migration import Key
 from dharma_tasks.pace import START, Bounds
 from dharma_tasks.records import Direction, MigrationState, OperationState
-from dharma_tasks.runner import MigrationFailed, Runner
+from dharma_tasks.runner import Runner
 from dharma_tasks.settings import Settings
 from dharma_tasks.work import Amount, Assignment, Step, Taken, Work
 

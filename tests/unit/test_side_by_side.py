@@ -14,10 +14,10 @@ from structlog.testing import capture_logs
 from tenacity import wait_none
 from test_runner import FakeControl, assert_applied_once, make_runner, make_server
 
-from dharma_tasks.errors import FenceLost, Outdated, Stopped
+from dharma_tasks.errors import FenceLost, MigrationFailed, Outdated, Stopped
 from dharma_tasks.measures import Measure
 from dharma_tasks.records import MigrationState, OperationState
-from dharma_tasks.runner import MigrationFailed, Runner
+from dharma_tasks.runner import Runner
 from dharma_tasks.settings import Settings
 
 RANGES = 4

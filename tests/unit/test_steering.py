@@ -15,7 +15,7 @@ from fakeredis import FakeRedis
 from dharma_tasks.cli import common, main, steering
 from dharma_tasks.control import OperationControl
 from dharma_tasks.databases.base import Fault
-from dharma_tasks.errors import Cancelled, Halted, Problem, StepAside, Stopped
+from dharma_tasks.errors import Cancelled, Halted, MigrationFailed, Problem, StepAside, Stopped
 from dharma_tasks.flow import asked
 from dharma_tasks.flow.context import Context
 from dharma_tasks.flow.operation import _failed, carry_out
@@ -34,7 +34,6 @@ from dharma_tasks.records import (
 )
 from dharma_tasks.rescue import Rescuer
 from dharma_tasks.run import Event, Next, Run, RunState
-from dharma_tasks.runner import MigrationFailed
 from dharma_tasks.runs import Busy
 from dharma_tasks.settings import Settings
 from dharma_tasks.submit import who_asks

@@ -18,10 +18,11 @@ from tenacity import wait_none
 
 from dharma_tasks.databases.mongodb import database
 from dharma_tasks.databases.mongodb.connection import Connection
+from dharma_tasks.errors import MigrationFailed
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.mongodb.keeping import CODEC
 from dharma_tasks.records import Direction, MigrationState
-from dharma_tasks.runner import MigrationFailed, Runner
+from dharma_tasks.runner import Runner
 from dharma_tasks.settings import Settings
 from dharma_tasks.work import Prepared
 

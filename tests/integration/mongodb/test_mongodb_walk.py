@@ -18,10 +18,11 @@ from pymongo.database import Database
 from pymongo.errors import OperationFailure
 from tenacity import wait_none
 
+from dharma_tasks.control_protocols import Control
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.databases.mongodb.faults import shown
 from dharma_tasks.operations.base import Operation
-from dharma_tasks.runner import Control, Runner
+from dharma_tasks.runner import Runner
 from dharma_tasks.settings import Settings
 from dharma_tasks.work import Taken
 

@@ -11,8 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from dharma_tasks.errors import Stopped
-from dharma_tasks.runner import MigrationFailed
+from dharma_tasks.errors import MigrationFailed, Stopped
 
 KIND = "sql_batch"
 

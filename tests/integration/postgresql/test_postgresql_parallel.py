@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 from tenacity import wait_none
 
 from dharma_tasks.databases.postgresql import database
-from dharma_tasks.runner import MigrationFailed, Runner
+from dharma_tasks.errors import MigrationFailed
+from dharma_tasks.runner import Runner
 
 KIND = "sql_batch"
 COUNT = 6_000

@@ -11,11 +11,10 @@ import pytest
 from postgresql_state import state
 
 from dharma_tasks.databases.postgresql import PostgresqlDatabase
-from dharma_tasks.errors import FenceLost, Outdated, Stopped
+from dharma_tasks.errors import FenceLost, MigrationFailed, Outdated, Stopped
 from dharma_tasks.journal import Opening
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.records import Direction, MigrationState, OperationState
-from dharma_tasks.runner import MigrationFailed
 from dharma_tasks.work import Assignment, Step
 
 BATCH = {"table": "t", "key": "id", "size": 40}

@@ -16,10 +16,9 @@ from pydantic import SecretStr
 
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.databases.postgresql import PostgresqlDatabase
-from dharma_tasks.errors import FenceLost, Refused
+from dharma_tasks.errors import FenceLost, MigrationFailed, Refused
 from dharma_tasks.migration import Key
 from dharma_tasks.records import MigrationState, OperationState, Owner
-from dharma_tasks.runner import MigrationFailed
 from dharma_tasks.work import Step
 
 

@@ -10,10 +10,9 @@ import psycopg
 import pytest
 
 from dharma_tasks.databases.postgresql import PostgresqlDatabase
-from dharma_tasks.errors import LeaseLost, OperationFailed
+from dharma_tasks.errors import LeaseLost, MigrationFailed, OperationFailed
 from dharma_tasks.migration import Key
 from dharma_tasks.records import MigrationState
-from dharma_tasks.runner import MigrationFailed
 from dharma_tasks.work import Work
 
 KIND = "sql_statements"
