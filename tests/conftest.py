@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +22,11 @@ from secured import Secured, started
 
 from dharma_tasks.local import LocalEngines
 from dharma_tasks.settings import Settings
+
+
+def pytest_configure() -> None:
+    """Let what tests start hear Ctrl-C, also where a shell runs the tests in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -41,6 +41,8 @@ LEFT_OUT = {
     "celery -A dharma_tasks worker -Q postgresql,elasticsearch": "test_spine.py::test_split_queues",
     "export FLOWER_BASIC_AUTH=user:password": "test_page.py",
     "celery -A dharma_tasks flower --conf=workers/flowerconfig.py": "test_page.py",
+    # What goes on until Ctrl-C.
+    "dharma status --watch": "test_terminal.py::test_it_moves_in_place",
     # What needs Docker.
     "docker build --file workers/Dockerfile --tag dharma-tasks:0.1.0 .": "test_worker_files.py",
     "docker run --env-file worker.env dharma-tasks:0.1.0": "test_worker_files.py",

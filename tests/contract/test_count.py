@@ -104,7 +104,8 @@ def test_through_a_worker(settings: Settings) -> None:
     redis = connect_redis(settings)
     context = Context(settings, redis, worker="w", shutting_down=lambda: False)
     try:
-        assert asked.read(context, "elasticsearch", reply, count=[index, "missing"]) == []
+        wanted = asked.Wanted(count=[index, "missing"])
+        assert asked.read(context, "elasticsearch", reply, wanted) == []
         _, answer = redis.blpop([reply], timeout=1)
     finally:
         context.close()

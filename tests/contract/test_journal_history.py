@@ -197,8 +197,9 @@ def test_through_a_worker(story: Story, settings: Settings) -> None:
     story.applies_and_fails()
     redis = connect_redis(settings)
     context = Context(settings, redis, worker="w", shutting_down=lambda: False)
+    wanted = asked.Wanted(history=3)
     try:
-        assert asked.read(context, story.name, f"{settings.namespace}:reply", 3) == []
+        assert asked.read(context, story.name, f"{settings.namespace}:reply", wanted) == []
         _, answer = redis.blpop([f"{settings.namespace}:reply"], timeout=1)
     finally:
         context.close()
