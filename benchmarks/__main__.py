@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -17,18 +18,18 @@ from benchmarks import (
     machine,
     many_applied,
     reindex,
+    report,
     small_migrations,
     sql_batch,
     update_documents,
     worker_memory,
 )
 from benchmarks.place import Place
+from benchmarks.report import ROUNDS
 from benchmarks.rounds import say
 from benchmarks.table import Table
 from dharma_tasks.local import LocalEngines
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
-ROUNDS = 7
 _MODULES = (
     update_documents, reindex, sql_batch, worker_memory, small_migrations, many_applied,
 )  # fmt: skip
@@ -42,24 +43,29 @@ BENCHMARKS = {module.__name__.rpartition(".")[2]: module for module in _MODULES}
 def main(names: tuple[str, ...], factor: float, rounds: int) -> None:
     """Run the benchmarks NAMES, or all of them, and print their tables.
 
-    A run of all, at their full size, is written to benchmarks/RESULTS.md. Exit status: 0, or 1
-    where a limit that the project has set itself is missed.
+    At full size they are written to benchmarks/RESULTS.md, each in the place of what was there of
+    it before. Exit status: 0, or 1 where a limit that the project has set itself is missed.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # engines end too
-    servers: dict[str, str] = {}
-    tables: list[Table] = []
-    begun = datetime.now(UTC)
+    met = True
     for name in names or BENCHMARKS:
         say(name)
         with _place(BENCHMARKS[name], factor, rounds) as place:
-            servers |= machine.versions(place.engines)
-            for table in BENCHMARKS[name].run(place):
-                tables.append(table)
+            for table in _tables(name, place):
                 print(table, flush=True)
-    if not names and (factor, rounds) == (1.0, ROUNDS):
-        RESULTS.write_text(_document(begun, servers, tables))
-        say(f"written: {RESULTS}")
-    sys.exit(not all(check.met for table in tables for check in table.checks))
+                met = met and all(check.met for check in table.checks)
+                if (factor, rounds) == (1.0, ROUNDS):
+                    say(f"written: {report.write(table)}")
+    sys.exit(not met)
+
+
+def _tables(name: str, place: Place) -> Iterator[Table]:
+    """What a benchmark finds, with when and on which servers it was found."""
+    begun = datetime.now(UTC)
+    servers = ", ".join(f"{n} {version}" for n, version in machine.versions(place.engines).items())
+    for table in BENCHMARKS[name].run(place):
+        note = f"begun {begun:%Y-%m-%d %H:%M} UTC, on {servers}"
+        yield replace(table, notes=[*table.notes, note])
 
 
 @contextmanager
@@ -74,21 +80,6 @@ def _place(module: ModuleType, factor: float, rounds: int) -> Iterator[Place]:
             yield Place(module.DATABASE, engines, folder, factor, rounds)
         finally:
             engines.delete()
-
-
-def _document(begun: datetime, servers: dict[str, str], tables: list[Table]) -> str:
-    """The whole report."""
-    how = "In a round each way does the work once; a ratio is the median of the rounds' ratios."
-    lines = [
-        "# What was measured",
-        "",
-        f"By `make bench`, begun {begun:%Y-%m-%d %H:%M} UTC, {ROUNDS} rounds. {how}",
-        "",
-        *(f"- {line}" for line in machine.described()),
-        f"- {', '.join(f'{name} {version}' for name, version in servers.items())}",
-        "",
-    ]
-    return "\n".join([*lines, *map(str, tables)])
 
 
 if __name__ == "__main__":
