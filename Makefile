@@ -53,6 +53,7 @@ MINUTES ?= 45
 LOAD_MINUTES ?= 10
 
 chaos: setup ## Faults at random instants: KILLS=100 SEED=n MINUTES=45 LOAD_MINUTES=10
+	@$(BIN)/python -m pytest tests/unit/test_hostile_files.py --hypothesis-profile long
 	@$(BIN)/python -m pytest -m campaign
 	@$(BIN)/python -m benchmarks.chaos --kills $(KILLS) --minutes $(MINUTES) \
 	  --load-minutes $(LOAD_MINUTES) $(if $(SEED),--seed $(SEED))

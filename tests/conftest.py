@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from elasticsearch import Elasticsearch
@@ -21,6 +22,11 @@ from secured import Secured, started
 
 from dharma_tasks.local import LocalEngines
 from dharma_tasks.settings import Settings
+
+# The same examples each time; `make chaos` looks at many more, and other ones: "long".
+hypothesis.settings.register_profile("usual", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("long", max_examples=5_000, deadline=None)
+hypothesis.settings.load_profile("usual")
 
 
 @pytest.fixture(scope="session")
