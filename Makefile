@@ -51,11 +51,13 @@ picture: setup ## docs/migrations-page.png anew, from a real run; needs Chromium
 KILLS ?= 100
 MINUTES ?= 45
 LOAD_MINUTES ?= 10
+SUBMITTERS ?= 50
 
-chaos: setup ## Faults at random instants: KILLS=100 SEED=n MINUTES=45 LOAD_MINUTES=10
+chaos: setup ## Faults at random instants: KILLS=100 SEED=n MINUTES=45 LOAD_MINUTES=10 SUBMITTERS=50
+	@$(BIN)/python -m pytest tests/unit/test_hostile_files.py --hypothesis-profile long
 	@$(BIN)/python -m pytest -m campaign
 	@$(BIN)/python -m benchmarks.chaos --kills $(KILLS) --minutes $(MINUTES) \
-	  --load-minutes $(LOAD_MINUTES) $(if $(SEED),--seed $(SEED))
+	  --load-minutes $(LOAD_MINUTES) --submitters $(SUBMITTERS) $(if $(SEED),--seed $(SEED))
 
 clean: ## Remove .venv, .local and every cache
 	@if [ -d .local ] && [ -x $(BIN)/python ]; then \

@@ -10,6 +10,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
+from dharma_tasks.bounds import Bounds
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.inline import InlineWorker
 from dharma_tasks.loader import Loaded, load
@@ -90,7 +91,7 @@ class Conduct:
     def _steps(self) -> Iterator[Step]:
         settings = self.settings
         folder = self.order.migrations or settings.migrations_dir
-        loaded = load(folder, Values(self.order.given, settings.values))
+        loaded = load(folder, Values(self.order.given, settings.values), Bounds.of(settings))
         for warning in loaded.warnings:
             yield Warned(str(warning))
         request = self._request(loaded)

@@ -14,6 +14,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from dharma_tasks import redis_examine
+from dharma_tasks.bounds import Bounds
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Refused, Unreachable
 from dharma_tasks.findings import Examination, Finding, Grade, problem, warning
@@ -107,7 +108,7 @@ def _folder(settings: Settings, migrations: Path | None) -> tuple[Examination, s
         finding = warning("folder", f"there is no {folder} here", todo)
         return Examination(findings=[finding]), set()
     try:
-        loaded = load(folder, Values(settings=settings.values, required=False))
+        loaded = load(folder, Values(settings=settings.values, required=False), Bounds.of(settings))
     except Refused as refused:
         count = len(refused.problems)
         what = f"problems in {folder}: {count}, the first one is {refused.problems[0]}"

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from dharma_tasks.bounds import Bounds
 from dharma_tasks.checker import Entry, check
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Problem, Refused
@@ -34,6 +35,9 @@ _OPERATIONS = "operations"
 
 
 _NO_VALUES = Values()
+_USUAL = Bounds()
+_SHOWN = 100
+"""So many problems of one file are named."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,10 @@ class Loaded:
     advice: tuple[Problem, ...] = ()
 
 
-def load(folder: Path, values: Values = _NO_VALUES) -> Loaded:
+def load(folder: Path, values: Values = _NO_VALUES, bounds: Bounds = _USUAL) -> Loaded:
     """Read and check every migration below `folder`, with its values put in.
+
+    No file is read further than `bounds` allow.
 
     Raises:
         Refused: with everything that is wrong, not only the first, sorted by file.
@@ -65,7 +71,11 @@ def load(folder: Path, values: Values = _NO_VALUES) -> Loaded:
         what = f"the migrations folder {str(folder)!r} cannot be read: {error.strerror}"
         todo = "Make it (dharma init), or name it: --migrations DIR or DHARMA_MIGRATIONS_DIR."
         raise Refused([Problem("", "", what, todo)]) from error
-    readings = [_read(file, values) for file in files]
+    if len(files) > bounds.files:
+        what = f"{len(files)} migrations, and no more than {bounds.files} may be in the folder"
+        todo = "Is it the right folder? If so, set DHARMA_MAX_FILES higher."
+        raise Refused([Problem("", "", what, todo)])
+    readings = [_read(file, values, bounds) for file in files]
     unread = {problem.file.partition("/")[0] for problem in problems}
     problems += [problem for reading in readings for problem in reading.problems]
     problems += _between(readings, unread)
@@ -151,10 +161,10 @@ class _Reading:
         return made if self.written == self.operations else made.resolved(self.operations)
 
 
-def _read(file: MigrationFile, values: Values) -> _Reading:
+def _read(file: MigrationFile, values: Values, bounds: Bounds) -> _Reading:
     reading = _Reading(file)
     try:
-        written, reading.text = parse(file.path.read_bytes())
+        written, reading.text = parse(bounds.read(file.path), bounds.depth)
     except Refused as error:
         reading.problems += [replace(problem, file=file.file) for problem in error.problems]
     except OSError as error:
@@ -163,9 +173,32 @@ def _read(file: MigrationFile, values: Values) -> _Reading:
         operations = catalogue(file.database)
         reading.json = resolve(written, file.file, values, _places(operations))
         _read_keys(reading, reading.json.content, operations)
-        _read_operations(reading, written, operations)
+        if reading.keys and len(reading.keys.name) > bounds.name:
+            what = f"has {len(reading.keys.name)} characters, and may have {bounds.name}"
+            reading.refuse("name", what, "Put the rest into the description.")
+        if _companion_fits(reading, bounds):
+            _read_operations(reading, written, operations)
         _settle(reading)
+    if len(reading.problems) > _SHOWN:
+        more = f"and {len(reading.problems) - _SHOWN} more problems"
+        reading.problems = reading.problems[:_SHOWN]
+        reading.refuse("", more, "Correct those above first.")
     return reading
+
+
+def _companion_fits(reading: _Reading, bounds: Bounds) -> bool:
+    """Refuse a companion that is too large; what else may be wrong with it others say."""
+    beside = reading.file.companion
+    try:
+        if beside:
+            bounds.read(beside)
+    except Refused as error:
+        name = f"{reading.file.database}/{beside.name}" if beside else ""
+        reading.problems += [replace(problem, file=name) for problem in error.problems]
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _places(operations: Catalogue) -> Callable[[JSONPath], bool]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from redis import Redis
 from redis.exceptions import RedisError
 
+from dharma_tasks.bounds import Bounds
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Refused, Unreachable
 from dharma_tasks.lease import Leases
@@ -187,7 +188,8 @@ def read_files(settings: Settings, folder: Path) -> Files:
     if not folder.is_dir():
         return Files()
     try:
-        return Files(load(folder, Values(settings=settings.values, required=False)).migrations)
+        values = Values(settings=settings.values, required=False)
+        return Files(load(folder, values, Bounds.of(settings)).migrations)
     except Refused as refused:
         return Files(problems=[str(problem) for problem in refused.problems])
 

@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from dharma_tasks.errors import Problem, Refused
@@ -21,6 +22,9 @@ Path = tuple[str | int, ...]
 MAX_DEPTH = 100
 """MongoDB stores no deeper document (manual, "MongoDB Limits and Thresholds")."""
 
+_SHOWN = 20
+"""So many flaws of a kind are named: to find the line of each goes through the whole text."""
+
 _SPACE = re.compile(r"[ \t\n\r]*")
 _STEP = re.compile(r'\[(\d+)\]|\[("(?:[^"\\]|\\.)*")\]|\.?([^.\[\]]+)')
 _PLAIN_KEY = re.compile(r"[^.\[\]\s\ud800-\udfff]+")
@@ -28,8 +32,10 @@ _HALF = re.compile(r"[\ud800-\udfff]")
 _decoder = json.JSONDecoder()
 
 
-def parse(raw: bytes) -> tuple[JSON, str]:
+def parse(raw: bytes, depth: int = MAX_DEPTH) -> tuple[JSON, str]:
     """Read `raw` as one JSON object; return it together with the text it was read from.
+
+    It may have `depth` levels at most.
 
     Python's own `json` takes duplicate keys (the last wins), NaN, and halves of surrogate
     pairs that no UTF-8 can hold: a migration with any of them is not what its author thinks.
@@ -39,9 +45,9 @@ def parse(raw: bytes) -> tuple[JSON, str]:
     """
     text = _decode(raw)
     try:
-        return _parsed(text), text
+        return _parsed(text, depth), text
     except RecursionError:
-        raise Refused([_too_deep("")]) from None
+        raise Refused([_too_deep("", depth)]) from None
 
 
 def value_of(text: str) -> Any:
@@ -51,13 +57,13 @@ def value_of(text: str) -> Any:
         Refused: it begins like JSON and is not, or is JSON that `parse` would refuse.
     """
     try:
-        value, flaws = _read(text)
+        value, flaws = _read(text, MAX_DEPTH)
     except RecursionError:
-        value, flaws = None, [_too_deep("")]
+        value, flaws = None, [_too_deep("", MAX_DEPTH)]
     except Refused:
         if text.lstrip()[:1] in ("{", "[", '"'):
             raise
-        value, flaws = text, _flaws(text, text)
+        value, flaws = text, _flaws(text, text, MAX_DEPTH)
     if flaws:
         raise Refused(flaws)
     return value
@@ -97,11 +103,15 @@ def line_of(text: str, path: Path) -> int:
         if child is None:
             break
         _, found, position = child
-    return text.count("\n", 0, found) + 1
+    return _line_at(text, found)
 
 
-def _parsed(text: str) -> JSON:
-    value, flaws = _read(text)
+def _line_at(text: str, position: int) -> int:
+    return text.count("\n", 0, position) + 1
+
+
+def _parsed(text: str, depth: int) -> JSON:
+    value, flaws = _read(text, depth)
     if not isinstance(value, dict):
         flaws.append(_flaw("line 1", "the file must hold one JSON object", "Begin it with '{'."))
     if flaws:
@@ -110,7 +120,7 @@ def _parsed(text: str) -> JSON:
     return content
 
 
-def _read(text: str) -> tuple[Any, list[Problem]]:
+def _read(text: str, depth: int) -> tuple[Any, list[Problem]]:
     """The value, and what Python has taken that it must not."""
     twice: list[bool] = []
 
@@ -128,11 +138,14 @@ def _read(text: str) -> tuple[Any, list[Problem]]:
         raise Refused([_flaw(place, f"not valid JSON: {error.msg}", todo)]) from None
     except ValueError as error:  # an integer of more digits than Python converts
         raise Refused([_flaw("", f"a number cannot be read: {error}", "Shorten it.")]) from None
-    return value, [*(_duplicates(text) if twice else ()), *_flaws(text, value)]
+    # The others first: what is too deep costs too much to be followed.
+    flaws = _flaws(text, value, depth)
+    return value, [*flaws, *(islice(_duplicates(text), _SHOWN) if twice and not flaws else ())]
 
 
-def _flaws(text: str, value: Any) -> list[Problem]:
-    return [_flaw(place_of(text, path), what, todo) for path, what, todo in unfit(value)]
+def _flaws(text: str, value: Any, depth: int) -> list[Problem]:
+    found = islice(unfit(value, depth), _SHOWN)
+    return [_flaw(place_of(text, path), what, todo) for path, what, todo in found]
 
 
 def _flaw(place: str, what: str, todo: str) -> Problem:
@@ -153,8 +166,8 @@ def _decode(raw: bytes) -> str:
 _NO_BOM = "Save the file as UTF-8 without one (RFC 8259 forbids it)."
 
 
-def _too_deep(place: str) -> Problem:
-    return _flaw(place, f"nested deeper than {MAX_DEPTH} levels", "Make it flatter.")
+def _too_deep(place: str, depth: int) -> Problem:
+    return _flaw(place, f"nested deeper than {depth} levels", "Make it flatter.")
 
 
 def _skip(text: str, position: int) -> int:
@@ -188,22 +201,22 @@ def _duplicates(text: str) -> Iterator[Problem]:
         path, position = todo.pop()
         first: dict[str | int, int] = {}
         for step, start, value in _children(text, position):
-            line = text.count("\n", 0, start) + 1
-            if step in first:
-                what = f"the key {step!r} is there twice (first in line {first[step]})"
+            if step in first:  # lines are counted only now: it takes the whole text each time
+                line, before = _line_at(text, start), _line_at(text, first[step])
+                what = f"the key {step!r} is there twice (first in line {before})"
                 place = f"line {line}, {text_of((*path, step))}"
                 yield _flaw(place, what, "Keep one of them.")
-            first.setdefault(step, line)
+            first.setdefault(step, start)
             todo.append(((*path, step), value))
 
 
-def unfit(value: Any) -> Iterator[tuple[Path, str, str]]:
+def unfit(value: Any, depth: int = MAX_DEPTH) -> Iterator[tuple[Path, str, str]]:
     """Find what is JSON to Python but must not go on: path, what is wrong, what to do."""
     todo: list[tuple[Path, Any]] = [((), value)]
     while todo:
         path, here = todo.pop()
-        if len(path) > MAX_DEPTH:
-            deep = _too_deep("")
+        if len(path) > depth:
+            deep = _too_deep("", depth)
             yield path[:3], deep.what, deep.todo
             return
         if isinstance(here, dict):

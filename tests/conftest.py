@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from elasticsearch import Elasticsearch
@@ -22,6 +23,11 @@ from secured import Secured, started
 
 from dharma_tasks.local import LocalEngines
 from dharma_tasks.settings import Settings
+
+# The same examples each time; `make chaos` looks at many more, and other ones: "long".
+hypothesis.settings.register_profile("usual", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("long", max_examples=5_000, deadline=None)
+hypothesis.settings.load_profile("usual")
 
 
 def pytest_configure() -> None:

@@ -17,7 +17,13 @@ PAGES = (
     *("README.md", "docs/concepts.md", "docs/using.md", "docs/recipes.md", "docs/runbook.md"),
     *("docs/programming.md", "docs/reference.md", "docs/reliability.md"),
     *("docs/monitoring.md", "docs/security.md"),
-    *("migrations/README.md", "workers/README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+    *(
+        "migrations/README.md",
+        "workers/README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+    ),
 )
 RUN = ("README.md", "docs/using.md", "docs/runbook.md", "workers/README.md")
 """Their commands are run by tests/acceptance/test_commands.py, in this order."""

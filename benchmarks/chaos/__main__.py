@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from benchmarks.chaos.campaign import KINDS, Campaign, Wanted, evidence
+from benchmarks.chaos.crowd import crowd
 from benchmarks.chaos.ground import Ground
 from benchmarks.chaos.load import under_load
 from dharma_tasks.local import LocalEngines
@@ -33,6 +34,9 @@ def main() -> int:
         if options.load_minutes and status == 0:
             quiet = Ground(engines, _settings(engines, "load"), folder / "load")
             status = _with(quiet, options, _load)
+        if options.submitters and status == 0:
+            many = Ground(engines, _settings(engines, "crowd"), folder / "crowd")
+            status = _with(many, options, _crowd)
     finally:
         engines.delete()
         if status == 0 and not options.keep:
@@ -72,6 +76,12 @@ def _load(ground: Ground, options: argparse.Namespace) -> bool:
     return not (found.taken_over or ground.findings)
 
 
+def _crowd(ground: Ground, options: argparse.Namespace) -> bool:
+    found = crowd(ground, options.submitters)
+    print(f"\n{found}", flush=True)
+    return not ground.findings
+
+
 def _settings(engines: LocalEngines, namespace: str) -> Settings:
     """The defaults, but for smaller batches: there is less data than in a real project."""
     found = engines.environment()
@@ -93,6 +103,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=45, help="no new fault after these")
     parser.add_argument(
         "--load-minutes", type=float, default=0, help="and so long under full load, without faults"
+    )
+    parser.add_argument(
+        "--submitters", type=int, default=0, help="and so many submit one folder at once"
     )
     parser.add_argument("--kinds", help=f"only these, with commas: {', '.join(KINDS)}")
     parser.add_argument(

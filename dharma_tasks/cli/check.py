@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dharma_tasks import words
+from dharma_tasks.bounds import Bounds
 from dharma_tasks.cli import common, options
 from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.screen import console
@@ -96,7 +97,7 @@ def check(
     try:
         settings = common.settings()
         folder = migrations or settings.migrations_dir
-        loaded = load(folder, Values(given, settings.values, required=False))
+        loaded = load(folder, Values(given, settings.values, required=False), Bounds.of(settings))
         if loaded.missing:
             click.echo(f"note: not given with --set: {', '.join(loaded.missing)}", err=True)
         findings = [_Finding("warning", each) for each in loaded.warnings]

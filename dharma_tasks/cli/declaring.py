@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 from rich.text import Text
 
+from dharma_tasks.bounds import Bounds
 from dharma_tasks.cli import common
 from dharma_tasks.cli.asking import ERROR, GOES_ON, REFUSED, Asking
 from dharma_tasks.cli.screen import Indented, console, stdout
@@ -77,7 +78,8 @@ class Declaring:
     def _declare(self) -> int:
         settings = self._settings = common.settings()
         folder = self._options.migrations or settings.migrations_dir
-        migrations = load(folder, Values(settings=settings.values, required=False)).migrations
+        values = Values(settings=settings.values, required=False)
+        migrations = load(folder, values, Bounds.of(settings)).migrations
         asking = Asking(settings, require_redis(settings))
         needed = self._wish.surveyed(migrations)
         asking.require_quiet(self._wish.databases(migrations))

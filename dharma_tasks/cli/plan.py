@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dharma_tasks import words
+from dharma_tasks.bounds import Bounds
 from dharma_tasks.cli import common, options
 from dharma_tasks.cli.check import advice
 from dharma_tasks.cli.examples import examples
@@ -93,7 +94,7 @@ def show(asked: Asked) -> int:
     try:
         settings = common.settings()
         folder = asked.migrations or settings.migrations_dir
-        loaded = load(folder, Values(asked.given, settings.values))
+        loaded = load(folder, Values(asked.given, settings.values), Bounds.of(settings))
         needed = required_databases(loaded.migrations, asked.request)
         journals = surveys(needed, settings, common.send)
         counter = _Counter(settings)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from dharma_tasks.bounds import Bounds
 from dharma_tasks.cli import common, options
 from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.running import Running, names
@@ -103,7 +104,7 @@ def _planned(wanted: Order) -> tuple[Plan, Mapping[str, Survey]] | None:
     """
     settings = common.settings()
     folder = wanted.migrations or settings.migrations_dir
-    migrations = load(folder, Values(wanted.given, settings.values)).migrations
+    migrations = load(folder, Values(wanted.given, settings.values), Bounds.of(settings)).migrations
     try:
         needed = required_databases(migrations, wanted.request)
         journals = surveys(needed, settings, common.send)

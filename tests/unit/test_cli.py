@@ -54,7 +54,7 @@ class Stage:
         monkeypatch.setattr(common, "read", lambda: found)
         monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
         monkeypatch.setattr(conduct, "require_redis", lambda _settings: self.redis)
-        monkeypatch.setattr(conduct, "load", lambda _folder, _values: self._load())
+        monkeypatch.setattr(conduct, "load", lambda _folder, _values, _bounds: self._load())
         monkeypatch.setattr(common, "send", self._send)
         monkeypatch.setattr(submitting, "POLL_SECONDS", 0.01)
         monkeypatch.setattr(submitting, "WORKER_SECONDS", 0.02)

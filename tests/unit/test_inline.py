@@ -89,7 +89,7 @@ class Stage:
         monkeypatch.setattr(common, "read", lambda: settings)
         monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
         monkeypatch.setattr(conduct, "require_redis", lambda _settings: self.redis)
-        monkeypatch.setattr(conduct, "load", lambda _folder, _values: folder)
+        monkeypatch.setattr(conduct, "load", lambda _folder, _values, _bounds: folder)
         monkeypatch.setattr(submitting, "POLL_SECONDS", 0.01)
         monkeypatch.setattr(context, "connect", lambda *_: self.database())
         for module in (operation, reversal):

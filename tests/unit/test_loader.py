@@ -237,10 +237,10 @@ def test_unreadable_file(
     """The system's own words are kept (root may read everything, so they are played here)."""
     migrations.write("mongodb/001_a.json")
 
-    def denied(path: Path) -> bytes:
+    def denied(path: Path, mode: str) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", denied)
+    monkeypatch.setattr(Path, "open", denied)
     (problem,) = refusal()
     assert problem.startswith("mongodb/001_a.json: cannot be read: Permission denied")
 

@@ -72,7 +72,7 @@ class Stage:
         self.does: Callable[[Run], None] = lambda _run: None
         self.sent: list[Chain] = []
         self.settings: list[Settings] = []
-        monkeypatch.setattr(conduct, "load", lambda _folder, _values: Loaded(FOLDER, ()))
+        monkeypatch.setattr(conduct, "load", lambda _folder, _values, _bounds: Loaded(FOLDER, ()))
         for module in (conduct, manager, status):
             monkeypatch.setattr(module, "require_redis", lambda _settings: self.redis)
         monkeypatch.setattr(manager, "_sender", self._sender)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from flower.app import Flower
+from flower.urls import handlers
 from flower.urls import settings as flower_settings
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.httpserver import HTTPServer
@@ -43,7 +45,8 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> Iterator[OptionParser]:
     monkeypatch.setattr(joining, "Watch", FakeWatch)
     before = HTTPServer._save_configuration()
     joining.join(Settings(_env_file=None), lambda _chains: None)
-    for name in ("basic_auth", "auth", "url_prefix", "persistent", "auth_provider"):
+    changed = ("basic_auth", "auth", "url_prefix", "persistent", "auth_provider", "read_only")
+    for name in changed:
         monkeypatch.setattr(options.mockable(), name, getattr(options, name))
     yield options
     HTTPServer._restore_configuration(before)
@@ -151,5 +154,49 @@ def test_below_a_prefix(joined: OptionParser) -> None:
         assert (await get("ops/flower/tasks")).code == 200
         slash = await get("ops/flower/migrations/")
         assert slash.headers["Location"] == "/ops/flower/migrations"
+
+    in_flower(test)
+
+
+def test_flowers_own_pages(joined: OptionParser) -> None:
+    """They are not framed either, whether they let one in or not."""
+    joined.basic_auth = ["me:secret"]
+    login = {"auth_username": "me", "auth_password": "secret"}
+
+    async def test(get: Get) -> None:
+        for path, how in (("tasks", login), ("tasks", {}), ("nowhere", login), ("api/tasks", {})):
+            headers = (await get(path, **how)).headers
+            assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+            assert headers["X-Frame-Options"] == "DENY"
+            assert headers["X-Content-Type-Options"] == "nosniff"
+            assert headers["Referrer-Policy"] == "no-referrer"
+
+    in_flower(test)
+
+
+CONTROLS = (
+    *("worker/shutdown/w", "worker/pool/restart/w", "worker/pool/grow/w", "worker/pool/shrink/w"),
+    *("worker/pool/autoscale/w", "worker/queue/add-consumer/w", "worker/queue/cancel-consumer/w"),
+    *("task/revoke/t", "task/timeout/t", "task/rate-limit/t", "task/apply/t", "task/async-apply/t"),
+    *("task/send-task/t", "task/abort/t"),
+)
+"""All that Flower can do to workers and tasks."""
+
+
+def test_flower_does_nothing_to_workers(joined: OptionParser) -> None:
+    """As it is configured, its buttons do nothing, for those who may look neither."""
+    joined.basic_auth = ["me:secret"]
+    joined.read_only = True
+    login = {"auth_username": "me", "auth_password": "secret"}
+    addresses = [each[0] for each in handlers if isinstance(each, tuple)]
+    looks = re.compile("/api/(workers|tasks|task/types|queues/length|task/(info|result)/.*)")
+    acts = [each for each in addresses if "/api/" in each and not looks.match(each)]
+    assert len(acts) == len(CONTROLS)
+
+    async def test(get: Get) -> None:
+        for path in CONTROLS:
+            assert any(re.fullmatch(act, f"/api/{path}") for act in acts), path
+            assert (await get(f"api/{path}", method="POST", body="", **login)).code == 403, path
+            assert (await get(f"api/{path}", method="POST", body="")).code in (401, 403), path
 
     in_flower(test)

@@ -245,3 +245,31 @@ def test_a_deeply_nested_file_has_its_places_too() -> None:
     for statement in statements:
         assert sql[statement.start : statement.end] == statement.text
     assert only(sql).place == "line 5"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1" + "+1" * 100_000,
+        "SELECT 1, 2" + " UNION ALL SELECT 1, 2" * 100_000,
+        "SELECT 1" + " + f(1, 1)" * 100_000,
+        "SELECT " + "(" * 100 + "1" + (" + 1" * 1_000 + ")") * 100,
+        "SELECT a" + "::int" * 100_000,
+        "SELECT 1;" + "SELECT " + "NOT " * 100_000 + "true",
+        "SELECT " + "(" * 100_000 + "1" + ")" * 100_000,
+    ],
+    ids=["sum", "union", "calls", "brackets", "casts", "not", "only brackets"],
+)
+def test_what_would_end_the_parser(sql: str) -> None:
+    """Statements so deep that the parser's stack would end, and the process with it."""
+    problem = only(sql)
+    assert "levels" in problem.what or "memory exhausted" in problem.what
+
+
+def test_what_is_long_and_flat() -> None:
+    """Many rows, columns and statements are no depth."""
+    rows = ", ".join(f"(-{n}, f(a + 1, 'x' || 'y'), NULL)" for n in range(10_000))
+    columns = ", ".join(f"c{n} int NOT NULL DEFAULT -1" for n in range(5_000))
+    statements = "UPDATE t SET a = a + 1 WHERE b IN (SELECT 1);\n" * 5_000
+    for sql in (f"INSERT INTO t VALUES {rows}", f"CREATE TABLE t ({columns})", statements):
+        assert problems(sql) == []

@@ -25,6 +25,7 @@ from rich.cells import cell_len
 
 from dharma_tasks import reading
 from dharma_tasks import status as gathering
+from dharma_tasks.bounds import Bounds
 from dharma_tasks.cli import common, main
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import Problem, Refused, Unreachable
@@ -138,7 +139,7 @@ class Stage:
             **urls,  # type: ignore[arg-type]
         )
 
-    def _load(self, folder: Path, _values: Values) -> Loaded:
+    def _load(self, folder: Path, _values: Values, _bounds: Bounds) -> Loaded:
         assert folder == self.directory
         if self.refused:
             raise Refused(self.refused)

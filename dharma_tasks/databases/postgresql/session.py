@@ -21,7 +21,7 @@ from psycopg.rows import TupleRow
 from pydantic import SecretStr
 
 from dharma_tasks.databases.postgresql.connection import Connection
-from dharma_tasks.errors import Problem, Refused
+from dharma_tasks.errors import OperationFailed, Problem, Refused
 from dharma_tasks.settings import Settings
 from dharma_tasks.urls import misread
 
@@ -61,6 +61,10 @@ and back to the role that ALTER ROLE … SET role has given."""
 
 _SPOILING = {"PREPARE", "DEALLOCATE", "DEALLOCATE ALL", "DISCARD ALL"}
 """After these in a file, the session is not cleaned but made anew."""
+
+_BACKSLASHES = "standard_conforming_strings"
+"""With it off, a backslash in a plain string hides the quote after it: what was checked as a
+string could be a COMMIT to the server."""
 
 _PATIENCE_IN_LEASES = 3
 """How long a server may be silent that nobody sees working for us."""
@@ -126,6 +130,7 @@ class Session:
             f"SET lock_timeout = {self._lock_timeout};"
             "SET statement_timeout = 0;"
             "SET idle_in_transaction_session_timeout = 0;"
+            f"SET {_BACKSLASHES} = on;"
             + ("SET transaction_timeout = 0;" if version >= _TRANSACTION_TIMEOUT_SINCE else "")
             + ("SET idle_session_timeout = 0;" if version >= _IDLE_SESSION_TIMEOUT_SINCE else "")
             # The journal is durable when a call returns, whatever the role prefers.
@@ -234,10 +239,10 @@ class Session:
         """Run a migration's text as it is. Returns the command tags, one a statement.
 
         Raises:
+            OperationFailed: it would be read otherwise than it was checked.
             psycopg.Error: with `statement_index`, the number (from 0) of the statement.
         """
-        self._used, self.fresh = True, False
-        connection = self.connection
+        connection = self._for_text()
         connection.pgconn.send_query(text)
         return self._results(connection)
 
@@ -245,15 +250,28 @@ class Session:
         """Run one statement with the parameters $1, $2, … of the types `oids`, given as text.
 
         Returns the number of rows affected.
+
+        Raises:
+            OperationFailed: as `run`.
         """
-        self._used, self.fresh = True, False
-        connection = self.connection
+        connection = self._for_text()
         connection.pgconn.send_query_params(
             text, [value.encode() for value in values], param_types=oids
         )
         (tag,) = self._results(connection)
         last = tag.rpartition(" ")[2]
         return int(last) if last.isdigit() else 0
+
+    def _for_text(self) -> Connection:
+        """The connection, which is not clean any more, and reads text as the parser does."""
+        self._used, self.fresh = True, False
+        connection = self.connection
+        if connection.info.parameter_status(_BACKSLASHES) == "off":
+            raise OperationFailed(
+                f"{_BACKSLASHES} is off: the file would be read otherwise than it was checked",
+                "Leave it on, and write E'…' where a backslash is an escape",
+            )
+        return connection
 
     def _results(self, connection: Connection) -> list[str]:
         tags = []

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from postgast import pg_query_pb2
 
 from dharma_tasks.errors import Problem
+from dharma_tasks.operations.postgresql.depth import LEVELS, too_deep
 
 START = ":batch_start"
 END = ":batch_end"
@@ -74,6 +75,11 @@ def parse(sql: str) -> tuple[Statement, ...]:
         NotSql: it does not parse.
     """
     try:
+        if (position := too_deep(sql)) is not None:
+            line = sql.encode()[:position].count(b"\n") + 1
+            todo = "Divide it, or write it flatter: VALUES, IN (…), = ANY (ARRAY[…])."
+            what = f"a statement of more than {LEVELS:,} levels"
+            raise NotSql(Problem("", f"line {line}", what, todo))
         return tuple(_statements(sql, 0, postgast.parse(sql)))
     except postgast.PgQueryError as error:
         raise NotSql(_syntax(sql, error)) from error
