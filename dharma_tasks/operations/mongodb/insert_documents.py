@@ -11,12 +11,12 @@ from bson import Regex, Timestamp
 from dharma_tasks.databases.mongodb import kept
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.operations.base import Operation
+from dharma_tasks.operations.base import HIDES_NOTHING, Operation
 from dharma_tasks.operations.mongodb.collections import Found, existing, unchanged
 from dharma_tasks.operations.mongodb.inserted import Inserted, encoded, missing
 from dharma_tasks.operations.mongodb.keeping import CODEC, Documents, chunks, undo
 from dharma_tasks.operations.mongodb.values import CollectionName, ValueList
-from dharma_tasks.strict_json import text_of
+from dharma_tasks.strict_json import Path, text_of
 from dharma_tasks.work import Prepared, Step, Work
 
 _LOOK = 1_000
@@ -59,6 +59,12 @@ class InsertDocuments(Operation[Handle]):
                 what = f"documents[{before}] has the same _id"
                 found.append(_problem(index, "_id", what, "Give each document one of its own."))
         return found
+
+    @classmethod
+    def hides(cls, place: Path) -> str | None:
+        """What is in documents, but for that by which they are found again."""
+        within = place[0] == "documents" and place[2:3] not in {(), ("_id",)}
+        return None if within else HIDES_NOTHING
 
     def prepare(self, work: Work[Handle]) -> Prepared:
         """Record the collection's identity, and look at every document that is there already.
