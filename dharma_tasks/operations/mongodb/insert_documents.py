@@ -81,7 +81,8 @@ class InsertDocuments(Operation[Handle]):
         if absent < len(wanted):
             there = f"{len(wanted) - absent} of {len(wanted)} documents"
             work.warn(f"{there} are in {self.collection!r} already, as they should be")
-        return Prepared(undo={"identity": found.identity}, total=len(wanted))
+        undo = {"identity": found.identity, **kept.recorded(work.handle)}
+        return Prepared(undo, total=len(wanted))
 
     def step(self, work: Work[Handle]) -> Step:
         """Insert those of the next batch that are not there."""
