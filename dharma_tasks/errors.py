@@ -15,6 +15,7 @@
         │   └── Outdated   the journal is not where this run left it: the run cannot go on
         ├── CutOff         this worker alone may be cut off from the database
         └── Stopped        this worker is shutting down, or Redis does not know the run any more
+            ├── Unequipped this worker has not the secret or the key that an operation needs
             ├── RangeLeft  a range waits, because its worker is needed elsewhere
             └── Halted     the run is paused or over, or rests outside its window
                 └── Cancelled  the run is cancelled: what it has begun is to be undone
@@ -133,6 +134,10 @@ class Stopped(StepAside):
 
 class RangeLeft(Stopped):
     """A range is left in order: its operation, or other work, needs this worker."""
+
+
+class Unequipped(Stopped):
+    """This worker has not the secret, or the key, that an operation needs: another one may."""
 
 
 class Halted(Stopped):

@@ -19,10 +19,11 @@ from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.explain import explain, suggestion
 from dharma_tasks.folder import MigrationFile, find
+from dharma_tasks.hidden import misplaced
 from dharma_tasks.keys import MigrationKeys, RollbackKeys, names, valid_version
 from dharma_tasks.migration import JSON, Migration, Reference, Version, reference
 from dharma_tasks.operations import catalogue
-from dharma_tasks.operations.base import Catalogue, Operation
+from dharma_tasks.operations.base import HIDES_NOTHING, Catalogue, Operation
 from dharma_tasks.ordering import built_too_early
 from dharma_tasks.strict_json import Path as JSONPath
 from dharma_tasks.strict_json import line_of, parse, path_of, text_of
@@ -179,6 +180,7 @@ def _read(file: MigrationFile, values: Values, bounds: Bounds) -> _Reading:
         if _companion_fits(reading, bounds):
             _read_operations(reading, written, operations)
         _settle(reading)
+        _read_hidden(reading, operations)
     if len(reading.problems) > _SHOWN:
         more = f"and {len(reading.problems) - _SHOWN} more problems"
         reading.problems = reading.problems[:_SHOWN]
@@ -211,6 +213,23 @@ def _places(operations: Catalogue) -> Callable[[JSONPath], bool]:
         return inside and not (listed and path[depth:] == ("type",))
 
     return allowed
+
+
+def _read_hidden(reading: _Reading, operations: Catalogue) -> None:
+    """Refuse secrets where none may stand; whatever else is said of such a place is left out."""
+
+    def why(path: JSONPath) -> str | None:
+        if path[0] != _OPERATIONS or len(path) <= 2:  # noqa: PLR2004 - the list, the operation
+            return HIDES_NOTHING
+        kind = reading.json.content[_OPERATIONS][path[1]].get("type")
+        model = operations.operations.get(kind) if isinstance(kind, str) else None
+        return model.hides(path[2:]) if model else HIDES_NOTHING
+
+    for path, problem in misplaced(reading.json.content, why):
+        reading.problems = [
+            each for each in reading.problems if path_of(each.place)[: len(path)] != path
+        ]
+        reading.problems.append(replace(problem, file=reading.file.file))
 
 
 def _settle(reading: _Reading) -> None:

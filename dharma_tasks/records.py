@@ -132,9 +132,9 @@ class HistoryRecord(BaseModel):
     """One entry of the audit trail: when, what, in which run, and who asked for it.
 
     `worker` is who took the operation, `error` why it failed, `detail` what else is to say. An
-    entry that ends a migration, or by which a person declares something of one, says its `name`
-    and `checksum` as they were then; an end says how many `seconds` it took. They are written with
-    the end itself; older releases wrote less.
+    entry that ends a migration, by which a worker takes an operation of one, or by which a person
+    declares something of it, says its `name` and `checksum` as they were then; an end says how many
+    `seconds` it took. They are written with the end itself; older releases wrote less.
     """
 
     at: datetime

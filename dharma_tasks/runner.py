@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -31,8 +31,10 @@ from dharma_tasks.errors import (
     RangeLeft,
     StepAside,
     Stopped,
+    Unequipped,
 )
 from dharma_tasks.health import LOOK_SECONDS, Health
+from dharma_tasks.hidden import NOTHING, Hidden
 from dharma_tasks.identity import owner
 from dharma_tasks.journal import Ledger
 from dharma_tasks.logs import stack_of
@@ -48,6 +50,9 @@ log = structlog.get_logger()
 
 _LOOKS_BEFORE_INTERRUPT = 3
 """Looks at a long statement, a second apart, before a worker that is to stop interrupts it."""
+
+_SECRETS = "secrets"
+"""Under which an operation's record has the marks of its secrets, in `undo`."""
 
 _SIGN_SECONDS = 2
 """How often whoever watches gets a sign of life while a batch waits for its time."""
@@ -75,6 +80,8 @@ class Runner:
     """Whether a person said that what cannot be undone is to be passed over."""
     ranges: RangesControl | None = None
     """How it comes by the ranges of its operation; a range has none."""
+    hidden: Hidden = NOTHING
+    """The secrets that were put into the operation."""
     first: Taken | None = None
     """What this worker found when it took the operation over."""
     _counted: bool = False
@@ -105,7 +112,8 @@ class Runner:
                 self.control.check()
                 pause, self._interrupted = 0.0, None
                 if taken is None:
-                    taken = self._take_over()
+                    taken = ours = self._take_over()
+                    self._confirm_secrets(taken, pace)
                     prepared = taken.undo is not None or self.assignment.back
                     self._check_attempts(taken)
                     pace.begun(taken.attempts)
@@ -125,13 +133,13 @@ class Runner:
                 raise
             except StepAside:
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised again, or written to the journal
                 stopped = self._interrupted or self.control.ending()
                 if stopped is not None:
-                    log.info("not_ended", error=self.database.describe(error))
+                    log.info("not_ended", error=self._said(error))
                     self.database.recover()
                     self._leave(ours, stopped, pace)
-                    raise stopped from error
+                    raise stopped from self._shown(error)
                 pause = self._after(error, taken, pace)
                 taken = None
         return taken
@@ -179,6 +187,24 @@ class Runner:
         for each in ranges.owners(self.assignment.key) if ranges else ():
             self.database.free(each)
 
+    def _confirm_secrets(self, taken: Taken, pace: Pace) -> None:
+        """One operation is to have the same secrets from its beginning to its end, and back."""
+        if names := self.hidden.other((taken.undo or {}).get(_SECRETS, {})):
+            msg = (
+                f"the secret {', '.join(names)} is another one at {self.worker} than the operation "
+                "was begun with, and it waits for a worker that has that one"
+            )
+            self.control.waiting(msg, pace.stuck_in_all)
+            raise Unequipped(msg)
+
+    def _said(self, error: BaseException) -> str:
+        """The database's own message, without secrets that it quotes."""
+        return self.hidden.scrub(self.database.describe(error))
+
+    def _shown(self, error: Exception) -> Exception | None:
+        """The error as the cause of another: not where its text may have secrets in it."""
+        return None if self.hidden else error
+
     def _check_attempts(self, taken: Taken) -> None:
         """An operation that kills its worker each time is stopped (Law 10)."""
         if taken.attempts > self.settings.max_attempts:
@@ -192,6 +218,9 @@ class Runner:
     def _prepare(self, taken: Taken, pace: Pace) -> Taken:
         with self.database.watched(self._alive()):
             prepared = self.operation.prepare(self._work(taken, self.database.handle, pace))
+        if prepared and self.hidden.secrets:
+            undo = prepared.undo | {_SECRETS: self.hidden.marks()}
+            prepared = replace(prepared, undo=undo)
         return self.database.journal.prepare(taken, prepared) if prepared else taken
 
     def _batch(self, taken: Taken, pace: Pace) -> Taken:
@@ -234,6 +263,7 @@ class Runner:
             worker=self.worker,
             heavy=self.heavy,
             max_rate=self.max_rate,
+            hidden=self.hidden,
         )
         try:
             with bound_contextvars(range=number):
@@ -276,22 +306,23 @@ class Runner:
             warn=self._warn,
             earlier=lambda: self.database.journal.earlier(self.assignment.key),
             rate=self._bounds.rate,
+            scrub=self.hidden.scrub,
         )
 
     def _after(self, error: Exception, taken: Taken | None, pace: Pace) -> float:
         """How many seconds to wait before the operation is taken over anew; or it raises."""
         fault = self._fault(error, pace)
-        message = self.database.describe(error)
+        message = self._said(error)
         if fault is Fault.LASTING:
             try:
                 failure = self._failed(error, message, taken)
             except Exception as unwritten:
                 # Whoever takes it over meets the same error again, and writes that down.
-                fault, message = self._fault(unwritten, pace), self.database.describe(unwritten)
+                fault, message = self._fault(unwritten, pace), self._said(unwritten)
                 if fault is Fault.LASTING:
-                    raise
+                    raise unwritten from self._shown(error)
             else:
-                raise failure from error
+                raise failure from self._shown(error)
         if fault is Fault.CONFLICT and taken is not None:
             pace.conflicted()
         log.warning("retry", fault=fault.value, error=message, batch_size=pace.size)
@@ -358,7 +389,8 @@ class Runner:
     def _failed(self, error: Exception, message: str, taken: Taken | None) -> MigrationFailed:
         """Write the lasting error to the journal. `taken` is None when the taking itself failed."""
         text = f"{self.assignment.key} {self.assignment.type} {self.operation.summary}: {message}"
-        log.error("failed", error=message, **stack_of(error))
+        stack = {name: self.hidden.scrub(text) for name, text in stack_of(error).items()}
+        log.error("failed", error=message, **stack)
         kept = taken is None or self._way_back.keeps_something(taken)
         state = (None if kept else self.assignment.before) or MigrationState.FAILED
         if taken is not None:
@@ -377,7 +409,8 @@ class Runner:
             warn=self._warn,
         )
 
-    def _warn(self, message: str) -> None:
+    def _warn(self, text: str) -> None:
+        message = self.hidden.scrub(text)
         log.warning("warning", message=message)
         self.control.warn(f"{self.assignment.key} {self.assignment.type}: {message}")
 
@@ -392,8 +425,8 @@ class Runner:
             if isinstance(why, Halted) and taken.undo and not self.assignment.back:
                 self.operation.halt(self._work(taken, self.database.handle, pace))
         except Exception as error:  # noqa: BLE001 - a successor finds it
-            log.warning("not_halted", error=self.database.describe(error))
+            log.warning("not_halted", error=self._said(error))
         try:
             self._ledger.note(taken, None)
         except Exception as error:  # noqa: BLE001 - the stop itself matters more
-            log.warning("not_noted", error=self.database.describe(error))
+            log.warning("not_noted", error=self._said(error))

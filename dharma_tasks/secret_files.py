@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
@@ -31,9 +31,8 @@ class SecretFiles(PydanticBaseSettingsSource):
         path = self._variables.get(f"{variable}_file".lower())
         if path is None:
             return None, field_name, False
-        if self._variables.get(variable.lower()) is not None:
-            raise _refused(variable, "is set beside the variable itself", "Keep one of the two.")
-        return _read(variable, Path(path)), field_name, False
+        beside = self._variables.get(variable.lower()) is not None
+        return text_of_file(variable, path, beside=beside), field_name, False
 
     def __call__(self) -> dict[str, Any]:
         """Every secret that is in a file.
@@ -44,7 +43,7 @@ class SecretFiles(PydanticBaseSettingsSource):
         found: dict[str, Any] = {}
         problems: list[Problem] = []
         for name, field in self.settings_cls.model_fields.items():
-            if SecretStr not in (field.annotation, *get_args(field.annotation)):
+            if field.annotation is not SecretStr and field.annotation != SecretStr | None:
                 continue
             try:
                 value, key, _ = self.get_field_value(field, name)
@@ -58,10 +57,18 @@ class SecretFiles(PydanticBaseSettingsSource):
         return found
 
 
-def _read(variable: str, path: Path) -> str:
-    """The file without the line end that editors and `echo` leave."""
+def text_of_file(variable: str, path: str, *, beside: bool) -> str:
+    """The file that `variable` with `_FILE` names, without the line end that editors leave.
+
+    `beside` is whether the variable itself is set too.
+
+    Raises:
+        Refused: it is, or the file cannot be read, or has nothing in it.
+    """
+    if beside:
+        raise _refused(variable, "is set beside the variable itself", "Keep one of the two.")
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        text = Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise _refused(variable, f"{path} cannot be read: {error.strerror}", _READABLE) from None
     except UnicodeDecodeError:

@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dharma_tasks.errors import Problem, Refused
-from dharma_tasks.secret_files import SecretFiles
+from dharma_tasks.secret_files import SecretFiles, text_of_file
 
 
 class Settings(BaseSettings):
@@ -23,7 +23,7 @@ class Settings(BaseSettings):
         env_prefix="DHARMA_",
         env_file=".env",
         env_ignore_empty=True,
-        env_nested_delimiter="_",  # DHARMA_VALUE_NAME; no other setting has parts
+        env_nested_delimiter="_",  # DHARMA_VALUE_NAME, DHARMA_SECRET_NAME; no other has parts
         env_nested_max_split=1,
         extra="ignore",
         frozen=True,
@@ -87,6 +87,11 @@ class Settings(BaseSettings):
     value: dict[str, str] = {}
     """What `{"$value": "NAME"}` in migrations stands for; see `values`."""
 
+    encryption_key: SecretStr | None = None
+    """For `{"$encrypted": …}` in migrations and for before-images; see `encryption`."""
+    secret: dict[str, SecretStr] = {}
+    """What `{"$secret": "NAME"}` stands for where this process is a worker; see `hidden`."""
+
     @property
     def values(self) -> dict[str, str]:
         """The texts of `DHARMA_VALUE_NAME`, by NAME."""
@@ -105,6 +110,19 @@ class Settings(BaseSettings):
         places = (env_settings, dotenv_settings)
         found = [each for place in places for each in (place, SecretFiles(settings_cls, place))]
         return (init_settings, *found)
+
+    def secret_text(self, name: str) -> str | None:
+        """The secret `name`: of `DHARMA_SECRET_NAME`, or of the file that `…_FILE` names, now.
+
+        Raises:
+            Refused: the file cannot be read, or both are set.
+        """
+        here = self.secret.get(name.lower())
+        file = self.secret.get(f"{name.lower()}_file")
+        variable = f"DHARMA_SECRET_{name}"
+        if file is not None:
+            return text_of_file(variable, file.get_secret_value(), beside=here is not None)
+        return None if here is None else here.get_secret_value()
 
     def url(self, database: str) -> SecretStr | None:
         """The URL for `database`, or None where this process does not serve it."""

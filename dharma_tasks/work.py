@@ -226,7 +226,7 @@ class Work(Generic[HandleT]):
     way forward had come. `confirm` raises `LeaseLost` unless the lease is ours now: called
     immediately before a command that no transaction protects. `warn` logs what a user should
     know, with the operation's context. `earlier` reads the operations of its migration that
-    are done before it.
+    are done before it. `scrub` takes secrets out of a text.
     """
 
     handle: HandleT
@@ -240,3 +240,4 @@ class Work(Generic[HandleT]):
     walked: Walked | None = None
     earlier: Callable[[], list[Earlier]] = field(default=list)
     rate: float | None = None
+    scrub: Callable[[str], str] = field(default=str)

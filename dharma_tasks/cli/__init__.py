@@ -21,6 +21,7 @@ _COMMANDS = {
     "init": "Make a folder of migrations, with a first one each.",
     "doctor": "Look whether all is there that migrations need.",
     "new": "Write the files of the next migration.",
+    "encrypt": "Encrypt a value for a migration.",
     "check": "Check the folder: everything that needs no database.",
     "plan": "Show what a submit would do, and do nothing.",
     "submit": "Bring the databases to a version, and show how it goes.",

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import structlog
-from pydantic import ValidationError
 from structlog.contextvars import bound_contextvars
 
 from dharma_tasks.control import OperationControl
@@ -18,12 +17,13 @@ from dharma_tasks.control_protocols import Control
 from dharma_tasks.errors import Cancelled, MigrationFailed, Outdated, StepAside, Stopped
 from dharma_tasks.flow import turning
 from dharma_tasks.flow.context import Context, Overtaken
+from dharma_tasks.flow.revealing import parsed
+from dharma_tasks.hidden import Hidden
 from dharma_tasks.identity import owner
 from dharma_tasks.lease import Lease
 from dharma_tasks.measures import Measure, Outcome
 from dharma_tasks.messages import Chain
 from dharma_tasks.migration import Key, reference
-from dharma_tasks.operations import catalogue
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.paced import Throttled
 from dharma_tasks.range_control import HelperControl, RangeLeases
@@ -83,10 +83,10 @@ def carry_out(context: Context, run: str, at: Next) -> list[Chain]:
             job = context.runs.job(run, at)
         except Stopped as reason:
             raise Overtaken(str(reason), context.orphans(run)) from reason
-        parsed = _parsed(context, job)
+        operation, hidden = parsed(context, job)
         lease = context.leases.acquire(at.key, owner(context.worker, {}), run)
         try:
-            return _run(context, job, _runner(context, job, parsed, lease))
+            return _run(context, job, _runner(context, job, operation, hidden, lease))
         finally:
             lease.release()
 
@@ -106,35 +106,28 @@ def carry_out_range(context: Context, run: str, at: Next, number: int) -> list[C
         if job.cancelled:
             msg = f"run {run} is cancelled"
             raise Stopped(msg)
-        parsed = _parsed(context, job)
+        operation, hidden = parsed(context, job)
         lease = context.leases.acquire(key, owner(context.worker, {}), run)
         try:
-            _runner(context, job, parsed, lease, number).run()
+            _runner(context, job, operation, hidden, lease, number).run()
         finally:
             lease.release()
     return []
 
 
-def _parsed(context: Context, job: Job) -> Operation[Any]:
-    key = job.at.key
-    raw = job.migration.operation(key.number)
-    try:
-        return catalogue(key.database).parse(raw)
-    except (KeyError, ValidationError):
-        # The submit has checked it, so whoever does not know it is older (Law 7).
-        msg = f"this worker is too old for the operation {raw['type']!r}, which waits"
-        context.tell(job.run, "waiting", f"{key}: {msg}")
-        raise StepAside(msg) from None
-
-
-def _runner(
-    context: Context, job: Job, parsed: Operation[Any], lease: Lease, number: int | None = None
+def _runner(  # noqa: PLR0913, PLR0917 - what is there by then
+    context: Context,
+    job: Job,
+    operation: Operation[Any],
+    hidden: Hidden,
+    lease: Lease,
+    number: int | None = None,
 ) -> Runner:
     """For the operation, or for one range of it."""
     whole, limits = number is None, job.run.limits
     assignment = _assignment(job) if number is None else _assignment(job).of_range(number)
-    max_rate = limits.max_rate if isinstance(parsed, Throttled) else None
-    heavy = parsed.burden(assignment.direction).heavy
+    max_rate = limits.max_rate if isinstance(operation, Throttled) else None
+    heavy = operation.burden(assignment.direction).heavy
     me = owner(context.worker, {})
     watch = OperationControl if whole else partial(HelperControl, crowded=context.crowded)
     control = watch(
@@ -143,14 +136,15 @@ def _runner(
         runs=context.runs,
         run=job.run.id,
         key=assignment.key,
-        progress=_progress(context, assignment, parsed, job, max_rate),
+        progress=_progress(context, assignment, operation, job, max_rate),
         shutting_down=context.shutting_down,
         forward=job.forward,
         window=limits.window if heavy else None,
         meter=context.meter,
     )
     return Runner(
-        operation=parsed,
+        operation=operation,
+        hidden=hidden,
         assignment=assignment,
         database=context.database(job.at.database),
         control=control,
@@ -283,7 +277,7 @@ def _event(kind: str, key: Key, text: str, seconds: float | None = None) -> Even
 def _progress(
     context: Context,
     assignment: Assignment,
-    parsed: Operation[Any],
+    operation: Operation[Any],
     job: Job,
     max_rate: float | None,
 ) -> Progress:
@@ -295,11 +289,11 @@ def _progress(
         count=assignment.count,
         back=assignment.back,
         type=assignment.type,
-        summary=parsed.summary,
+        summary=operation.summary,
         worker=context.worker,
         since=now,
         heartbeat=now,
-        limit=parsed.bounds().slowed(max_rate).rate,
+        limit=operation.bounds().slowed(max_rate).rate,
         stuck_for=job.stuck_for,
         handed_on=job.handed_on,
     )

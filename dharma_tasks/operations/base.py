@@ -21,7 +21,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -30,9 +30,16 @@ from dharma_tasks.errors import Problem
 from dharma_tasks.migration import JSON
 from dharma_tasks.pace import Bounds
 from dharma_tasks.records import Direction
+from dharma_tasks.strict_json import Path
 from dharma_tasks.work import Prepared, Step, Work
 
 HandleT = TypeVar("HandleT")
+
+HIDES_NOTHING = (
+    "Only a value that documents are given may be hidden: all else is kept in the journal, shown, "
+    "or decides where the operation works. See 'Secrets' in migrations/README.md."
+)
+"""What to do where a secret stands elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +153,19 @@ class Operation(BaseModel, ABC, Generic[HandleT]):
         """The indexes that it builds and the bulk work that it does, as they follow each other."""
         return []
 
+    @classmethod
+    def hides(cls, place: Path) -> str | None:  # noqa: ARG003 - subclasses look at it
+        """Why no secret may stand at `place` of the parameters; None where one may.
+
+        It may where only the database gets to see it: not in what a journal keeps, what is shown
+        of the operation, or what decides where it works.
+        """
+        return HIDES_NOTHING
+
+    def undo_needs_secrets(self) -> bool:
+        """Whether the way back looks at values that may be secret."""
+        return False
+
     def bounds(self) -> Bounds:
         """What its batches keep to, on both ways; see `paced.py`."""
         return Bounds()
@@ -176,7 +196,7 @@ class Advisor:
     """
 
     missing: Callable[[], str | None]
-    advise: Callable[[Mapping[str, JSON], Path, Collection[str]], list[Problem]]
+    advise: Callable[[Mapping[str, JSON], FilePath, Collection[str]], list[Problem]]
 
 
 @dataclass(frozen=True)
@@ -196,7 +216,7 @@ class Catalogue:
     database: str
     operations: Mapping[str, type[Operation[Any]]]
     keys: frozenset[str]
-    read: Callable[[JSON, Path], tuple[list[JSON], list[Problem]]]
+    read: Callable[[JSON, FilePath], tuple[list[JSON], list[Problem]]]
     backup: str
     companion: str | None = None
     advisor: Advisor | None = None

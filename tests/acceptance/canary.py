@@ -113,9 +113,9 @@ def _value(redis: Any, key: str) -> Any:
     return ""
 
 
-def stored_in_mongodb(client: MongoClient[Any], database: str) -> Iterable[str]:
-    """Every document."""
-    for name in client[database].list_collection_names():
+def stored_in_mongodb(client: MongoClient[Any], database: str, beside: str) -> Iterable[str]:
+    """Every document, but for the application's own in `beside`."""
+    for name in {*client[database].list_collection_names()} - {beside}:
         for document in client[database][name].find():
             yield json_util.dumps(document) + "\n"
 

@@ -34,6 +34,7 @@ from secured import AWKWARD, Secured
 from watching import Flower
 
 from dharma_tasks.databases import NAMES
+from dharma_tasks.encryption import Cipher, new_key
 
 INLINE = """
 import asyncio
@@ -72,7 +73,8 @@ class Cage:
         url = self.place.environment["DHARMA_REDIS_URL"]
         hear("stored in Redis", "".join(stored_in_redis(self.admin, url)))
         with self.secured.mongodb() as client:
-            hear("stored in MongoDB", "".join(stored_in_mongodb(client, name)))
+            kept = stored_in_mongodb(client, name, beside="users")
+            hear("stored in MongoDB", "".join(kept))
         hear("stored in PostgreSQL", "".join(stored_in_postgresql(self.superuser)))
         with self.secured.elasticsearch() as client:
             hear("stored in Elasticsearch", "".join(stored_in_elasticsearch(client, name)))
@@ -129,6 +131,18 @@ def write(place: Place) -> None:
     place.write("postgresql", "001_create", {"version": "1.0.0"}, "SELECT 1 / 0;")
 
 
+def write_hidden(place: Place, encrypted: str) -> None:
+    """Documents get values that nobody is to see; then they get them again, and both are quoted."""
+    tokens = {"by_name": {"$secret": "TOKEN"}, "written": {"$encrypted": encrypted}}
+    first = {"_id": 1} | tokens
+    insert: dict[str, Any] = {"type": "insert_documents", "collection": "users"}
+    index = {"type": "create_index", "collection": "users", "index": [[n, 1] for n in tokens]}
+    done = [insert | {"documents": [first]}, index | {"options": {"unique": True}}]
+    place.write("mongodb", "002_hidden", {"version": "1.1.0", "operations": done})
+    again = [insert | {"documents": [{"_id": 2} | tokens]}]
+    place.write("mongodb", "003_again", {"version": "1.2.0", "operations": again})
+
+
 def test_the_search_finds_canaries() -> None:
     """As they are, with % codes, and in the messages and headers that are base64."""
     canaries = Canaries()
@@ -149,13 +163,19 @@ def test_nothing_of_a_run_shows_a_password(cage: Cage, tmp_path: Path) -> None:
     """With every detail logged, an operation that fails, Flower, and all that Celery tells."""
     place, hear = cage.place, cage.canaries.hear
     write(place)
+    key, token, other = new_key(), cage.canaries.password(), cage.canaries.password()
+    write_hidden(place, Cipher([key]).write(other))
+    cage.canaries.add(key)
+    hidden = {"DHARMA_SECRET_TOKEN": token, "DHARMA_ENCRYPTION_KEY": key}
     flower = Flower(place, tmp_path)
     celery = ("-m", "celery", "-A", "dharma_tasks", "inspect", "--json")
     with listening(cage.admin, cage.canaries):
         flower.launch()
-        place.start_worker(DHARMA_LOG_LEVEL="DEBUG", DHARMA_LOG_FORMAT="json")
+        place.start_worker(DHARMA_LOG_LEVEL="DEBUG", DHARMA_LOG_FORMAT="json", **hidden)
         debug = {"DHARMA_LOG_LEVEL": "DEBUG"}
         submit = ("-m", "dharma_tasks", "submit", "--json")
+        # A failure ends the run, and there are two of them.
+        assert cage.run("submit to one", *submit, "--databases", "mongodb", **debug) == 1
         assert cage.run("submit", *submit, **debug) == 1
         assert cage.run("status", "-m", "dharma_tasks", "status", "--json", **debug) == 0
         assert cage.run("plan", "-m", "dharma_tasks", "plan", "--json", **debug) == 0
@@ -178,7 +198,12 @@ def test_nothing_of_a_run_shows_a_password(cage: Cage, tmp_path: Path) -> None:
     assert "division by zero" in cage.canaries.heard["the worker's log"]
     assert "division by zero" in cage.canaries.heard["stored in PostgreSQL"]
     assert f"{place.settings.namespace}:run:" in cage.canaries.heard["sent through Redis"]
+    assert "dup key: " in cage.canaries.heard["the worker's log"]
+    assert "dup key: " in cage.canaries.heard["stored in MongoDB"]
     assert cage.canaries.found() == []
+    with cage.secured.mongodb() as client:
+        (document,) = client[place.settings.namespace]["users"].find()
+    assert document == {"_id": 1, "by_name": token, "written": other}
 
 
 def broken(url: str, password: str, how: str) -> str:

@@ -30,8 +30,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "security.md").read_text()
 USERS = (ROOT / "workers" / "redis" / "users.acl").read_text()
 PASSWORD = "least"
-_JOURNAL = r"\bdharma_(?=\*|head|migrations|operations|history)"
-_DENIED = r"denied|not authorized|unauthorized"
+_JOURNAL = r"\bdharma_(?=\*|head|migrations|operations|ranges|history|undo)"
+_DENIED = r"denied|not authorized|unauthorized|must be owner"
 _REFUSED = r"ermission|NOPERM|can't access"
 _ENDED = r"terminat|abort|closed|does not match|killed|ended"
 
@@ -59,9 +59,7 @@ class Grants:
 
     def here(self, text: str) -> str:
         """The text with the names of the test."""
-        renamed = re.sub(
-            r"\bdharma_(?=\*|head|migrations|operations|history)", f"{self.name}_", text
-        )
+        renamed = re.sub(_JOURNAL, f"{self.name}_", text)
         return re.sub(r"\bapp\b", self.name, renamed).replace("dharma:", f"{self.name}:")
 
     def postgresql(self, who: str) -> dict[str, Any]:
@@ -78,8 +76,8 @@ class Grants:
         where = f"{found['host']}:{found['port']}/{found['dbname']}"
         return {"postgresql_url": SecretStr(f"postgresql://{role}:{PASSWORD}@{where}")}
 
-    def mongodb(self, who: str) -> dict[str, Any]:
-        role = json.loads(self.here(written("json", who, "MongoDB")))
+    def mongodb(self, who: str, section: str = "MongoDB") -> dict[str, Any]:
+        role = json.loads(self.here(written("json", who, section)))
         role["createRole"] = name = f"{self.name}_{who}"
         with self.secured.mongodb() as client:
             client.admin.command(role)
@@ -94,8 +92,8 @@ class Grants:
             client.admin.command("dropUser", name)
             client.admin.command("dropRole", name)
 
-    def elasticsearch(self, who: str) -> dict[str, Any]:
-        role = json.loads(self.here(written("json", who, "Elasticsearch")))
+    def elasticsearch(self, who: str, section: str = "Elasticsearch") -> dict[str, Any]:
+        role = json.loads(self.here(written("json", who, section)))
         with self.secured.elasticsearch() as client:
             key = client.security.create_api_key(name=who, role_descriptors={who: role})
         host = self.secured.elasticsearch_url.rpartition("@")[2]
@@ -205,6 +203,79 @@ def test_status_only(grants: Grants) -> None:
                 database.journal.begin(_opening("another"), 1)
             database.close()
             assert caught.value is not None
+
+
+def test_the_history_is_only_added_to(grants: Grants) -> None:
+    """A worker does all its work, and can neither change nor remove what was told of it."""
+    place, name = grants.place, grants.name
+    superuser, worker = place.url("postgresql"), grants.postgresql("worker")
+    worker |= grants.mongodb("append-only", "The history in MongoDB")
+    worker |= grants.elasticsearch("append-only", "The history in Elasticsearch")
+    ours = grants.here(written("sql", "append-only", "The history in PostgreSQL"))
+    users = {"type": "create_collection", "collection": "users"}
+    insert = {"type": "insert_documents", "collection": "users", "documents": [{"_id": 1}]}
+    place.write("mongodb", "001_users", {"version": "1.0.0", "operations": [users, insert]})
+    place.write("postgresql", "001_none", {"version": "1.0.0"}, "-- nothing")
+    index = {"type": "create_index", "index": f"projects_{name}"}
+    place.write("elasticsearch", "001_projects", {"version": "1.0.0", "operations": [index]})
+    with acting(place, worker):
+        made: Any = connect("postgresql", place.settings)
+        made.journal.begin(_opening(), 0)  # as the first submit does
+        made.close()
+        with psycopg.connect(superuser, autocommit=True) as connection:
+            connection.execute(ours.replace("dharma_worker", f"{name}_worker"))
+        place.start_worker()
+        place.submit()
+        place.dharma("rollback", "0.0.0", "--yes")
+        assert _states(place) == {"rolled_back"}
+        for each in NAMES:
+            database: Any = connect(each, place.settings)
+            told = database.journal.history(1000)
+            assert {"applied", "rolled_back"} <= {entry.event for entry in told}
+            for change in _FORGING[each]:
+                with pytest.raises(Exception, match=_DENIED):
+                    change(database, f"{name}_history")
+            assert database.journal.history(1000) == told
+            database.close()
+
+
+def _in_postgresql(statement: str) -> Callable[[Any, str], object]:
+    return lambda database, history: database.handle.query(statement.format(history))
+
+
+_FORGING: dict[str, list[Callable[[Any, str], object]]] = {
+    "postgresql": [
+        _in_postgresql(statement)
+        for statement in (
+            "UPDATE public.{} SET by = 'nobody'",
+            "DELETE FROM public.{}",
+            "TRUNCATE public.{}",
+            "DROP TABLE public.{}",
+            "ALTER TABLE public.{} DISABLE TRIGGER ALL",
+        )
+    ],
+    "mongodb": [
+        lambda database, history: database.handle.database[history].update_many(
+            {}, {"$set": {"by": "nobody"}}
+        ),
+        lambda database, history: database.handle.database[history].delete_one({}),
+        lambda database, history: database.handle.database[history].drop(),
+        lambda database, history: database.handle.database[history].rename("other"),
+    ],
+    "elasticsearch": [
+        lambda database, history: database.handle.update_by_query(index=history),
+        lambda database, history: database.handle.delete_by_query(
+            index=history, query={"match_all": {}}
+        ),
+        lambda database, history: database.handle.indices.delete(index=history),
+        lambda database, history: database.handle.index(
+            index=history,
+            id=database.handle.search(index=history)["hits"]["hits"][0]["_id"],
+            document={"by": "nobody"},
+        ),
+    ],
+}
+"""What somebody might try who has a worker's account."""
 
 
 def _opening(run: str = "one") -> Any:

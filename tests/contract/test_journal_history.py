@@ -24,6 +24,10 @@ from dharma_tasks.work import Assignment, Step, Taken
 pytestmark = pytest.mark.parametrize("name", NAMES)
 
 
+_OURS = {"taken", "applied", "failed"}
+"""What a worker does to a migration."""
+
+
 class Story:
     """What one worker does, for the journal to tell of."""
 
@@ -104,6 +108,8 @@ def test_it_tells_everything_in_order(story: Story) -> None:
         ("unlocked", "run-2", "me@there", "1.1.0", 1, None, "lease 1 of w"),
         ("failed", "run-2", second, "1.1.0", 1, None, None),
     ]
+    ours = [(each.name, each.checksum) for each in entries if each.event in _OURS]
+    assert ours == [("first", "sum-1")] * 5
     assert entries[-1].error == "boom\nand why"
     assert [each.error for each in entries[:-1]] == [None] * (len(entries) - 1)
     times = [each.at for each in entries]

@@ -29,7 +29,7 @@ from dharma_tasks import (
 from dharma_tasks import submit as submitting
 from dharma_tasks.cli import common, main
 from dharma_tasks.errors import CutOff
-from dharma_tasks.flow import context, operation, planning
+from dharma_tasks.flow import context, planning, revealing
 from dharma_tasks.limits import Window
 from dharma_tasks.loader import Loaded
 from dharma_tasks.operations.base import Burden
@@ -92,7 +92,7 @@ class Stage:
         monkeypatch.setattr(conduct, "load", lambda _folder, _values, _bounds: folder)
         monkeypatch.setattr(submitting, "POLL_SECONDS", 0.01)
         monkeypatch.setattr(context, "connect", lambda *_: self.database())
-        for module in (operation, reversal):
+        for module in (revealing, reversal):
             monkeypatch.setattr(module, "catalogue", lambda _database: self)
 
     def database(self) -> ModelDatabase:

@@ -13,7 +13,9 @@ from dharma_tasks.settings import Settings
 
 PASSWORD = "c4nary-pa55"
 SECRETS = [
-    name for name, field in Settings.model_fields.items() if "Secret" in str(field.annotation)
+    name
+    for name, field in Settings.model_fields.items()
+    if "Secret" in str(field.annotation) and name != "secret"  # of migrations: see test_hidden.py
 ]
 
 

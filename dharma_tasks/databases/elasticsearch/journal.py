@@ -221,7 +221,8 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
         if taken.over:
             self._conclude(taken, era)
         else:
-            self._history.tell("take", taken.mark.source)
+            of = {"name": assignment.name, "checksum": assignment.checksum}
+            self._history.tell("take", taken.mark.source | of)
         return taken
 
     def prepare(self, taken: Taken, prepared: Prepared) -> Taken:

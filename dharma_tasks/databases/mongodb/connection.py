@@ -21,6 +21,7 @@ from pymongo.errors import ConfigurationError, InvalidURI, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
+from dharma_tasks.encryption import Cipher, cipher
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.settings import Settings
 from dharma_tasks.urls import misread
@@ -55,7 +56,8 @@ class Handle:
     `newest` says whether commands take a `collectionUUID` (MongoDB 6.0 and newer). `kept` is
     where operations keep what their way back needs (see `kept.py`). `nearby` is the same database
     as the URL's `readPreference` wants it read, for what may be out of date: outside of any
-    transaction, which reads from the primary alone. None where that is the primary too.
+    transaction, which reads from the primary alone. None where that is the primary too. `cipher` is
+    for what is kept; None where it is kept as it is.
     """
 
     database: Database[Document]
@@ -65,6 +67,7 @@ class Handle:
     session: ClientSession | None
     transactions: bool
     newest: bool
+    cipher: Cipher | None
 
     def command(self, command: Document) -> Document:
         """Run a command of the database, in the batch's transaction if there is one."""
@@ -96,6 +99,11 @@ class Connection:
         A peer that is gone without a word is noticed by the driver's TCP keep-alive.
         """
         return self._connect(socketTimeoutMS=None)
+
+    @cached_property
+    def cipher(self) -> Cipher | None:
+        """Of the settings' keys."""
+        return cipher(self._settings)
 
     @cached_property
     def name(self) -> str:
@@ -162,6 +170,7 @@ class Connection:
             session=session,
             transactions=self.transactions,
             newest=self._hello["maxWireVersion"] >= _COLLECTION_UUID,
+            cipher=self.cipher,
         )
 
     def once(self, work: Callable[[ClientSession | None], ResultT]) -> ResultT:

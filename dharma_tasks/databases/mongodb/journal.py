@@ -55,7 +55,8 @@ class MongodbJournal(MongodbLedger, Journal[Handle]):
     def survey(self) -> Survey:
         """Read the head first: planning is refused later if it has moved on since."""
         head = self._head.find_one({"_id": records.HEAD})
-        found = records.migrations(self._migrations.find(), self._operations.find())
+        operations = [self._explained(each) for each in self._operations.find()]
+        found = records.migrations(self._migrations.find(), operations)
         return Survey(
             database="mongodb", head=records.head(head) if head else None, migrations=found
         )
@@ -64,6 +65,9 @@ class MongodbJournal(MongodbLedger, Journal[Handle]):
         """Read the last entries; those of one millisecond in the order of their ids."""
         found = self._history.find().sort([("at", -1), ("_id", -1)]).limit(limit)
         return [records.told(document) for document in found][::-1]
+
+    def _explained(self, operation: Document) -> Document:
+        return kept.explained(operation, self._connection.cipher)
 
     @property
     def ranges(self) -> MongodbRanges:
@@ -194,7 +198,7 @@ class MongodbJournal(MongodbLedger, Journal[Handle]):
         document = self._seize(assignment, found, taking, session)
         who = {"number": assignment.key.number, "worker": owner.worker}
         self._tell(assignment, "taken", session, fence=document["fence"], **who)
-        return records.taken(assignment, document)
+        return records.taken(assignment, self._explained(document))
 
     def _before_forward(
         self, assignment: Assignment, found: Document | None, session: Session

@@ -1,12 +1,12 @@
 """What an operation keeps for its way back: in `{namespace}_undo`, beside the journal's own.
 
-A batch of the way forward keeps at most one thing, in its own transaction: bytes, whose
-meaning is the operation's, cut into pieces that fit into a document each. The way back reads
-them from the newest to the oldest and removes each in the transaction that has used it up. An
-`_id` is `{version, number, part, token}`: `part` rises over the operation, so that a range of
-`_id`s is an operation's, in order; `token` holds the time, and is never given twice, so that
-what one has seen to be of no use can be removed without harm to what was kept since under the
-same number.
+A batch of the way forward keeps at most one thing, in its own transaction: bytes, whose meaning is
+the operation's, compressed, encrypted where there is a key for that, and cut into pieces that fit
+into a document each. The way back reads them from the newest to the oldest and removes each in the
+transaction that has used it up. An `_id` is `{version, number, part, token}`: `part` rises over the
+operation, so that a range of `_id`s is an operation's, in order; `token` holds the time, and is
+never given twice, so that what one has seen to be of no use can be removed without harm to what was
+kept since under the same number. `key` names the key, so that a way back without it does not begin.
 """
 
 from __future__ import annotations
@@ -22,16 +22,22 @@ from pymongo.collection import Collection
 
 from dharma_tasks.databases.mongodb import records
 from dharma_tasks.databases.mongodb.connection import Document, Handle
+from dharma_tasks.encryption import Cipher, NotOurs
+from dharma_tasks.errors import OperationFailed
 from dharma_tasks.migration import Key
 from dharma_tasks.records import MigrationState, OperationState
 
 PIECE = 12 * 2**20
 """Bytes in one document, which MongoDB limits to 16 MB."""
 
+UNREADABLE = "what it kept for its way back is encrypted with a key that is not here"
+GIVE_KEY = "Put that key into DHARMA_ENCRYPTION_KEY, behind the one in use, and start again"
+
 PRUNED = "what it kept for its way back was removed, because it was old (pruned)"
 
 _FASTEST = 1
 _BY_ID = [("_id", 1)]
+_BY_ID_INDEX = "_id_"
 _LOWEST: Document = {"number": MinKey()}
 _TOP: Document = {"number": MaxKey()}
 
@@ -52,7 +58,9 @@ class Kept:
 
 def keep(handle: Handle, key: Key, run: str, part: int, data: bytes) -> int:
     """Keep `data` as number `part` and on; returns how many documents it took."""
-    packed = pack(data)
+    packed, named = pack(data), {}
+    if handle.cipher is not None:
+        packed, named = handle.cipher.encrypt(packed), {"key": handle.cipher.names[0]}
     pieces = [packed[at : at + PIECE] for at in range(0, len(packed), PIECE)]
     token = ObjectId()
     for index, piece in enumerate(pieces):
@@ -61,6 +69,7 @@ def keep(handle: Handle, key: Key, run: str, part: int, data: bytes) -> int:
             "run": run,
             "pieces": len(pieces),
             "data": Binary(piece),
+            **named,
         }
         handle.kept.insert_one(record, session=handle.session)
     return len(pieces)
@@ -80,8 +89,48 @@ def newest(handle: Handle, key: Key) -> Kept | None:
         if len(ids) > 1:
             before = handle.kept.find({"_id": {"$in": ids[:-1]}}, session=handle.session)
             pieces = [*(each["data"] for each in before.sort("_id", 1)), *pieces]
-        return Kept(ids, zlib.decompress(b"".join(pieces)))
+        packed = b"".join(pieces)
+        return Kept(ids, zlib.decompress(_decrypted(handle, packed) if "key" in last else packed))
     return None
+
+
+def _decrypted(handle: Handle, packed: bytes) -> bytes:
+    if handle.cipher is None:
+        raise OperationFailed(UNREADABLE, GIVE_KEY)
+    try:
+        return handle.cipher.decrypt(packed)
+    except NotOurs:
+        what = "what it kept for its way back was changed since, or is another key's"
+        raise OperationFailed(what, GIVE_KEY) from None
+
+
+def confirm_readable(handle: Handle, key: Key) -> None:
+    """Confirm that all that an operation has kept can be read here, before any of it is used.
+
+    Raises:
+        OperationFailed: a part is encrypted with a key that is not here.
+    """
+    stages: list[Document] = [{"$match": _of(key)}, {"$group": {"_id": "$key"}}]
+    found = handle.kept.aggregate(stages, session=handle.session, hint=_BY_ID_INDEX)
+    if not all(_readable(handle.cipher, each["_id"]) for each in found):
+        raise OperationFailed(UNREADABLE, GIVE_KEY)
+
+
+def recorded(handle: Handle) -> Document:
+    """What an operation notes that is about to keep something: see `explained`."""
+    return {"key": handle.cipher.names[0]} if handle.cipher else {}
+
+
+def explained(operation: Document, cipher: Cipher | None) -> Document:
+    """An operation's document; one whose key is not here is irreversible, as far as we can see."""
+    undo = operation.get("undo") or {}
+    if _readable(cipher, undo.get("key")):
+        return operation
+    return operation | {"undo": {"irreversible": f"{UNREADABLE}. {GIVE_KEY}"} | undo}
+
+
+def _readable(cipher: Cipher | None, name: str | None) -> bool:
+    return name is None or (cipher is not None and name in cipher.names)
 
 
 def remove(handle: Handle, kept: Kept) -> None:

@@ -219,6 +219,8 @@ def event(assignment: Assignment, what: str, **more: Any) -> Document:
         "run": assignment.run,
         "by": assignment.by,
         "version": assignment.key.version,
+        "name": assignment.name,
+        "checksum": assignment.checksum,
         **more,
     }
 

@@ -92,14 +92,14 @@ ALTER TABLE {history} ADD COLUMN IF NOT EXISTS name text,
     ADD COLUMN IF NOT EXISTS checksum text,
     ADD COLUMN IF NOT EXISTS seconds double precision
 """
-"""`owner` is who has the operation now, NULL after its end and after an orderly stop; `former`
-is who had it before the present owner. `worker` is only shown. A later `attempts` counts the
-takings that ended without a word, and the present one, since the cursor last moved. `walked`
-is how far an operation had come that is being undone: `{"cursor": …, "done": …}`; `run` took it
-last. `turned` is when a migration began to be rolled back. The history's `name`, `checksum` and
-`seconds` are those of the migration that the entry ends. A journal of an older release lacks what
-is added by ALTER TABLE: it is brought up to date before it is written to, and nothing that only
-reads may name that."""
+"""`owner` is who has the operation now, NULL after its end and after an orderly stop; `former` is
+who had it before the present owner. `worker` is only shown. A later `attempts` counts the takings
+that ended without a word, and the present one, since the cursor last moved. `walked` is how far
+an operation had come that is being undone: `{"cursor": …, "done": …}`; `run` took it last.
+`turned` is when a migration began to be rolled back. The history's `name`, `checksum` and
+`seconds` are those of the migration that the entry ends, the first two also where it is taken. A
+journal of an older release lacks what is added by ALTER TABLE: it is brought up to date before it
+is written to, and nothing that only reads may name that."""
 
 NOTHING = """
 state = 'pending', cursor = NULL, undo = NULL, walked = NULL, done = 0, total = NULL, attempts = 0,
@@ -253,8 +253,10 @@ WITH head AS (
         started = CASE WHEN EXISTS (SELECT 1 FROM anew) THEN excluded.started
             ELSE m.started END
 ), history AS (
-    INSERT INTO {history} (event, run, by, version, number, fence, detail)
-    SELECT 'taken', %(run)s, %(by)s, %(version)s, %(number)s, fence, %(worker)s FROM taken
+    INSERT INTO {history} (event, run, by, version, number, fence, detail, name, checksum)
+    SELECT 'taken', %(run)s, %(by)s, %(version)s, %(number)s, fence, %(worker)s, %(name)s,
+        %(checksum)s
+    FROM taken
 )
 SELECT fence, state, cursor, undo, done, total, attempts, former FROM taken
 UNION ALL
@@ -326,7 +328,8 @@ WITH head AS (
     RETURNING name, checksum, seconds
 ), history AS (
     INSERT INTO {history} (event, run, by, version, number, fence, detail, name, checksum, seconds)
-    SELECT 'taken', %(run)s, %(by)s, %(version)s, %(number)s, fence, %(worker)s, NULL, NULL, NULL
+    SELECT 'taken', %(run)s, %(by)s, %(version)s, %(number)s, fence, %(worker)s, %(name)s,
+        %(checksum)s, NULL
     FROM taken
     UNION ALL
     SELECT %(outcome)s, %(run)s, %(by)s, %(version)s, NULL, NULL, NULL, name, checksum, seconds
@@ -507,9 +510,9 @@ WITH head AS (
     WHERE {this} AND r.state <> 'done' AND EXISTS (SELECT 1 FROM operation)
     RETURNING fence, state, cursor, undo, done, total, attempts, former
 ), history AS (
-    INSERT INTO {history} (event, run, by, version, number, fence, detail)
+    INSERT INTO {history} (event, run, by, version, number, fence, detail, name, checksum)
     SELECT 'taken', %(run)s, %(by)s, %(version)s, %(number)s, fence,
-        %(worker)s || ', range ' || %(range)s::text
+        %(worker)s || ', range ' || %(range)s::text, %(name)s, %(checksum)s
     FROM taken
 ), found AS (
     SELECT fence, state, cursor, undo, done, total, attempts, former FROM taken

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from dharma_tasks.databases.mongodb.connection import Document
+from dharma_tasks.operations.base import HIDES_NOTHING
 from dharma_tasks.operations.mongodb.keeping import Documents
 from dharma_tasks.operations.mongodb.touched import MISSING, Touched, at, below, nested, same
 from dharma_tasks.operations.mongodb.values import Field, Value
 from dharma_tasks.operations.mongodb.walk import Walk
+from dharma_tasks.strict_json import Path
 
 
 class AddField(Walk):
@@ -29,6 +31,15 @@ class AddField(Walk):
     def change(self) -> tuple[Document, Document]:
         """Set it where it is missing."""
         return {self.field: {"$exists": False}}, {"$set": {self.field: self.value}}
+
+    @classmethod
+    def hides(cls, place: Path) -> str | None:
+        """The value, or a part of it."""
+        return None if place[0] == "value" else HIDES_NOTHING
+
+    def undo_needs_secrets(self) -> bool:
+        """Without before-images it looks where the value is still what was added."""
+        return not self.keep_before_image
 
     def touched(self) -> Added:
         """Which documents it has given the field to."""

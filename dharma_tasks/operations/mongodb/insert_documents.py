@@ -11,12 +11,12 @@ from bson import Regex, Timestamp
 from dharma_tasks.databases.mongodb import kept
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.errors import OperationFailed, Problem
-from dharma_tasks.operations.base import Operation
+from dharma_tasks.operations.base import HIDES_NOTHING, Operation
 from dharma_tasks.operations.mongodb.collections import Found, existing, unchanged
 from dharma_tasks.operations.mongodb.inserted import Inserted, encoded, missing
 from dharma_tasks.operations.mongodb.keeping import CODEC, Documents, chunks, undo
 from dharma_tasks.operations.mongodb.values import CollectionName, ValueList
-from dharma_tasks.strict_json import text_of
+from dharma_tasks.strict_json import Path, text_of
 from dharma_tasks.work import Prepared, Step, Work
 
 _LOOK = 1_000
@@ -60,6 +60,12 @@ class InsertDocuments(Operation[Handle]):
                 found.append(_problem(index, "_id", what, "Give each document one of its own."))
         return found
 
+    @classmethod
+    def hides(cls, place: Path) -> str | None:
+        """What is in documents, but for that by which they are found again."""
+        within = place[0] == "documents" and place[2:3] not in {(), ("_id",)}
+        return None if within else HIDES_NOTHING
+
     def prepare(self, work: Work[Handle]) -> Prepared:
         """Record the collection's identity, and look at every document that is there already.
 
@@ -75,7 +81,8 @@ class InsertDocuments(Operation[Handle]):
         if absent < len(wanted):
             there = f"{len(wanted) - absent} of {len(wanted)} documents"
             work.warn(f"{there} are in {self.collection!r} already, as they should be")
-        return Prepared(undo={"identity": found.identity}, total=len(wanted))
+        undo = {"identity": found.identity, **kept.recorded(work.handle)}
+        return Prepared(undo, total=len(wanted))
 
     def step(self, work: Work[Handle]) -> Step:
         """Insert those of the next batch that are not there."""

@@ -48,7 +48,7 @@ def _different(documents: Documents, wanted: Sequence[RawBSONDocument]) -> Opera
     for each in wanted:
         there = documents.raw.find_one({"_id": each["_id"]}, **documents.also)
         if there is not None:
-            found.append(f"{_text(there)}, wanted: {_text(each)}")
+            found.append(_both(documents, there, each))
     more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     what = (
         f"{documents.name!r} has another document with the same _id: "
@@ -56,6 +56,13 @@ def _different(documents: Documents, wanted: Sequence[RawBSONDocument]) -> Opera
     )
     todo = "Change what the migration asks for, or the document, then submit again"
     return OperationFailed(what, todo)
+
+
+def _both(documents: Documents, there: RawBSONDocument, wanted: RawBSONDocument) -> str:
+    """What is there and what is wanted; nothing of either where a secret is wanted."""
+    if documents.work.scrub(shown(wanted)) != shown(wanted):
+        return f"_id {shown(wanted['_id'])}, for which a secret is wanted"
+    return f"{_text(there)}, wanted: {_text(wanted)}"
 
 
 def _text(document: RawBSONDocument) -> str:

@@ -166,6 +166,7 @@ def undo(work: Work[Handle], name: str, keeping: Keeping[Any]) -> Step:
 def _confirm_complete(work: Work[Handle], walked: Document) -> None:
     if "irreversible" in work.undo:
         raise OperationFailed(f"it cannot be undone: {work.undo['irreversible']}", BY_HAND)
+    kept.confirm_readable(work.handle, work.key)
     # Without transactions a replay may find what it has used up removed already.
     complete = not work.handle.transactions or (
         kept.count(work.handle, work.key) >= walked.get("kept", 0)

@@ -9,9 +9,10 @@ from pydantic import WithJsonSchema
 from dharma_tasks.databases.mongodb.connection import Document
 from dharma_tasks.errors import Problem
 from dharma_tasks.explain import suggestion
+from dharma_tasks.operations.base import HIDES_NOTHING
 from dharma_tasks.operations.mongodb.values import Value, ValueDocument, ValueList
 from dharma_tasks.operations.mongodb.walk import Walk
-from dharma_tasks.strict_json import text_of
+from dharma_tasks.strict_json import Path, text_of
 
 _REPEATABLE = {
     *("$set", "$setOnInsert", "$unset", "$rename", "$min", "$max", "$currentDate"),
@@ -19,6 +20,13 @@ _REPEATABLE = {
 }
 _NOT_REPEATABLE = {"$inc", "$mul", "$push", "$pop", "$bit"}
 _STAGES = ("$addFields", "$set", "$project", "$unset", "$replaceRoot", "$replaceWith")
+
+_FIELD = 1
+"""Where the name of a field stands in an update: after that of its operator."""
+_LITERAL = (
+    "Write {\"$literal\": {…}} around it: in a pipeline a text that begins with '$' would be the "
+    "name of a field."
+)
 
 _Update = Annotated[
     Value,
@@ -50,6 +58,15 @@ class UpdateDocuments(Walk):
             return [p for name, fields in self.update.items() for p in _operator(name, fields)]
         what = "must be an object with operators such as $set, or a list of pipeline stages"
         return [Problem("", "update", what, "Correct it.")]
+
+    @classmethod
+    def hides(cls, place: Path) -> str | None:
+        """What fields are given; in a pipeline, where a text may name a field, only literals."""
+        _, *within = place
+        if place[0] != "update" or len(within) <= _FIELD or "$rename" in within[:1]:
+            return HIDES_NOTHING
+        pipeline = isinstance(within[0], int)
+        return _LITERAL if pipeline and "$literal" not in within else None
 
     def repeatable(self) -> bool:
         """Whether each operator leaves alone what it has done already."""

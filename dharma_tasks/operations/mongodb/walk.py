@@ -101,7 +101,11 @@ class Walk(Paced[Handle]):
             "identity": found.identity,
             "last": last,
             "keeps": keeps,
-            **({} if keeps else {"irreversible": "it has kept nothing of what it overwrote"}),
+            **(
+                kept.recorded(work.handle)
+                if keeps
+                else {"irreversible": "it has kept nothing of what it overwrote"}
+            ),
         }
         total = documents.estimated_document_count()
         return Prepared(undo, total, self._ranges(work, last, total))

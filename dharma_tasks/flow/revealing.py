@@ -1,0 +1,73 @@
+"""From an operation in the run's record to the one that is carried out, with its secrets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from dharma_tasks.encryption import NotOurs, cipher
+from dharma_tasks.errors import Refused, StepAside, Unequipped
+from dharma_tasks.flow.context import Context
+from dharma_tasks.hidden import NOTHING, Hidden, misplaced, reveal
+from dharma_tasks.migration import JSON
+from dharma_tasks.operations import catalogue
+from dharma_tasks.operations.base import Operation
+from dharma_tasks.run import Job
+from dharma_tasks.settings import Settings
+
+
+def parsed(context: Context, job: Job) -> tuple[Operation[Any], Hidden]:
+    """The operation, and what was hidden in it: a worker knows that while it works on it.
+
+    Raises:
+        StepAside: this worker is too old for it, or has not what it needs; the run is told.
+    """
+    key = job.at.key
+    raw, operations = job.migration.operation(key.number), catalogue(key.database)
+    try:
+        found = operations.parse(raw)
+    except (KeyError, ValidationError):
+        # The submit has checked it, so whoever does not know it is older (Law 7).
+        msg = f"this worker is too old for the operation {raw['type']!r}, which waits"
+        context.tell(job.run, "waiting", f"{key}: {msg}")
+        raise StepAside(msg) from None
+    back = job.at.until is not None
+    if job.cancelled or (back and not found.undo_needs_secrets()):
+        return found, NOTHING
+    parameters = {name: value for name, value in raw.items() if name != "type"}
+    try:
+        revealed, hidden = _revealed(context.settings, found, parameters)
+        if revealed == parameters:
+            return found, NOTHING
+        return type(found).model_validate(revealed), hidden
+    except (Unequipped, Refused, ValidationError) as error:
+        # Not the error's own text where it is pydantic's: it quotes what it finds wrong.
+        why = "a hidden value does not fit" if isinstance(error, ValidationError) else str(error)
+        msg = f"it cannot be carried out by {context.worker}, and waits for another worker: {why}"
+        context.tell(job.run, "waiting", f"{key}: {msg}")
+        raise Unequipped(msg) from None
+
+
+def _revealed(
+    settings: Settings, operation: Operation[Any], parameters: JSON
+) -> tuple[JSON, Hidden]:
+    for _, problem in misplaced(parameters, operation.hides):
+        raise Unequipped(str(problem))  # whoever has written this record is no submit
+
+    def secret(name: str) -> str:
+        found = settings.secret_text(name)
+        if found is None:
+            raise Unequipped(f"DHARMA_SECRET_{name} is not set there")
+        return found
+
+    def decrypted(text: str) -> Any:
+        known = cipher(settings)
+        if known is None:
+            raise Unequipped("DHARMA_ENCRYPTION_KEY is not set there")
+        try:
+            return known.read(text)
+        except NotOurs:
+            raise Unequipped("its DHARMA_ENCRYPTION_KEY is not the one of this value") from None
+
+    return reveal(parameters, secret, decrypted)
