@@ -18,7 +18,7 @@ from dharma_tasks.measures import Meter, Unmetered
 from dharma_tasks.messages import Chain, operation_chain, orphans
 from dharma_tasks.records import Survey
 from dharma_tasks.run import Event, Next, Run, Snapshot
-from dharma_tasks.runs import Runs
+from dharma_tasks.runs_at_work import RunsAtWork
 from dharma_tasks.settings import Settings
 
 Answer = TypeVar("Answer")
@@ -56,7 +56,7 @@ class Context:
         self.settings = settings
         self.redis = redis
         self.worker = worker
-        self.runs = Runs(redis, settings.namespace)
+        self.runs = RunsAtWork(redis, settings.namespace)
         self.leases = Leases(redis, settings.namespace, settings.lease_seconds)
         self.shutting_down = shutting_down
         self.crowded = crowded

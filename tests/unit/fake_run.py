@@ -16,7 +16,7 @@ from dharma_tasks.migration import Key, Migration
 from dharma_tasks.planner import Plan, Request, plan
 from dharma_tasks.records import MigrationRecord, MigrationState, Survey
 from dharma_tasks.run import Event, Next, Progress, Run
-from dharma_tasks.runs import Runs
+from dharma_tasks.runs_at_work import RunsAtWork
 from dharma_tasks.submit import make_run
 
 NAMESPACE = "t"
@@ -121,7 +121,7 @@ class Driver:
 
     def __init__(self, redis: Redis, *migrations: Migration) -> None:
         self.redis = redis
-        self.runs = Runs(redis, NAMESPACE)
+        self.runs = RunsAtWork(redis, NAMESPACE)
         self.migrations = migrations
 
     def submit(
