@@ -54,13 +54,12 @@ def confirm_dependency(context: Context, run: str, database: str, version: str) 
     """
     snapshot = context.snapshot(run)
     try:
-        found = context.look(database)
+        found = context.database(database)
+        state = context.trying(found, lambda: found.journal.state(version))
     except Exception as error:
         context.tell(snapshot.run, "waiting", context.unreachable(database, error).what)
         msg = f"{reference(database, version)} cannot be confirmed"
         raise StepAside(msg) from error
-    record = found.by_version().get(version)
-    state = record.state if record else MigrationState.PENDING
     forward = snapshot.run.direction is Direction.FORWARD
     if state not in ((MigrationState.APPLIED,) if forward else turning.GONE):
         msg = f"{reference(database, version)} is {state}"
