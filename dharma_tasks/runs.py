@@ -13,6 +13,8 @@ from there. Its keys, below `NAMESPACE:`:
                            `since:DB` (when that migration began, seconds since 1970);
                            `was` (the state that a paused run has again when it goes on);
                            `ranges:DB` (those of it that are open, where it is cut into some);
+                           `plan`; `control` (the last that a person has asked: see `controls`),
+                           `definitions` (the digest of all migrations): where there is a key
     run:ID:migrations      hash: reference -> the migration as JSON
     run:ID:kinds           hash: reference -> the types of its operations, and after a bar
                            those of its rollback file
@@ -26,6 +28,8 @@ from there. Its keys, below `NAMESPACE:`:
     run:ID:confirmed       set: references that their own database confirmed
     run:ID:events          list: what happened, for whoever watches
     run:ID:progress        hash: database -> `Progress` as JSON
+    run:ID:signatures      hash: kind, and of which migration or database -> what signs it: see
+                           `signing.Kind`
 
 Each change of the state is one script, so that workers that finish at once agree.
 """
@@ -35,6 +39,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from pydantic import TypeAdapter
 from redis.exceptions import WatchError
 
@@ -43,9 +48,12 @@ from dharma_tasks.errors import DharmaError, Problem
 from dharma_tasks.migration import Migration, Reference, reference
 from dharma_tasks.planner import Plan
 from dharma_tasks.run import Ended, Event, Next, Progress, Run, RunState, Snapshot
+from dharma_tasks.signing import Kind, Signer, digest
 
 if TYPE_CHECKING:
     from redis import Redis
+
+log = structlog.get_logger()
 
 OPEN_SECONDS = 30 * 24 * 3600
 """How long the record of a run is kept that never ends."""
@@ -73,11 +81,12 @@ class Runs:
     `redis` answers with text (`decode_responses=True`).
     """
 
-    def __init__(self, redis: Redis, namespace: str) -> None:
-        """Make the scripts; nothing is sent yet."""
+    def __init__(self, redis: Redis, namespace: str, signer: Signer | None = None) -> None:
+        """Make the scripts; nothing is sent yet. Who only watches needs no `signer`."""
         # redis-py's annotations say "bytes or str" whatever was asked for.
         self._redis: Any = redis
         self._namespace = namespace
+        self.signer = signer or Signer(namespace)
         self._active = f"{namespace}:active"
         self._open = f"{namespace}:runs"
         self._ended = f"{namespace}:ended"
@@ -114,12 +123,13 @@ class Runs:
         Raises:
             Busy: another run is in the way; see `occupant`.
         """
-        key = self._key(run.id)
+        key, record = self._key(run.id), run.model_dump_json()
         definitions, kinds, names = {}, {}, {}
         for migration in migrations:
             definitions[migration.reference] = migration.model_dump_json()
             kinds[migration.reference] = _kinds(migration)
             names[migration.reference] = migration.name
+        signed = self._signed(run, record, definitions)
         while True:
             with self._redis.pipeline() as pipe:
                 pipe.watch(self._active, self._open)
@@ -129,17 +139,33 @@ class Runs:
                 pipe.multi()
                 pipe.hset(self._active, mapping=dict.fromkeys(run.databases, run.id))
                 pipe.sadd(self._open, run.id)
-                pipe.hset(key, mapping={"record": run.model_dump_json(), "state": "planning"})
+                pipe.hset(key, mapping={"record": record, "state": "planning"})
+                if signed:
+                    pipe.hset(key, "definitions", digest(definitions))
+                    pipe.hset(f"{key}:signatures", mapping=signed)
                 pipe.hset(f"{key}:migrations", mapping=definitions)
                 pipe.hset(f"{key}:kinds", mapping=kinds)
                 pipe.hset(f"{key}:names", mapping=names)
-                for part in ("", ":migrations", ":kinds", ":names"):
+                for part in ("", ":migrations", ":kinds", ":names", ":signatures"):
                     pipe.expire(f"{key}{part}", OPEN_SECONDS)
                 try:
                     pipe.execute()
                 except WatchError:
                     continue
                 return run
+
+    def _signed(
+        self, run: Run, record: str, definitions: Mapping[Reference, str]
+    ) -> dict[str, str]:
+        """What signs the record, and each migration; nothing without a key."""
+        if not self.signer.on:
+            return {}
+        signed = {
+            Kind.MIGRATION.of(ref): self.signer.sign(Kind.MIGRATION, run.id, ref, text)
+            for ref, text in definitions.items()
+        }
+        whole = self.signer.sign(Kind.RECORD, record, digest(definitions))
+        return {Kind.RECORD.value: whole, **signed}
 
     def occupant(self, run: Run) -> Run | None:
         """Find the active run that wants the same as `run`.
@@ -204,21 +230,6 @@ class Runs:
         """Start what is ready."""
         return nexts(self._call("advance", run))
 
-    # -- what a person asks for; each returns the state that the run was in ------------------
-
-    def pause(self, run: Run, event: Event) -> RunState:
-        """Let nothing move until the run is resumed. It keeps its databases."""
-        return RunState(self._call("pause", run, event.model_dump_json()))
-
-    def resume(self, run: Run, event: Event) -> RunState:
-        """Let a paused run be what it was; the caller sends what is open."""
-        return RunState(self._call("resume", run, event.model_dump_json()))
-
-    def cancel(self, run: Run, event: Event, *, keep: bool) -> RunState:
-        """End the run when what is open is undone; with `keep` at once, leaving that as it is."""
-        flag = "keep" if keep else ""
-        return RunState(self._call("cancel", run, event.model_dump_json(), flag))
-
     # -- rescue ---------------------------------------------------------------------------
 
     def claim_rescue(self, name: str, seconds: float) -> bool:
@@ -250,11 +261,20 @@ class Runs:
 
     def open(self) -> list[Snapshot]:
         """Every run that is not over."""
-        names = sorted(self._redis.smembers(self._open))
-        found = {run: self.snapshot(run) for run in names}
-        if gone := [run for run, snapshot in found.items() if snapshot is None]:
+        found, gone = [], []
+        for run in sorted(self._redis.smembers(self._open)):
+            try:
+                snapshot = self.snapshot(run)
+            except (ValueError, KeyError) as error:  # it must not keep anybody from the others
+                log.warning("unreadable", run=run, error=str(error))
+                continue
+            if snapshot:
+                found.append(snapshot)
+            else:
+                gone.append(run)
+        if gone:
             self._redis.srem(self._open, *gone)
-        return [snapshot for snapshot in found.values() if snapshot]
+        return found
 
     def ended(self) -> Ended:
         """How the runs have ended that are over."""
@@ -271,25 +291,30 @@ class Runs:
             pipe.hgetall(key)
             pipe.hgetall(f"{key}:progress")
             fields, progress = pipe.execute()
-        if "record" not in fields:
-            return None
-        return Snapshot(
-            run=Run.model_validate_json(fields["record"]),
-            state=RunState(fields["state"]),
-            was=RunState(fields["was"]) if "was" in fields else None,
-            total={db: int(n) for db, n in _below(fields, "total:")},
-            done={db: int(n) for db, n in _below(fields, "done:")},
-            working={db: Next.parse(db, text) for db, text in _below(fields, "working:")},
-            ranges={db: [int(n) for n in text.split()] for db, text in _below(fields, "ranges:")},
-            generations={db: int(n) for db, n in _below(fields, "generation:")},
-            problems=PROBLEMS.validate_json(fields.get("problems", "[]")),
-            progress={db: Progress.model_validate_json(text) for db, text in progress.items()},
-        )
+        return snapshot_of(fields, progress)
 
     def events(self, run: str, start: int = 0) -> list[Event]:
         """What happened, from the `start`-th event on."""
         found = self._redis.lrange(f"{self._key(run)}:events", start, -1)
         return [Event.model_validate_json(text) for text in found]
+
+
+def snapshot_of(fields: Mapping[str, str], progress: Mapping[str, str]) -> Snapshot | None:
+    """What the two hashes of a run say; None where they are not there (any more)."""
+    if "record" not in fields:
+        return None
+    return Snapshot(
+        run=Run.model_validate_json(fields["record"]),
+        state=RunState(fields["state"]),
+        was=RunState(fields["was"]) if "was" in fields else None,
+        total={db: int(n) for db, n in _below(fields, "total:")},
+        done={db: int(n) for db, n in _below(fields, "done:")},
+        working={db: Next.parse(db, text) for db, text in _below(fields, "working:")},
+        ranges={db: [int(n) for n in text.split()] for db, text in _below(fields, "ranges:")},
+        generations={db: int(n) for db, n in _below(fields, "generation:")},
+        problems=PROBLEMS.validate_json(fields.get("problems", "[]")),
+        progress={db: Progress.model_validate_json(text) for db, text in progress.items()},
+    )
 
 
 def _crossed(one: Run, other: Run) -> str | None:

@@ -28,9 +28,7 @@ from dharma_tasks.flow.operation import (
     carry_out_range,
     confirm_dependency,
 )
-from dharma_tasks.journal import Entry
 from dharma_tasks.messages import Chain
-from dharma_tasks.migration import JSON, Key
 from dharma_tasks.operations import catalogue
 from dharma_tasks.redis_client import connect_redis
 from dharma_tasks.relay import go_on
@@ -74,11 +72,11 @@ class FlowTask(Task):  # type: ignore[type-arg]  # not generic when it runs
     # The runner has logged it already, with the database's message and the stack.
     throws = (MigrationFailed,)
 
-    def on_flow(self, step: Any, *arguments: object) -> list[Chain]:
+    def on_flow(self, step: Any, *arguments: object, **named: object) -> list[Chain]:
         """Run one step of the flow; a duplicate must not fire the chain's next link (Law 6)."""
         context = _context(self.request.hostname or "worker")
         try:
-            chains: list[Chain] = step(context, *arguments)
+            chains: list[Chain] = step(context, *arguments, **named)
         except Overtaken as reason:
             log.info("stepped_aside", task=self.name, reason=str(reason))
             send(reason.instead)
@@ -137,41 +135,27 @@ def read(  # noqa: PLR0913 - what may be asked for
 
 
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.unlock")
-def unlock(self: FlowTask, database: str, by: str, token: str, reply: str) -> None:
-    """Break a lease on purpose, and write it to the audit trail of `database`."""
-    send(self.on_flow(asked.unlock, database, by, token, reply))
+def unlock(self: FlowTask, /, **asked_for: Any) -> None:
+    """Break a lease on purpose, and write it to the audit trail of its database."""
+    send(self.on_flow(asked.unlock, **asked_for))
 
 
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.audit")
-def audit(  # noqa: PLR0913 - the parts of an entry
-    self: FlowTask,
-    *,
-    database: str,
-    event: str,
-    run: str,
-    by: str,
-    version: str,
-    operation: int,
-    detail: str,
-    reply: str,
-) -> None:
-    """Write what a person did to a run into the history of `database`."""
-    key = Key(database=database, version=version, number=operation)
-    self.on_flow(asked.audit, Entry(event, run, by, key, detail), reply)
+def audit(self: FlowTask, /, **asked_for: Any) -> None:
+    """Write what a person did to a run into the history of a database."""
+    self.on_flow(asked.audit, **asked_for)
 
 
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.declare")
-def declare(
-    self: FlowTask, *, database: str, declaration: JSON, generation: int, reply: str
-) -> None:
-    """Write what a person declares to be true into the journal of `database`."""
-    self.on_flow(asked.declare, database, declaration, generation, reply)
+def declare(self: FlowTask, /, **asked_for: Any) -> None:
+    """Write what a person declares to be true into the journal of a database."""
+    self.on_flow(asked.declare, **asked_for)
 
 
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.prune")
-def prune(self: FlowTask, *, database: str, pruning: JSON, reply: str) -> None:
-    """Remove what was kept for the way back in `database` and is old."""
-    self.on_flow(asked.prune, database, pruning, reply)
+def prune(self: FlowTask, /, **asked_for: Any) -> None:
+    """Remove what was kept for the way back in a database and is old."""
+    self.on_flow(asked.prune, **asked_for)
 
 
 def _register(database: str, kind: str) -> None:
