@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import pickle
 import uuid
 from typing import Any
 
@@ -113,3 +114,24 @@ def test_who_writes_to_redis_has_nothing_executed(place: Place) -> None:
     place.submit()
     assert tables(place) >= {"step1", "begun", "more"}
     assert place.workers[0].poll() is None
+
+
+def test_a_worker_survives_garbage(place: Place) -> None:
+    """What is no JSON, no task, no run, or has other arguments, is refused; the worker goes on."""
+    redis = attacker(place)
+    place.start_worker("-Q", "postgresql")
+    for body in (b"\x00", b"{}", b"[]", b"[[], 7, {}]", b"[" * 100_000, b'"' + b"x" * 5_000_000):
+        garbage(redis, place, "dharma_tasks.survey", body)
+    garbage(redis, place, "dharma_tasks.survey", pickle.dumps([[], {}, {}]), "pickle")
+    garbage(redis, place, "os.system", arguments(command="true"))
+    garbage(redis, place, "dharma_tasks.survey", arguments(sql="DROP TABLE users"))
+    garbage(redis, place, "dharma_tasks.survey", arguments(run="none", database="postgresql"))
+    garbage(redis, place, "dharma_tasks.survey", arguments(run=7, database=["x"]))
+    garbage(redis, place, "dharma_tasks.declare", arguments(reply="x"))
+    garbage(redis, place, "dharma_tasks.declare", arguments())
+    operation = {"run": "none", "version": "1.0.0", "operation": "DROP TABLE users"}
+    garbage(redis, place, "dharma_tasks.postgresql.sql", arguments(**operation))
+    place.write("postgresql", "001_one", {"version": "1.0.0"}, "CREATE TABLE step1 (id int)")
+    place.submit()
+    assert "step1" in tables(place)
+    assert place.workers[0].poll() is None, place.log()
