@@ -25,6 +25,7 @@ from dharma_tasks.metrics.standing import Lookout
 from dharma_tasks.redis_client import connect_redis
 from dharma_tasks.rescue import Rescuer
 from dharma_tasks.settings import settings
+from dharma_tasks.signing import MAKE_ONE, advice
 from dharma_tasks.workers import Worker, Workers
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ class Rescue(_Timed):
             if settings().url(name) is None:
                 msg = f"-Q {name}: this worker has no DHARMA_{name.upper()}_URL"
                 raise ClickException(msg)
+        if (unsigned := advice(settings())) is not None:
+            log.warning("unsigned", reason=unsigned, todo=MAKE_ONE)
         # Said goodbye to also by a worker that never reached Redis.
         self._redis = connect_redis(settings())
         self._workers = Workers(self._redis, settings().namespace)

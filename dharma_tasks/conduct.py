@@ -21,6 +21,7 @@ from dharma_tasks.redis_client import lost, require_redis
 from dharma_tasks.run import Run
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
+from dharma_tasks.signing import signer
 from dharma_tasks.submit import Checked, Patience, Step, Submission, Warned, make_run, watch
 from dharma_tasks.values import Values
 from dharma_tasks.workers import Workers
@@ -68,7 +69,7 @@ class Conduct:
     @property
     def runs(self) -> Runs:
         """The runs' records."""
-        return Runs(self.redis, self.settings.namespace)
+        return Runs(self.redis, self.settings.namespace, signer(self.settings))
 
     @property
     def workers(self) -> Workers:

@@ -16,7 +16,7 @@ from dharma_tasks.measures import Measure, Measured, Meter, Unmetered
 from dharma_tasks.migration import Key
 from dharma_tasks.records import Direction
 from dharma_tasks.run import Event, Progress, RunState
-from dharma_tasks.runs import Runs
+from dharma_tasks.runs_at_work import RunsAtWork
 from dharma_tasks.work import Amount, Taken
 
 ASK_SECONDS = 0.5
@@ -36,7 +36,7 @@ class OperationControl:
 
     lease: Lease
     leases: Leases
-    runs: Runs
+    runs: RunsAtWork
     run: str
     key: Key
     progress: Progress

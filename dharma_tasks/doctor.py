@@ -22,6 +22,7 @@ from dharma_tasks.loader import load
 from dharma_tasks.reading import EXAMINATION, Relayed, Send, ask
 from dharma_tasks.redis_client import lost, require_redis
 from dharma_tasks.settings import Settings
+from dharma_tasks.signing import MAKE_ONE, advice
 from dharma_tasks.values import Values
 from dharma_tasks.workers import Worker, Workers
 
@@ -67,16 +68,24 @@ def examine(settings: Settings, migrations: Path | None, send: Send) -> Diagnosi
 
 
 def _redis(settings: Settings) -> tuple[Redis | None, Examination]:
-    findings: list[Finding] = []
+    findings = [_signed(settings)]
     try:
         redis = require_redis(settings)
         findings += redis_examine.examine(redis, settings.namespace)
     except Unreachable as error:
-        return None, Examination(findings=[_unreachable("connection", str(error), "")])
+        findings.append(_unreachable("connection", str(error), ""))
+        return None, Examination(findings=findings)
     except RedisError as error:
         findings.append(_unreachable("connection", str(lost(error)), ""))
         return None, Examination(findings=findings)
     return redis, Examination(findings=findings)
+
+
+def _signed(settings: Settings) -> Finding:
+    """Whether what is in Redis is believed without a signature."""
+    if (what := advice(settings)) is not None:
+        return warning("signatures", what, MAKE_ONE)
+    return Finding(check="signatures", what="a key is set, which the workers must have too")
 
 
 def _workers(redis: Redis | None, settings: Settings) -> list[Worker]:

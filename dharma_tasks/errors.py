@@ -14,6 +14,7 @@
         ├── FenceLost      the journal was written by a newer owner
         │   └── Outdated   the journal is not where this run left it: the run cannot go on
         ├── CutOff         this worker alone may be cut off from the database
+        ├── Unsigned       Redis wants what nobody with the key has asked for; the run is refused
         └── Stopped        this worker is shutting down, or Redis does not know the run any more
             ├── Unequipped this worker has not the secret or the key that an operation needs
             ├── RangeLeft  a range waits, because its worker is needed elsewhere
@@ -126,6 +127,15 @@ class Outdated(FenceLost):
 
 class CutOff(StepAside):
     """This worker has not reached the database for a lease's time; another one may reach it."""
+
+
+class Unsigned(StepAside):
+    """Redis wants something that nobody with the key has asked for. As in `Problem`."""
+
+    def __init__(self, what: str, todo: str) -> None:
+        self.what = what
+        self.todo = todo
+        super().__init__(f"{what}. {todo}")
 
 
 class Stopped(StepAside):

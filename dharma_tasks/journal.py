@@ -24,6 +24,7 @@ from dharma_tasks.migration import Key
 from dharma_tasks.records import (
     SCHEMA_VERSION,
     Direction,
+    Head,
     HistoryRecord,
     MigrationState,
     Owner,
@@ -173,6 +174,14 @@ class Journal(Ledger[HandleT]):
     @abstractmethod
     def survey(self) -> Survey:
         """Read everything; write nothing. Works, and says `head=None`, before the first run."""
+
+    @abstractmethod
+    def head(self) -> Head | None:
+        """Read the head alone; None before the first run."""
+
+    @abstractmethod
+    def state(self, version: str) -> MigrationState:
+        """Read how one migration stands at this moment; PENDING where nothing is recorded."""
 
     @abstractmethod
     def history(self, limit: int) -> list[HistoryRecord]:

@@ -5,6 +5,7 @@ A chain is a list of messages of which each is sent when the one before it has d
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -14,9 +15,10 @@ from pydantic import TypeAdapter
 from dharma_tasks.journal import Declaration, Entry, Pruned
 from dharma_tasks.lease import Leases
 from dharma_tasks.migration import JSON, Reference, reference
-from dharma_tasks.records import Direction
+from dharma_tasks.records import Direction, Head
 from dharma_tasks.run import Next, Run, RunState, Snapshot
 from dharma_tasks.runs import Runs
+from dharma_tasks.signing import Kind, Signer, canonical
 
 UNLOCKED = "unlocked"
 UNLOCK_LATE = "late"
@@ -87,6 +89,15 @@ def read_message(
     return Message("read", database, {"database": database, "reply": reply, **asked})
 
 
+def signed(message: Message, signer: Signer) -> Message:
+    """What a person asks of a worker, as one that has a key believes it; see `flow/asked.py`."""
+    if not signer.on:
+        return message
+    arguments = {**message.arguments, "at": int(time.time())}
+    signature = signer.sign(Kind.ASKED, message.task, canonical(arguments))
+    return replace(message, arguments={**arguments, "signature": signature})
+
+
 def unlock_message(database: str, by: str, token: str, reply: str) -> Message:
     """Ask a worker of `database` to break the lease `token`; see `flow/asked.py`."""
     arguments = {"database": database, "by": by, "token": token, "reply": reply}
@@ -110,13 +121,13 @@ def audit_message(entry: Entry, reply: str) -> Message:
 
 
 def declare_message(
-    database: str, declaration: Declaration, generation: int, reply: str
+    database: str, declaration: Declaration, seen: Head | None, reply: str
 ) -> Message:
-    """Ask a worker to write a declaration into a journal that is at `generation`."""
+    """Ask a worker to write a declaration into the journal whose head was `seen`."""
     arguments = {
         "database": database,
         "declaration": DECLARATION.dump_python(declaration, mode="json"),
-        "generation": generation,
+        **_seen(seen),
         "reply": reply,
     }
     return Message("declare", database, arguments)
@@ -127,6 +138,11 @@ def prune_message(database: str, pruning: Pruning, reply: str) -> Message:
     wanted = PRUNING.dump_python(pruning, mode="json")
     arguments = {"database": database, "pruning": wanted, "reply": reply}
     return Message("prune", database, arguments)
+
+
+def _seen(head: Head | None) -> JSON:
+    """Which journal it is about, and how far that was; one that is to be made is at 0."""
+    return {"generation": head.generation, "identity": head.identity} if head else {"generation": 0}
 
 
 def begin_message(run: str, database: str) -> Message:

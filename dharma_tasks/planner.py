@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,6 +33,7 @@ __all__ = [
     "checksum",
     "chosen",
     "half_undone",
+    "identities",
     "other_values",
     "plan",
     "required_databases",
@@ -70,7 +71,8 @@ class Plan(BaseModel):
     back it has those in other databases that depend on it. `first` says of a migration where it
     begins (see `Next.text`), if that is not its first operation.
     `generations` is what the head of each database in `orders` said (0 without a head):
-    `Journal.begin` expects it. `checksum` covers the orders and the meaning of each migration.
+    `Journal.begin` expects it; `identities` is whose head it was. `checksum` covers the orders and
+    the meaning of each migration.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -81,6 +83,13 @@ class Plan(BaseModel):
     checksum: str
     first: dict[Reference, str] = {}
     warnings: list[str] = []
+    identities: dict[str, str] = {}
+
+
+def identities(names: Iterable[str], surveys: Mapping[str, Survey]) -> dict[str, str]:
+    """Which journals those are; one that is still to be made has no identity yet."""
+    heads = ((name, surveys[name].head) for name in names)
+    return {name: head.identity for name, head in heads if head}
 
 
 def required_databases(migrations: Sequence[Migration], request: Request) -> set[str]:
@@ -139,6 +148,7 @@ def plan(migrations: Sequence[Migration], surveys: Mapping[str, Survey], request
         orders=orders,
         dependencies={name: _elsewhere(m) for name, m in planned.items()},
         generations={database: surveys[database].generation for database in orders},
+        identities=identities(orders, surveys),
         checksum=checksum(orders, planned),
         warnings=[
             *_warnings(migrations, request, target),

@@ -20,6 +20,7 @@ from dharma_tasks.planner import (
     checksum,
     chosen,
     half_undone,
+    identities,
     other_values,
     wanted_version,
 )
@@ -96,6 +97,7 @@ def plan_back(
         orders=orders,
         dependencies={way.reference: tuple(_dependents(way, known)) for way in ways},
         generations={name: surveys[name].generation for name in orders},
+        identities=identities(orders, surveys),
         checksum=checksum(orders, known),
         first={way.reference: way.first.text for way in ways},
         warnings=[warning for way in ways for warning in way.warnings()],

@@ -5,11 +5,12 @@ It is kept in Redis, by `runs.py`.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,8 +21,14 @@ from dharma_tasks.records import Direction
 
 
 def new_run_id(now: datetime) -> str:
-    """Make an id that sorts by time and that people can say aloud."""
-    return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    """Make an id that sorts by time, to a quarter of a millisecond; people can say it aloud."""
+    part = now.microsecond * 0x1000 // 1_000_000
+    return f"{now:%Y%m%d-%H%M%S}-{part:03x}{secrets.token_hex(2)}"
+
+
+def is_run_id(text: str | None) -> TypeGuard[str]:
+    """Whether it is an id that `new_run_id` has made, and so sorts by time."""
+    return text is not None and re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{6,}", text) is not None
 
 
 class RunState(StrEnum):
@@ -146,6 +153,8 @@ class Job(NamedTuple):
     handed_on: bool
     state: RunState
     """The run's, when this was read."""
+    before: str | None = None
+    """With a key: the version that must be over before it begins, where the plan has one."""
 
     @property
     def forward(self) -> bool:

@@ -10,7 +10,8 @@ _SHARED = """
 local function keep(run, seconds, argv, first)
   for i = first, #argv do redis.call('EXPIRE', run .. ':order:' .. argv[i], seconds) end
   for _, part in ipairs({'', ':migrations', ':kinds', ':names', ':surveys', ':first', ':waits',
-                         ':ended', ':confirmed', ':events', ':progress'}) do
+                         ':ended', ':confirmed', ':events', ':progress',
+                         ':signatures'}) do
     redis.call('EXPIRE', run .. part, seconds)
   end
 end
@@ -167,45 +168,63 @@ close(KEYS[1], ARGV, 6)
 return 1
 """
 )
-# What a person asks for; each returns the state that the run was in, empty for one not known.
+_CONTROL = """
+-- Of two that ask at once the later one counts: false for the one that comes after it.
+local function asked(run, text, signature)
+  if text == '' then return true end
+  local last = string.match(redis.call('HGET', run, 'control') or '', '^%d+') or '0'
+  if tonumber(string.match(text, '^%d+')) <= tonumber(last) then return false end
+  redis.call('HSET', run, 'control', text)
+  redis.call('HSET', run .. ':signatures', 'control', signature)
+  return true
+end
+"""
+# What a person asks for, signed in ARGV 5 and 6 where there is a key. Each returns the state that
+# the run was in, empty for one not known; false where somebody has asked for something meanwhile.
 PAUSE = (
     _SHARED
+    + _CONTROL
     + """
 local state = redis.call('HGET', KEYS[1], 'state') or ''
 if not is_open(state) or state == 'paused' then return state end
+if not asked(KEYS[1], ARGV[5], ARGV[6]) then return false end
 redis.call('HSET', KEYS[1], 'state', 'paused', 'was', state)
 redis.call('RPUSH', KEYS[1] .. ':events', ARGV[4])
-keep(KEYS[1], ARGV[2], ARGV, 5)
+keep(KEYS[1], ARGV[2], ARGV, 7)
 return state
 """
 )
 RESUME = (
     _SHARED
+    + _CONTROL
     + """
 local state = redis.call('HGET', KEYS[1], 'state') or ''
 if state ~= 'paused' then return state end
+if not asked(KEYS[1], ARGV[5], ARGV[6]) then return false end
 redis.call('HSET', KEYS[1], 'state', redis.call('HGET', KEYS[1], 'was'))
 redis.call('HDEL', KEYS[1], 'was')
 redis.call('RPUSH', KEYS[1] .. ':events', ARGV[4])
-keep(KEYS[1], ARGV[2], ARGV, 5)
+keep(KEYS[1], ARGV[2], ARGV, 7)
 return state
 """
 )
 # With the flag, or before there is a plan, it ends at once; else when what is open is undone.
 CANCEL = (
     _SHARED
+    + _CONTROL
     + """
-local state, at_once = redis.call('HGET', KEYS[1], 'state') or '', ARGV[5] ~= ''
+local state, at_once = redis.call('HGET', KEYS[1], 'state') or '', ARGV[7] ~= ''
 if not is_open(state) or (state == 'cancelling' and not at_once) then return state end
+if not asked(KEYS[1], ARGV[5], ARGV[6]) then return false end
 local was = state == 'paused' and redis.call('HGET', KEYS[1], 'was') or state
 redis.call('HDEL', KEYS[1], 'was')
 redis.call('RPUSH', KEYS[1] .. ':events', ARGV[4])
 if at_once or was == 'planning' then
   redis.call('HSET', KEYS[1], 'state', 'cancelled')
-  close(KEYS[1], ARGV, 6)
+  close(KEYS[1], ARGV, 8)
 else
   redis.call('HSET', KEYS[1], 'state', 'cancelling')
-  advance(KEYS[1], ARGV, 6)
+  advance(KEYS[1], ARGV, 8)
 end
 return state
 """

@@ -32,6 +32,7 @@ from dharma_tasks.errors import (
     StepAside,
     Stopped,
     Unequipped,
+    Unsigned,
 )
 from dharma_tasks.health import LOOK_SECONDS, Health
 from dharma_tasks.hidden import NOTHING, Hidden
@@ -41,6 +42,7 @@ from dharma_tasks.logs import stack_of
 from dharma_tasks.measures import Measure, Wait
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.pace import Bounds, Pace
+from dharma_tasks.planned import TODO
 from dharma_tasks.records import MigrationState
 from dharma_tasks.settings import Settings
 from dharma_tasks.way_back import WayBack
@@ -86,6 +88,8 @@ class Runner:
     """What this worker found when it took the operation over."""
     _counted: bool = False
     """Whether this attempt is in the journal."""
+    _in_order: bool = False
+    """Whether what is to be over before it was seen to be."""
     _unanswered: float | None = None
     """When the journal first did not answer, in seconds of the monotonic clock."""
     _error: str | None = None
@@ -168,6 +172,7 @@ class Runner:
 
     def _take_over(self) -> Taken:
         """Free what the former owner left open, then become the owner in one write (Law 4)."""
+        self.confirm_order()
         former = self._ledger.owner(self.assignment.key)
         if former is not None:
             self.database.free(former)
@@ -180,6 +185,21 @@ class Runner:
         if taken.done or taken.attempts > 1:
             log.info("resumed", done=taken.done, total=taken.total, attempt=taken.attempts)
         return taken
+
+    def confirm_order(self) -> None:
+        """Make sure that what the plan has before its migration is over, in the journal itself.
+
+        Raises:
+            Unsigned: it is not, so Redis leads elsewhere than the plan.
+        """
+        after = self.assignment.after
+        if self._in_order or after is None:
+            return
+        state = self.database.journal.state(after)
+        if not self.assignment.follows(state):
+            what = f"Redis says that {self.assignment.key} is next; the plan has {after} before it"
+            raise Unsigned(f"{what}, which is {state}", TODO)
+        self._in_order = True
 
     def _free_ranges(self) -> None:
         """End what workers have open in ranges: the operation is to end, and they with it."""

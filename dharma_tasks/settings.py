@@ -9,11 +9,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.secret_files import SecretFiles, text_of_file
+
+SHORTEST_KEY = 32
+"""Characters that a key must have at least: one of hex digits has 128 bits then."""
 
 
 class Settings(BaseSettings):
@@ -83,6 +87,10 @@ class Settings(BaseSettings):
     """The address to listen at; 0.0.0.0 for all of this machine's."""
     keep_undo_days: int = Field(default=30, ge=0)
     """How old what is kept for the way back must be for `dharma prune` to remove it."""
+    signing_key: SecretStr | None = None
+    """What whoever submits signs with, and workers believe: see `signing`."""
+    signing_key_accepted: SecretStr | None = None
+    """Another one that is believed too, while keys are exchanged."""
 
     value: dict[str, str] = {}
     """What `{"$value": "NAME"}` in migrations stands for; see `values`."""
@@ -91,6 +99,14 @@ class Settings(BaseSettings):
     """For `{"$encrypted": …}` in migrations and for before-images; see `encryption`."""
     secret: dict[str, SecretStr] = {}
     """What `{"$secret": "NAME"}` stands for where this process is a worker; see `hidden`."""
+
+    @field_validator("signing_key", "signing_key_accepted")
+    @classmethod
+    def _long_enough(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and len(key) < SHORTEST_KEY:
+            text = "it has less than {least} characters; openssl rand -hex 32 makes one"
+            raise PydanticCustomError("short_key", text, {"least": SHORTEST_KEY})
+        return key
 
     @property
     def values(self) -> dict[str, str]:

@@ -13,7 +13,8 @@ from typing import Any
 
 import structlog
 from celery import Task
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, InvalidTaskError, Reject
+from celery.worker.strategy import default as received
 
 from dharma_tasks.bootsteps import meter, served, shutting_down
 from dharma_tasks.celery_app import app
@@ -28,9 +29,7 @@ from dharma_tasks.flow.operation import (
     carry_out_range,
     confirm_dependency,
 )
-from dharma_tasks.journal import Entry
 from dharma_tasks.messages import Chain
-from dharma_tasks.migration import JSON, Key
 from dharma_tasks.operations import catalogue
 from dharma_tasks.redis_client import connect_redis
 from dharma_tasks.relay import go_on
@@ -67,18 +66,36 @@ def _context(worker: str) -> Context:
         return _contexts[pid]
 
 
+def wary(*arguments: Any, **options: Any) -> Any:
+    """How Celery receives a message, but one that is not even formed like one is thrown away.
+
+    It would end the worker, go back to the queue, and end the next one.
+    """
+    receive = received(*arguments, **options)
+
+    def receives(*message: Any, **more: Any) -> Any:
+        try:
+            return receive(*message, **more)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            msg = f"not formed like a message: {error}"
+            raise InvalidTaskError(msg) from error
+
+    return receives
+
+
 class FlowTask(Task):  # type: ignore[type-arg]  # not generic when it runs
     """A task that sends on what the flow returns, or steps aside with the rest of its chain."""
 
     abstract = True
+    Strategy = f"{__name__}:wary"
     # The runner has logged it already, with the database's message and the stack.
     throws = (MigrationFailed,)
 
-    def on_flow(self, step: Any, *arguments: object) -> list[Chain]:
+    def on_flow(self, step: Any, *arguments: object, **named: object) -> list[Chain]:
         """Run one step of the flow; a duplicate must not fire the chain's next link (Law 6)."""
         context = _context(self.request.hostname or "worker")
         try:
-            chains: list[Chain] = step(context, *arguments)
+            chains: list[Chain] = step(context, *arguments, **named)
         except Overtaken as reason:
             log.info("stepped_aside", task=self.name, reason=str(reason))
             send(reason.instead)
@@ -137,41 +154,27 @@ def read(  # noqa: PLR0913 - what may be asked for
 
 
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.unlock")
-def unlock(self: FlowTask, database: str, by: str, token: str, reply: str) -> None:
-    """Break a lease on purpose, and write it to the audit trail of `database`."""
-    send(self.on_flow(asked.unlock, database, by, token, reply))
+def unlock(self: FlowTask, /, **asked_for: Any) -> None:
+    """Break a lease on purpose, and write it to the audit trail of its database."""
+    send(self.on_flow(asked.unlock, **asked_for))
 
 
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.audit")
-def audit(  # noqa: PLR0913 - the parts of an entry
-    self: FlowTask,
-    *,
-    database: str,
-    event: str,
-    run: str,
-    by: str,
-    version: str,
-    operation: int,
-    detail: str,
-    reply: str,
-) -> None:
-    """Write what a person did to a run into the history of `database`."""
-    key = Key(database=database, version=version, number=operation)
-    self.on_flow(asked.audit, Entry(event, run, by, key, detail), reply)
+def audit(self: FlowTask, /, **asked_for: Any) -> None:
+    """Write what a person did to a run into the history of a database."""
+    self.on_flow(asked.audit, **asked_for)
 
 
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.declare")
-def declare(
-    self: FlowTask, *, database: str, declaration: JSON, generation: int, reply: str
-) -> None:
-    """Write what a person declares to be true into the journal of `database`."""
-    self.on_flow(asked.declare, database, declaration, generation, reply)
+def declare(self: FlowTask, /, **asked_for: Any) -> None:
+    """Write what a person declares to be true into the journal of a database."""
+    self.on_flow(asked.declare, **asked_for)
 
 
 @app.task(bind=True, base=FlowTask, name="dharma_tasks.prune")
-def prune(self: FlowTask, *, database: str, pruning: JSON, reply: str) -> None:
-    """Remove what was kept for the way back in `database` and is old."""
-    self.on_flow(asked.prune, database, pruning, reply)
+def prune(self: FlowTask, /, **asked_for: Any) -> None:
+    """Remove what was kept for the way back in a database and is old."""
+    self.on_flow(asked.prune, **asked_for)
 
 
 def _register(database: str, kind: str) -> None:

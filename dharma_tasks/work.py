@@ -24,7 +24,8 @@ class Assignment:
     the outcome is FAILED where that leaves operations that cannot be undone. The operations of
     a rollback file are carried out forward: they are numbered on from those of the migration,
     which are all done, and their outcome is ROLLED_BACK. `first` is where the file begins that the
-    operation is in.
+    operation is in. `after` is a version that must be over before its migration begins, in the
+    direction in which this one goes.
     """
 
     run: str
@@ -39,6 +40,7 @@ class Assignment:
     outcome: MigrationState = MigrationState.APPLIED
     until: int = 1
     first: int = 1
+    after: str | None = None
 
     def of_range(self, number: int) -> Assignment:
         """The assignment to work through one range of the operation."""
@@ -54,6 +56,12 @@ class Assignment:
             return None
         forward = self.going is MigrationState.RUNNING
         return MigrationState.ROLLED_BACK if forward else MigrationState.APPLIED
+
+    def follows(self, state: MigrationState) -> bool:
+        """Whether the version `after`, where that is its state, is over as it has to be."""
+        if self.going is MigrationState.RUNNING:
+            return state is MigrationState.APPLIED
+        return state in (MigrationState.PENDING, MigrationState.ROLLED_BACK)
 
     @property
     def going(self) -> MigrationState:

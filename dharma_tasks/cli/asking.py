@@ -11,9 +11,10 @@ from dharma_tasks import replies
 from dharma_tasks.cli import common
 from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.flow.asked import busy, run_on
-from dharma_tasks.messages import Message
+from dharma_tasks.messages import Message, signed
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
+from dharma_tasks.signing import signer
 from dharma_tasks.workers import Workers
 
 ANSWER_SECONDS = 10
@@ -33,6 +34,7 @@ class Asking:
         self._redis = redis
         self._prefix = settings.namespace
         self._workers = Workers(redis, settings.namespace)
+        self._signer = signer(settings)
         self._runs = Runs(redis, settings.namespace)
 
     def served(self) -> set[str]:
@@ -66,7 +68,7 @@ class Asking:
     ) -> dict[str, str]:
         """Send one message to each, and return what has come; `ERROR` where nothing has."""
         asked = {name: replies.new_reply(self._prefix) for name in databases}
-        common.send([message(name, reply)] for name, reply in asked.items())
+        common.send([signed(message(name, reply), self._signer)] for name, reply in asked.items())
         until = time.monotonic() + ANSWER_SECONDS
         return {
             name: replies.fetch(self._redis, reply, until) or _silent(name)

@@ -103,7 +103,7 @@ class Declaring:
 
         def message(name: str, reply: str) -> Message:
             declaration = proposal.declaration(name, run=run, by=self._options.by)
-            return declare_message(name, declaration, proposal.generations[name], reply)
+            return declare_message(name, declaration, proposal.heads[name], reply)
 
         answers = asking.answers(proposal.changes, message)
         written = [name for name, answer in answers.items() if answer == DECLARED]

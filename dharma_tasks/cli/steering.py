@@ -21,12 +21,13 @@ from dharma_tasks.cli.talk import Talk
 from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.journal import Entry
 from dharma_tasks.lease import Leases
-from dharma_tasks.messages import WRITTEN, audit_message, operation_chain, orphans
+from dharma_tasks.messages import WRITTEN, audit_message, operation_chain, orphans, signed
 from dharma_tasks.migration import Key
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import Event, RunState, Snapshot
-from dharma_tasks.runs import Runs
+from dharma_tasks.runs_steered import RunsSteered
 from dharma_tasks.settings import Settings
+from dharma_tasks.signing import signer
 from dharma_tasks.submit import who_asks
 from dharma_tasks.workers import Workers
 
@@ -43,7 +44,7 @@ class Steering:
         self._prefix = settings.namespace
         self._leases = Leases(redis, settings.namespace, settings.lease_seconds)
         self._workers = Workers(redis, settings.namespace)
-        self.runs = Runs(redis, settings.namespace)
+        self.runs = RunsSteered(redis, settings.namespace, signer(settings))
         self.by = by
         self.say = talk.say
         self._document = talk.document
@@ -52,9 +53,10 @@ class Steering:
         """The run of that name, which must be open; without one the only open run.
 
         Raises:
-            Refused: there is none, or there are several.
+            Refused: there is none, or there are several; or workers would not believe us.
         """
         found = self._chosen(name)
+        self.runs.require_key(found.run)
         run = found.run
         self._document |= {"run": run.id, "databases": run.databases, "was": found.state}
         return found
@@ -117,7 +119,7 @@ class Steering:
             )
             reply = replies.new_reply(self._prefix)
             entry = Entry(event, snapshot.run.id, self.by, key, when)
-            common.send([[audit_message(entry, reply)]])
+            common.send([[signed(audit_message(entry, reply), self.runs.signer)]])
             asked[database] = reply
         until = time.monotonic() + ANSWER_SECONDS
         served = self._workers.served()
@@ -132,7 +134,11 @@ class Steering:
             self.say(f"Written to the history of {', '.join(written)} as done by {self.by}.")
         if silent:
             self.say(f"The history of {', '.join(silent)} has it as soon as a worker is free.")
-        errors = [a.removeprefix("error ") for a in answers.values() if a and a != WRITTEN]
+        errors = [
+            a.removeprefix("error ").removeprefix("refused ")
+            for a in answers.values()
+            if a and a != WRITTEN
+        ]
         if errors:
             msg = f"it is done, but not in every history: {'; '.join(errors)}"
             raise Unreachable(msg)

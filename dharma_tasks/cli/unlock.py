@@ -21,14 +21,15 @@ from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.screen import console
 from dharma_tasks.cli.talk import Talk
 from dharma_tasks.databases import NAMES
-from dharma_tasks.errors import Unreachable
+from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.flow.asked import leases_on
 from dharma_tasks.lease import Held, Leases
-from dharma_tasks.messages import UNLOCK_LATE, UNLOCKED, unlock_message
+from dharma_tasks.messages import UNLOCK_LATE, UNLOCKED, signed, unlock_message
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import Next, Run
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
+from dharma_tasks.signing import signer
 from dharma_tasks.submit import who_asks
 from dharma_tasks.workers import Workers
 
@@ -89,6 +90,7 @@ class _Unlock:
         self._database = asked.database
         self._by = asked.by
         self._number = asked.number
+        self._signer = signer(settings)
         self._runs = Runs(redis, settings.namespace)
         self._leases = Leases(redis, settings.namespace, settings.lease_seconds)
         self._workers = Workers(redis, settings.namespace)
@@ -116,6 +118,8 @@ class _Unlock:
         if answer == UNLOCK_LATE:
             self._say("It has ended by itself meanwhile: nothing was broken.")
             return 0
+        if answer.startswith("refused "):
+            raise Refused([Problem("", "", answer.removeprefix("refused "), "")])
         if answer != UNLOCKED:
             raise Unreachable(f"nothing was broken: {answer.removeprefix('error ')}")
         self._document["broken"] = True
@@ -173,7 +177,8 @@ class _Unlock:
             msg = f"no live worker serves {name}, and only a worker can write to its history"
             raise Unreachable(f"{msg}. Start one: celery -A dharma_tasks worker -Q {name}")
         reply = replies.new_reply(self._prefix)
-        common.send([[unlock_message(name, self._by, held.token, reply)]])
+        message = unlock_message(name, self._by, held.token, reply)
+        common.send([[signed(message, self._signer)]])
         until = time.monotonic() + ANSWER_SECONDS
         answer = replies.fetch(self._redis, reply, until)
         if answer is not None:

@@ -72,7 +72,7 @@ class Baseline:
             event="baseline",
             reason=f"taken over by dharma baseline {version}, not carried out",
             changes={name: found for name, found in changes.items() if found},
-            generations={name: surveys[name].generation for name in names},
+            heads={name: surveys[name].head for name in names},
             warnings=tuple(self._warnings(names, below)),
             todo="dharma submit runs what is above it.",
         )

@@ -9,7 +9,7 @@ from typing import Protocol
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.journal import Amendment, Declaration
 from dharma_tasks.migration import Migration, Reference, Version, plain_version, reference
-from dharma_tasks.records import MigrationRecord, MigrationState, OperationState, Survey
+from dharma_tasks.records import Head, MigrationRecord, MigrationState, OperationState, Survey
 
 __all__ = [
     "GONE",
@@ -53,7 +53,7 @@ class Proposal:
     event: str
     reason: str
     changes: Mapping[str, tuple[Change, ...]]
-    generations: Mapping[str, int]
+    heads: Mapping[str, Head | None]
     warnings: tuple[str, ...] = ()
     todo: str = ""
 

@@ -288,7 +288,7 @@ def _proposal(  # noqa: PLR0913 - the parts of a proposal
         event=action,
         reason=reason,
         changes={case.database: (Change(amendment, case.state, tuple(notes)),)},
-        generations={case.database: case.survey.generation},
+        heads={case.database: case.survey.head},
         warnings=tuple(warnings),
         todo=todo,
     )

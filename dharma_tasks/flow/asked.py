@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import wraps
+from typing import Any
 
 import structlog
 
 from dharma_tasks import replies, trail
-from dharma_tasks.errors import FenceLost
+from dharma_tasks.databases.base import Database
+from dharma_tasks.errors import FenceLost, Unsigned
 from dharma_tasks.flow.context import Answer, Context
 from dharma_tasks.journal import Entry
 from dharma_tasks.lease import Held, Leases
@@ -27,6 +31,7 @@ from dharma_tasks.migration import JSON, Key
 from dharma_tasks.reading import COUNTS, examination
 from dharma_tasks.run import Next, Run, Snapshot
 from dharma_tasks.runs import Runs
+from dharma_tasks.signing import Kind, canonical, confirm_recent
 
 log = structlog.get_logger()
 
@@ -81,7 +86,32 @@ def _told(context: Context, database: str, wanted: Wanted) -> str:
     return trying(found.journal.survey).model_dump_json()
 
 
-def unlock(context: Context, database: str, by: str, token: str, reply: str) -> list[Chain]:
+def signed(step: Callable[..., list[Chain]]) -> Callable[..., list[Chain]]:
+    """With a key, let a step do only what is signed and was asked for just now.
+
+    `at` and `signature` are what `messages.signed` adds. Whoever waits for `reply` is told why not.
+    """
+
+    @wraps(step)
+    def believing(
+        context: Context, *, at: int = 0, signature: str = "", **arguments: Any
+    ) -> list[Chain]:
+        try:
+            if context.signer.on:
+                text = canonical({**arguments, "at": at})
+                context.signer.confirm(Kind.ASKED, signature, step.__name__, text)
+                confirm_recent(datetime.fromtimestamp(at, UTC), "what was asked of this worker")
+        except Unsigned as why:
+            log.warning("refused", asked=step.__name__, reason=why.what)
+            replies.answer(context.redis, arguments["reply"], f"refused {why}")
+            return []
+        return step(context, **arguments)
+
+    return believing
+
+
+@signed
+def unlock(context: Context, *, database: str, by: str, token: str, reply: str) -> list[Chain]:
     """Break the lease `token` on what a run does in `database`; put into `reply` what came.
 
     Only the lease that `by` has seen: a message that comes late, or twice, breaks no other.
@@ -105,21 +135,43 @@ def unlock(context: Context, database: str, by: str, token: str, reply: str) -> 
     return [] if key.range else context.chains(run, [upcoming])
 
 
-def audit(context: Context, entry: Entry, reply: str) -> list[Chain]:
+@signed
+def audit(  # noqa: PLR0913 - the parts of an entry
+    context: Context,
+    *,
+    database: str,
+    event: str,
+    run: str,
+    by: str,
+    version: str,
+    operation: int,
+    detail: str,
+    reply: str,
+) -> list[Chain]:
     """Write what a person did to a run, and say so in `reply`."""
+    key = Key(database=database, version=version, number=operation)
+    entry = Entry(event, run, by, key, detail)
     if _written(context, entry, reply):
         replies.answer(context.redis, reply, WRITTEN)
     return []
 
 
-def declare(
-    context: Context, database: str, declaration: JSON, generation: int, reply: str
+@signed
+def declare(  # noqa: PLR0913 - named in the message
+    context: Context,
+    *,
+    database: str,
+    declaration: JSON,
+    generation: int,
+    identity: str | None = None,
+    reply: str,
 ) -> list[Chain]:
     """Write what a person declares, where the journal is as that person has seen it."""
     declared = DECLARATION.validate_python(declaration)
 
     def write() -> str:
         found = context.database(database)
+        _confirm_seen(context, found, identity)
         context.trying(found, lambda: found.journal.declare(declared, generation))
         log.warning("declared", database=database, declared=declared.event, by=declared.by)
         return DECLARED
@@ -128,8 +180,12 @@ def declare(
     return []
 
 
-def prune(context: Context, database: str, pruning: JSON, reply: str) -> list[Chain]:
-    """Remove what was kept for the way back and is old, and say in `reply` what it was."""
+@signed
+def prune(context: Context, *, database: str, pruning: JSON, reply: str) -> list[Chain]:
+    """Remove what was kept for the way back and is old, and say in `reply` what it was.
+
+    Before a time that is in the message: the same message again finds nothing more.
+    """
     asked = PRUNING.validate_python(pruning)
 
     def remove() -> str:
@@ -142,6 +198,20 @@ def prune(context: Context, database: str, pruning: JSON, reply: str) -> list[Ch
 
     _by_itself(context, database, reply, remove)
     return []
+
+
+def _confirm_seen(context: Context, found: Database[Any], identity: str | None) -> None:
+    """Make sure that the journal is the one that a person has seen; its generation it sees to.
+
+    Raises:
+        FenceLost: it is another one.
+    """
+    if identity is None:
+        return
+    head = context.trying(found, found.journal.head)
+    if head is None or head.identity != identity:
+        msg = f"the worker {context.worker} is connected to another {found.name}"
+        raise FenceLost(msg)
 
 
 def run_on(database: str, runs: Runs) -> Snapshot | None:
@@ -173,7 +243,7 @@ def _by_itself(context: Context, database: str, reply: str, call: Callable[[], s
     try:
         said = call()
     except FenceLost as error:
-        said = f"refused the journal of {database} was written to meanwhile ({error}). Look again"
+        said = f"refused the journal of {database} is not as it was seen ({error}). Look again"
     except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told
         log.error("not_written", database=database, **stack_of(error))
         said = f"error {context.unreachable(database, error).text}"

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import wraps
 from threading import local
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import structlog
 from redis import Redis
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from dharma_tasks.databases import connect
 from dharma_tasks.databases.base import Database, Fault
-from dharma_tasks.errors import DharmaError, Problem, Stopped, Unreachable
+from dharma_tasks.errors import DharmaError, Problem, Stopped, Unreachable, Unsigned
 from dharma_tasks.lease import Leases
 from dharma_tasks.measures import Meter, Unmetered
 from dharma_tasks.messages import Chain, operation_chain, orphans
 from dharma_tasks.records import Survey
-from dharma_tasks.run import Event, Next, Run, Snapshot
-from dharma_tasks.runs import Runs
+from dharma_tasks.run import Event, Next, Run, RunState, Snapshot
+from dharma_tasks.runs_at_work import RunsAtWork
 from dharma_tasks.settings import Settings
+from dharma_tasks.signing import signer
+
+log = structlog.get_logger()
 
 Answer = TypeVar("Answer")
+Step = TypeVar("Step", bound=Callable[..., list[Chain]])
 
 REACH_SECONDS = 10
 """How long a step tries to reach its database before whoever waits is told."""
@@ -56,10 +62,13 @@ class Context:
         self.settings = settings
         self.redis = redis
         self.worker = worker
-        self.runs = Runs(redis, settings.namespace)
+        self.signer = signer(settings)
+        self.runs = RunsAtWork(redis, settings.namespace, self.signer)
         self.leases = Leases(redis, settings.namespace, settings.lease_seconds)
         self.shutting_down = shutting_down
         self.crowded = crowded
+        self.ended: dict[tuple[str, str], str] = {}
+        """By run and database, the version that this process has ended last."""
         self.meter = meter or Unmetered()
         self._threads = local()
 
@@ -149,8 +158,9 @@ class Context:
 
         Raises:
             Stopped: it is over, paused or gone.
+            Unsigned: nobody with the key has asked for it.
         """
-        snapshot = self.runs.snapshot(run)
+        snapshot = self.runs.trusted(run)
         if snapshot is None or snapshot.state.rests:
             msg = f"run {run} is {snapshot.state if snapshot else 'not known'}"
             raise Stopped(msg)
@@ -173,6 +183,31 @@ class Context:
         seconds = self.settings.rescue_seconds
         return [chain for name, chain in found if self.runs.claim_rescue(name, seconds)]
 
+    def refuse(self, run: str, why: Unsigned) -> None:
+        """End a run that nobody with the key has asked for, and tell whoever watches it."""
+        log.error("refused", run=run, reason=why.what)
+        try:
+            snapshot = self.runs.snapshot(run)
+        except (ValueError, KeyError):  # it was made up: nobody watches it
+            return
+        if snapshot is not None:
+            problem = Problem("", "", why.what, why.todo)
+            self.runs.end(snapshot.run, RunState.REFUSED, [problem])
+
     def tell(self, run: Run, kind: str, text: str) -> None:
         """Tell whoever watches the run."""
         self.runs.add_event(run.id, Event(at=datetime.now(UTC), kind=kind, text=text))
+
+
+def refusing(step: Step) -> Step:
+    """Let a step of a run, which begins with the context and the run's id, refuse the run."""
+
+    @wraps(step)
+    def refuses(context: Context, run: str, *arguments: Any, **named: Any) -> list[Chain]:
+        try:
+            return step(context, run, *arguments, **named)
+        except Unsigned as why:
+            context.refuse(run, why)
+            raise
+
+    return cast("Step", refuses)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from dharma_tasks.control import OperationControl
 from dharma_tasks.control_protocols import Control
 from dharma_tasks.errors import Cancelled, MigrationFailed, Outdated, StepAside, Stopped
 from dharma_tasks.flow import turning
-from dharma_tasks.flow.context import Context, Overtaken
+from dharma_tasks.flow.context import Context, Overtaken, refusing
 from dharma_tasks.flow.revealing import parsed
 from dharma_tasks.hidden import Hidden
 from dharma_tasks.identity import owner
@@ -34,6 +35,9 @@ from dharma_tasks.work import Assignment
 
 log = structlog.get_logger()
 
+_ENDED = 100
+"""Of how many runs and databases it is known what was ended last."""
+
 
 class FailedForGood(MigrationFailed):
     """An operation failed for good; `instead` is what to send in its chain's place."""
@@ -47,6 +51,7 @@ class FailedForGood(MigrationFailed):
         return MigrationFailed, (str(self), self.state)
 
 
+@refusing
 def confirm_dependency(context: Context, run: str, database: str, version: str) -> list[Chain]:
     """Let the database of a dependency say itself that it is applied (Law 7).
 
@@ -54,13 +59,12 @@ def confirm_dependency(context: Context, run: str, database: str, version: str) 
     """
     snapshot = context.snapshot(run)
     try:
-        found = context.look(database)
+        found = context.database(database)
+        state = context.trying(found, lambda: found.journal.state(version))
     except Exception as error:
         context.tell(snapshot.run, "waiting", context.unreachable(database, error).what)
         msg = f"{reference(database, version)} cannot be confirmed"
         raise StepAside(msg) from error
-    record = found.by_version().get(version)
-    state = record.state if record else MigrationState.PENDING
     forward = snapshot.run.direction is Direction.FORWARD
     if state not in ((MigrationState.APPLIED,) if forward else turning.GONE):
         msg = f"{reference(database, version)} is {state}"
@@ -71,6 +75,7 @@ def confirm_dependency(context: Context, run: str, database: str, version: str) 
     return []
 
 
+@refusing
 def carry_out(context: Context, run: str, at: Next) -> list[Chain]:
     """Carry out one operation. Returns chains only where its migration ends, or turns back.
 
@@ -91,6 +96,7 @@ def carry_out(context: Context, run: str, at: Next) -> list[Chain]:
             lease.release()
 
 
+@refusing
 def carry_out_range(context: Context, run: str, at: Next, number: int) -> list[Chain]:
     """Work through one range of an operation that another worker has, and so goes on with.
 
@@ -125,7 +131,9 @@ def _runner(  # noqa: PLR0913, PLR0917 - what is there by then
 ) -> Runner:
     """For the operation, or for one range of it."""
     whole, limits = number is None, job.run.limits
-    assignment = _assignment(job) if number is None else _assignment(job).of_range(number)
+    assignment = replace(_assignment(job), after=_not_seen(context, job))
+    if number is not None:
+        assignment = assignment.of_range(number)
     max_rate = limits.max_rate if isinstance(operation, Throttled) else None
     heavy = operation.burden(assignment.direction).heavy
     me = owner(context.worker, {})
@@ -182,7 +190,22 @@ def _run(context: Context, job: Job, runner: Runner) -> list[Chain]:
     ended = not assignment.back or job.run.direction is Direction.BACK
     event = _end(job, assignment)
     ready = context.runs.moved(job.run, job.at, following, event, ended=ended)
+    if following is None and ended:
+        _note_ended(context, job)
     return context.chains(job.run, ready)
+
+
+def _not_seen(context: Context, job: Job) -> str | None:
+    """The version that must be over before it, unless this process has ended that itself."""
+    seen = context.ended.get((job.run.id, job.at.database))
+    return None if seen == job.before else job.before
+
+
+def _note_ended(context: Context, job: Job) -> None:
+    """What this process has ended itself it need not look for before what comes next."""
+    if len(context.ended) > _ENDED:
+        context.ended.clear()
+    context.ended[job.run.id, job.at.database] = job.at.version
 
 
 # -- its end -------------------------------------------------------------------------------
@@ -230,9 +253,12 @@ def _cancelled(context: Context, job: Job, runner: Runner) -> list[Chain]:
 
     Raises:
         StepAside: the database does not answer; whoever is sent here next tries again.
+        Unsigned: nobody with the key has cancelled it.
     """
     at, name = job.at, job.migration.name
+    context.runs.trusted(job.run.id)  # somebody with the key has cancelled it
     try:
+        runner.confirm_order()
         record = turning.journalled(context, at)
         if record is not None and record.state is MigrationState.APPLIED:
             event = _event("applied", at.key, name, time.time() - job.since)

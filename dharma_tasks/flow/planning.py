@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import structlog
 
 from dharma_tasks.databases.base import Fault
-from dharma_tasks.errors import DharmaError, FenceLost, Problem, Refused, Stopped
-from dharma_tasks.flow.context import Context, Overtaken
+from dharma_tasks.errors import DharmaError, FenceLost, Problem, Refused, Stopped, Unsigned
+from dharma_tasks.flow.context import Context, Overtaken, refusing
 from dharma_tasks.journal import Opening
 from dharma_tasks.logs import stack_of
 from dharma_tasks.messages import Chain, begin_message
-from dharma_tasks.planner import Request, plan
+from dharma_tasks.planned import TODO
+from dharma_tasks.planner import Plan, Request, plan
 from dharma_tasks.records import Direction, Survey
 from dharma_tasks.reversal import plan_back
-from dharma_tasks.run import Event, Run, RunState, Snapshot
+from dharma_tasks.run import Event, Run, RunState, Snapshot, is_run_id
+from dharma_tasks.signing import confirm_recent
 
 log = structlog.get_logger()
 
 
+@refusing
 def survey(context: Context, run: str, database: str) -> list[Chain]:
     """Store what the journal says; whoever brings the last survey makes the plan."""
     record = _planning(context, run)
@@ -41,14 +45,36 @@ def survey(context: Context, run: str, database: str) -> list[Chain]:
 
 
 def _planning(context: Context, run: str) -> Run:
-    snapshot = context.runs.snapshot(run)
+    snapshot = context.runs.trusted(run)
     if snapshot is None or snapshot.state is not RunState.PLANNING:
         msg = f"run {run} is {snapshot.state if snapshot else 'not known'}, not planning"
         raise Overtaken(msg, context.orphans(run))
     return snapshot.run
 
 
+def _confirm_newest(run: Run, surveys: Mapping[str, Survey]) -> None:
+    """Make sure that the run was asked for just now, after all that its journals have had.
+
+    What is signed says who has asked, and not when: an old record may be put back, and there is
+    no plan of it yet that a journal would refuse (FAULTS 27).
+
+    Raises:
+        Unsigned: it is an old one.
+    """
+    confirm_recent(run.created, f"run {run.id}")
+    for name in {*run.databases} & {*surveys}:
+        head = surveys[name].head
+        if head and is_run_id(head.run) and head.run >= run.id:
+            what = f"the journal of {name} has had run {head.run} since run {run.id} was asked for"
+            todo = (
+                "Ask for the same again. Where it was asked for just now, clocks differ: set them."
+            )
+            raise Unsigned(what, todo)
+
+
 def _plan(context: Context, run: Run, surveys: dict[str, Survey]) -> list[Chain]:
+    if context.signer.on:
+        _confirm_newest(run, surveys)
     request = Request(
         target=run.target,
         databases=run.databases,
@@ -72,28 +98,28 @@ def _plan(context: Context, run: Run, surveys: dict[str, Survey]) -> list[Chain]
     return opened or context.chains(run, context.runs.advance(run))
 
 
+@refusing
 def begin(context: Context, run: str, database: str) -> list[Chain]:
     """Raise the journal's generation for this run; start what is ready."""
-    snapshot = context.runs.snapshot(run)
+    snapshot = context.runs.trusted(run)
     made = context.runs.plan(snapshot.run) if snapshot else None
     if snapshot is None or made is None or snapshot.state is not RunState.RUNNING:
         msg = f"run {run} is {snapshot.state if snapshot else 'not known'}"
         raise Stopped(msg)
     record = snapshot.run
-    opening = Opening(
-        record.id, record.direction, made.checksum, record.by, record.accept_data_loss
-    )
-    expected = made.generations[database]
+    if context.signer.on and database not in snapshot.generations:
+        confirm_recent(record.created, f"run {run}")
     try:
         if elsewhere := context.elsewhere(record, database):
             _stop(context, snapshot, RunState.REFUSED, elsewhere)
             return []
-        found = context.database(database)
         generation = context.trying(
-            found,
-            lambda: found.journal.begin(opening, expected),
+            context.database(database),
+            lambda: _opened(context, record, made, database),
             lambda what: context.tell(record, "waiting", what),
         )
+    except Unsigned:
+        raise
     except FenceLost as error:
         what = f"the journal of {database} has changed since this run was planned: {error}"
         todo = "Ask for the same again: the new plan starts from what is there."
@@ -105,6 +131,22 @@ def begin(context: Context, run: str, database: str) -> list[Chain]:
         return []
     ready = context.chains(record, context.runs.begun(record, database, generation))
     return ready or context.orphans(run, [database])
+
+
+def _opened(context: Context, run: Run, made: Plan, database: str) -> int:
+    """Open the journal, where it is the one that was planned for. Returns the run's generation."""
+    journal, expected = context.database(database).journal, made.generations[database]
+    head = journal.head() if context.signer.on else None
+    if head is not None and head.identity != made.identities.get(database, head.identity):
+        msg = f"this worker is connected to another {database} than the one that was planned for"
+        raise FenceLost(msg)
+    by, plan = run.by, made.checksum
+    opening = Opening(run.id, run.direction, plan, by, run.accept_data_loss)
+    generation = journal.begin(opening, expected)
+    if context.signer.on and generation != expected + 1:
+        what = f"run {run.id} has opened the journal of {database} before, by another plan"
+        raise Unsigned(what, TODO)
+    return generation
 
 
 def _cannot_begin(context: Context, snapshot: Snapshot, database: str, error: Exception) -> None:

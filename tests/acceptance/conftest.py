@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from failing import FailingMongod
 from place import Place
+from pydantic import SecretStr
 from pymongo import MongoClient
 from pymongo.database import Database
 
@@ -23,9 +25,9 @@ def place(engines: LocalEngines, settings: Settings, tmp_path: Path) -> Iterator
     """A folder, a namespace and databases of the test's own; ends the workers it started."""
     logs = tmp_path / "logs"
     logs.mkdir()
-    made = Place(
-        settings.model_copy(update={"migrations_dir": tmp_path}), tmp_path / "migrations", logs
-    )
+    key = SecretStr(secrets.token_hex(32))
+    mine = settings.model_copy(update={"migrations_dir": tmp_path, "signing_key": key})
+    made = Place(mine, tmp_path / "migrations", logs)
     yield made
     for worker in made.workers:
         if worker.poll() is None:

@@ -18,7 +18,14 @@ from deployment import BIN, COMPOSE, HOOKS, JOB, document, pod
 from place import DEADLINE, Place
 
 STAND_IN = Path(__file__).parent / "stand_in_docker.py"
-SECRET = "DHARMA_REDIS_URL"
+
+
+def secrets(place: Place) -> dict[str, str]:
+    """What a hook has that nobody else is to know."""
+    key = place.settings.signing_key
+    assert key is not None
+    url = place.settings.redis_url.get_secret_value()
+    return {"DHARMA_REDIS_URL": url, "DHARMA_SIGNING_KEY": key.get_secret_value()}
 
 
 @dataclass(frozen=True)
@@ -68,11 +75,11 @@ def _compose(path: Path, place: Place, given: dict[str, str], by: str) -> Hook:
             r"\$\{(\w+)(:[-?]([^}]*))?\}", lambda found: known.get(found[1]) or found[3], text
         )
 
-    known = given | {SECRET: place.settings.redis_url.get_secret_value()}
+    known = given | secrets(place)
     service: Any = document(path)["services"]["migrate"]
     ((here, inside, _),) = (volume.split(":") for volume in service["volumes"])
     assert (here, service["environment"].pop("DHARMA_MIGRATIONS_DIR")) == ("./migrations", inside)
-    assert service["environment"].keys() == {SECRET}
+    assert service["environment"].keys() == secrets(place).keys()
     command = [filled(part) for part in (*service["entrypoint"], *service["command"])]
     return Hook(command, {"DHARMA_MIGRATIONS_DIR": str(place.folder)}, by)
 
@@ -80,7 +87,7 @@ def _compose(path: Path, place: Place, given: dict[str, str], by: str) -> Hook:
 def github(place: Place) -> Hook:
     """The step's script in GitHub's bash, with its expressions filled in."""
     known = {
-        f"secrets.{SECRET}": place.settings.redis_url.get_secret_value(),
+        **{f"secrets.{name}": value for name, value in secrets(place).items()},
         "github.actor": "ann",
         "github.repository": "dharma/app",
         "github.run_id": "7",
@@ -121,7 +128,7 @@ def start(place: Place, hook: Hook, **others: str) -> subprocess.Popen[str]:
     environment = {
         "PATH": os.pathsep.join(path),
         "DHARMA_NAMESPACE": place.settings.namespace,
-        SECRET: place.settings.redis_url.get_secret_value(),
+        **secrets(place),
     }
     return subprocess.Popen(
         hook.command,

@@ -64,6 +64,8 @@ class Place:
         for name in (f"elasticsearch_{each}" for each in more):
             if (value := getattr(self.settings, name)) is not None:
                 mine[f"DHARMA_{name.upper()}"] = _plain(value)
+        if self.settings.signing_key is not None:
+            mine["DHARMA_SIGNING_KEY"] = _plain(self.settings.signing_key)
         clean = {k: v for k, v in os.environ.items() if not k.startswith("DHARMA_")}
         return (
             clean

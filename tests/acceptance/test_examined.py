@@ -26,6 +26,7 @@ def test_by_the_workers(place: Place) -> None:
     before = place.status()
     found = doctor(0, **nothing)
     assert [*found] == ["redis", "workers", "migrations", "mongodb", "postgresql"]
+    assert "a key is set" in json.dumps(found["redis"])
     for name in ("mongodb", "postgresql"):
         assert str(found[name]["worker"]).startswith("w1@")
     assert place.status() == before

@@ -26,6 +26,8 @@ def test_survey_before_the_first_run(worker: Worker) -> None:
     for _ in range(2):
         survey = worker.journal.survey()
         assert (survey.database, survey.head, survey.migrations) == (worker.name, None, [])
+        assert worker.journal.head() is None
+        assert worker.journal.state("1.0.0") is MigrationState.PENDING
 
 
 def test_begin_opens_a_run(worker: Worker) -> None:
@@ -41,6 +43,7 @@ def test_begin_opens_a_run(worker: Worker) -> None:
     assert (first.run, first.generation) == ("run-1", 1)
     assert (second.run, second.generation, second.plan) == ("run-2", 2, "plan")
     assert second.direction is Direction.FORWARD
+    assert worker.journal.head() == second
 
 
 def test_begin_is_a_compare_and_set(worker: Worker) -> None:
@@ -357,6 +360,8 @@ def test_survey_tells_everything(worker: Worker) -> None:
     worker.step(worker.take(worker.assignment(generation, 2, 2)), 5)
     (record,) = worker.journal.survey().migrations
     assert (record.version, record.name, record.checksum) == ("1.0.0", "first", "sum-1")
+    assert worker.journal.state("1.0.0") is record.state is MigrationState.RUNNING
+    assert worker.journal.state("1.1.0") is MigrationState.PENDING
     assert record.values == ""
     assert (record.run, record.by) == ("run-1", "somebody")
     one, two = record.operations

@@ -297,7 +297,10 @@ def test_what_cannot_be_reached(settings: Settings, tmp_path: Path) -> None:
     found = examine(away, None, lambda _: None)
     assert found.grade is Grade.UNREACHABLE
     by_name = {name: seen.findings for name, seen in found.subjects.items()}
-    assert all(finding.grade is Grade.OK for finding in by_name["redis"])
+    unsigned, *redis = by_name["redis"]
+    assert (unsigned.check, unsigned.grade) == ("signatures", Grade.WARNING)
+    assert "openssl rand" in unsigned.todo
+    assert all(finding.grade is Grade.OK for finding in redis)
     assert "celery -A dharma_tasks worker" in by_name["workers"][0].todo
     assert "dharma init" in by_name["migrations"][0].todo
     for name in NAMES:

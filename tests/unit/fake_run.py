@@ -16,7 +16,8 @@ from dharma_tasks.migration import Key, Migration
 from dharma_tasks.planner import Plan, Request, plan
 from dharma_tasks.records import MigrationRecord, MigrationState, Survey
 from dharma_tasks.run import Event, Next, Progress, Run
-from dharma_tasks.runs import Runs
+from dharma_tasks.runs_at_work import RunsAtWork
+from dharma_tasks.runs_steered import RunsSteered
 from dharma_tasks.submit import make_run
 
 NAMESPACE = "t"
@@ -116,12 +117,16 @@ def _record(file: Migration) -> MigrationRecord:
     )
 
 
+class AnyRuns(RunsAtWork, RunsSteered):
+    """The runs as workers have them, and people too."""
+
+
 class Driver:
     """Submits and works through a run by hand."""
 
     def __init__(self, redis: Redis, *migrations: Migration) -> None:
         self.redis = redis
-        self.runs = Runs(redis, NAMESPACE)
+        self.runs = AnyRuns(redis, NAMESPACE)
         self.migrations = migrations
 
     def submit(

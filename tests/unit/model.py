@@ -15,6 +15,7 @@ from dharma_tasks.journal import Declaration, Entry, Journal, Opening, Ranges
 from dharma_tasks.migration import JSON, Key
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.records import (
+    Head,
     HistoryRecord,
     MigrationState,
     OperationState,
@@ -103,6 +104,12 @@ class ModelJournal(Journal[dict[int, int]]):
 
     def survey(self) -> Survey:
         return Survey(database="model")
+
+    def head(self) -> Head | None:
+        return self.survey().head
+
+    def state(self, version: str) -> MigrationState:
+        return self.server.migration
 
     def history(self, limit: int) -> list[HistoryRecord]:
         return []

@@ -54,7 +54,7 @@ def test_everything_up_to_the_version() -> None:
     """In every database, with what the journal needs to know of each, and nothing above it."""
     found = decided("1.1.0")
     assert taken(found) == {"mongodb": ["1.0.0", "1.1.0"], "postgresql": ["1.0.0"]}
-    assert found.generations == {"mongodb": 0, "postgresql": 0}
+    assert found.heads == {"mongodb": None, "postgresql": None}
     first = found.changes["mongodb"][0].amendment
     assert (first.name, first.checksum, first.types, first.state) == (
         USERS.name,
@@ -74,7 +74,8 @@ def test_what_is_applied_stays() -> None:
     found = decided("1.1.0", journal, names=("mongodb",))
     assert taken(found) == {"mongodb": ["1.1.0"]}
     assert found.changes["mongodb"][0].now is MigrationState.ROLLED_BACK
-    assert found.generations == {"mongodb": 7}
+    assert found.heads["mongodb"] is not None
+    assert found.heads["mongodb"].generation == 7
     journal = survey("mongodb", record(USERS), record(MAIL))
     assert taken(decided("1.1.0", journal, names=("mongodb",))) == {}
 

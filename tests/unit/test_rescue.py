@@ -16,7 +16,7 @@ from dharma_tasks.planner import Request, plan
 from dharma_tasks.records import MigrationRecord, MigrationState, Survey
 from dharma_tasks.rescue import Rescuer
 from dharma_tasks.run import Event, Next, Progress, Run, RunState
-from dharma_tasks.runs import Runs
+from dharma_tasks.runs_at_work import RunsAtWork
 from dharma_tasks.settings import Settings
 
 KEY = Key(database="mongodb", version="1.0.0", number=1)
@@ -35,9 +35,9 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-def runs(redis: Redis) -> Runs:
+def runs(redis: Redis) -> RunsAtWork:
     """The runs of the default namespace."""
-    return Runs(redis, "dharma")
+    return RunsAtWork(redis, "dharma")
 
 
 def make_migration() -> Migration:
@@ -53,7 +53,7 @@ def make_migration() -> Migration:
 
 
 @pytest.fixture
-def run(runs: Runs) -> Run:
+def run(runs: RunsAtWork) -> Run:
     """A run that was just submitted: nothing was sent."""
     made = Run(
         id="r1",
@@ -72,7 +72,7 @@ def rescuer(redis: Redis, settings: Settings, queued: int = 0) -> Rescuer:
     return Rescuer(settings, redis, ["mongodb"], queued=lambda database: queued)
 
 
-def begin(runs: Runs, run: Run) -> None:
+def begin(runs: RunsAtWork, run: Run) -> None:
     """Bring the run to where its first operation is next."""
     survey = Survey(database="mongodb")
     made = plan([make_migration()], {"mongodb": survey}, Request(target="latest"))
@@ -86,7 +86,7 @@ def names(chains: list[list[Message]]) -> list[list[str]]:
 
 
 def test_a_submit_that_died_before_it_sent(
-    redis: Redis, settings: Settings, runs: Runs, run: Run
+    redis: Redis, settings: Settings, runs: RunsAtWork, run: Run
 ) -> None:
     """A run without its survey is surveyed; without its beginning, begun."""
     assert names(rescuer(redis, settings).look()) == [["survey"]]
@@ -95,7 +95,9 @@ def test_a_submit_that_died_before_it_sent(
     assert names(rescuer(redis, settings).look()) == [["begin"]]
 
 
-def test_the_rest_of_the_chain(redis: Redis, settings: Settings, runs: Runs, run: Run) -> None:
+def test_the_rest_of_the_chain(
+    redis: Redis, settings: Settings, runs: RunsAtWork, run: Run
+) -> None:
     """What is sent again begins with the operation that is next, not with the first."""
     begin(runs, run)
     assert names(rescuer(redis, settings).look()) == [["mongodb.a", "mongodb.b"]]
@@ -106,7 +108,7 @@ def test_the_rest_of_the_chain(redis: Redis, settings: Settings, runs: Runs, run
 
 
 def test_a_plan_with_nothing_to_do_whose_worker_died(
-    redis: Redis, settings: Settings, runs: Runs, run: Run
+    redis: Redis, settings: Settings, runs: RunsAtWork, run: Run
 ) -> None:
     """It is ended, or every later submit would wait for it."""
     applied = MigrationRecord(
@@ -126,7 +128,7 @@ def test_a_plan_with_nothing_to_do_whose_worker_died(
 
 
 def test_progress_shortens_the_interval_again(
-    redis: Redis, settings: Settings, runs: Runs, run: Run
+    redis: Redis, settings: Settings, runs: RunsAtWork, run: Run
 ) -> None:
     """An operation that moves between two deaths of its worker is not made to wait longer."""
     begin(runs, run)
@@ -159,7 +161,9 @@ def make_progress() -> Progress:
     )
 
 
-def test_a_live_lease_is_left_alone(redis: Redis, settings: Settings, runs: Runs, run: Run) -> None:
+def test_a_live_lease_is_left_alone(
+    redis: Redis, settings: Settings, runs: RunsAtWork, run: Run
+) -> None:
     """Somebody works on it; a dead neighbour's lease does not count."""
     begin(runs, run)
     leases = Leases(redis, "dharma", 10)
@@ -172,7 +176,7 @@ def test_a_live_lease_is_left_alone(redis: Redis, settings: Settings, runs: Runs
 
 
 def test_what_is_queued_is_left_alone(
-    redis: Redis, settings: Settings, runs: Runs, run: Run
+    redis: Redis, settings: Settings, runs: RunsAtWork, run: Run
 ) -> None:
     """Messages that wait for a busy worker are not multiplied."""
     begin(runs, run)
@@ -180,7 +184,7 @@ def test_what_is_queued_is_left_alone(
 
 
 def test_once_an_interval_over_all_workers(
-    redis: Redis, settings: Settings, runs: Runs, run: Run
+    redis: Redis, settings: Settings, runs: RunsAtWork, run: Run
 ) -> None:
     """FAULTS 26: of many rescuers that see the same orphan one sends it, later and later."""
     begin(runs, run)
@@ -196,7 +200,7 @@ def test_once_an_interval_over_all_workers(
 
 
 def test_the_gap_between_two_operations_is_not_an_orphan(
-    redis: Redis, settings: Settings, runs: Runs, run: Run
+    redis: Redis, settings: Settings, runs: RunsAtWork, run: Run
 ) -> None:
     """A worker that has looked before waits for a second look that says the same."""
     begin(runs, run)
@@ -210,7 +214,7 @@ def test_the_gap_between_two_operations_is_not_an_orphan(
 
 
 def test_a_run_that_is_over_is_left_alone(
-    redis: Redis, settings: Settings, runs: Runs, run: Run
+    redis: Redis, settings: Settings, runs: RunsAtWork, run: Run
 ) -> None:
     """Nothing of it is sent any more."""
     begin(runs, run)
@@ -218,7 +222,9 @@ def test_a_run_that_is_over_is_left_alone(
     assert rescuer(redis, settings).look() == []
 
 
-def test_ranges_that_nobody_has(redis: Redis, settings: Settings, runs: Runs, run: Run) -> None:
+def test_ranges_that_nobody_has(
+    redis: Redis, settings: Settings, runs: RunsAtWork, run: Run
+) -> None:
     """They are sent for while somebody has their operation; else that one is, which has them."""
     begin(runs, run)
     leases = Leases(redis, "dharma", 10)
@@ -235,7 +241,7 @@ def test_ranges_that_nobody_has(redis: Redis, settings: Settings, runs: Runs, ru
     assert rescuer(redis, settings).look() == [], "once an interval"
 
 
-def test_no_ranges_once_the_operation_is_over(redis: Redis, runs: Runs, run: Run) -> None:
+def test_no_ranges_once_the_operation_is_over(redis: Redis, runs: RunsAtWork, run: Run) -> None:
     """Nor can a worker that was frozen in it name any then."""
     begin(runs, run)
     runs.ranges(run.id, KEY, [1, 2])

@@ -11,7 +11,7 @@ from dharma_tasks import settings as module
 from dharma_tasks.errors import Refused
 from dharma_tasks.settings import Settings
 
-PASSWORD = "c4nary-pa55"
+PASSWORD = "c4nary-pa55-that-is-long-enough-for-a-key"
 SECRETS = [
     name
     for name, field in Settings.model_fields.items()

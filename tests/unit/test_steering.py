@@ -502,10 +502,7 @@ class Stage:
             (message, *_) = chain
             self.sent.append([each.task for each in chain])
             if message.task == "audit" and not self.busy:
-                said = message.arguments
-                at = key(Next(said["database"], said["version"], said["operation"]))
-                entry = Entry(said["event"], said["run"], said["by"], at, said["detail"])
-                asked.audit(self.context, entry, said["reply"])
+                asked.audit(self.context, **message.arguments)
 
     def call(self, *arguments: str, answer: str | None = None) -> Result:
         """Run `dharma ARGUMENTS`; with an `answer` on a terminal."""

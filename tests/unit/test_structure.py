@@ -16,6 +16,7 @@ REDIS = {
     "redis_client.py",
     "lease.py",
     "runs.py",
+    "runs_at_work.py",
     "workers.py",
     "replies.py",
     # They are given a client, and hand it on; or they live with its being away.

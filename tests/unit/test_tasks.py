@@ -97,7 +97,9 @@ def test_who_is_cut_off_hands_on(
         read_message("mongodb", "reply", history=9),
         unlock_message("mongodb", "me@here", "token", "reply"),
         audit_message(Entry("paused", "run", "me@here", KEY, "asked"), "reply"),
-        declare_message("mongodb", Declaration("run", "me@here", "retry", "why", ()), 7, "reply"),
+        declare_message(
+            "mongodb", Declaration("run", "me@here", "retry", "why", ()), None, "reply"
+        ),
         prune_message("mongodb", Pruning(datetime.now(UTC), "run", "me@here"), "reply"),
     ],
     ids=lambda message: message.task,

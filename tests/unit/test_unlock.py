@@ -22,7 +22,7 @@ from dharma_tasks.flow.context import Context
 from dharma_tasks.identity import owner
 from dharma_tasks.journal import Entry
 from dharma_tasks.lease import Lease, Leases
-from dharma_tasks.messages import UNLOCK_LATE, UNLOCKED, Chain
+from dharma_tasks.messages import UNLOCK_LATE, UNLOCKED, Chain, unlock_message
 from dharma_tasks.migration import Key
 from dharma_tasks.records import Owner
 from dharma_tasks.run import Next
@@ -115,6 +115,12 @@ class Stage:
         return CliRunner().invoke(main, ["unlock", "mongodb", *arguments], input=answer)
 
 
+def unlocked(stage: Stage, token: str) -> list[Chain]:
+    """Let a worker get the message."""
+    arguments = unlock_message("mongodb", "me@here", token, REPLY).arguments
+    return asked.unlock(stage.context, **arguments)
+
+
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     """The stage."""
@@ -168,7 +174,7 @@ def test_the_worker_writes_breaks_sends_and_answers(stage: Stage) -> None:
     """The audit trail says who, when (the journal's own), what and whose; the rest is sent."""
     stage.hold()
     token = stage.token
-    chains = asked.unlock(stage.context, "mongodb", "me@here", token, REPLY)
+    chains = unlocked(stage, token)
     (entry,) = stage.database.entries
     assert (entry.event, entry.run, entry.by, entry.key) == (
         "unlocked",
@@ -191,11 +197,11 @@ def test_a_message_that_comes_twice(stage: Stage) -> None:
     stage.hold()
     token = stage.token
     for _ in range(2):
-        asked.unlock(stage.context, "mongodb", "me@here", token, REPLY)
+        unlocked(stage, token)
     one, two = stage.database.entries
     assert one.id == two.id
     successor = stage.hold(elsewhere("v@there"))
-    assert asked.unlock(stage.context, "mongodb", "me@here", token, REPLY) == []
+    assert unlocked(stage, token) == []
     successor.confirm()
     assert stage.redis.lrange(REPLY, 0, -1) == [UNLOCKED, UNLOCKED, UNLOCK_LATE]
     assert len(stage.database.entries) == 2
@@ -205,7 +211,7 @@ def test_no_lease_is_broken_without_a_word(stage: Stage) -> None:
     """Where the audit trail cannot be written, nothing happens, and who asked is told."""
     lease = stage.hold()
     stage.database.error = OSError("no primary")
-    assert asked.unlock(stage.context, "mongodb", "me@here", stage.token, REPLY) == []
+    assert unlocked(stage, stage.token) == []
     lease.confirm()
     answer = stage.redis.lpop(REPLY)
     assert answer == (

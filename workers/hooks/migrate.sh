@@ -2,7 +2,7 @@
 # Migrate before a deployment goes on: for a release script, a git hook, a Capistrano task, any step
 # that stops where a command fails.
 #
-#     DHARMA_REDIS_URL=redis://… sh migrate.sh            and options of submit, such as --timeout 600
+#     DHARMA_REDIS_URL=redis://… DHARMA_SIGNING_KEY=… sh migrate.sh    and options, such as --timeout 600
 #
 # It needs `dharma` on its PATH and Redis, and no more: the databases' credentials live with the
 # workers. Migrations are in ./migrations, or where DHARMA_MIGRATIONS_DIR says.

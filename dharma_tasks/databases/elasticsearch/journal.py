@@ -78,7 +78,7 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
 
     def survey(self) -> Survey:
         """Read everything. A refresh goes before, because searches see refreshed writes only."""
-        head = read(self._client, self._names.head, _HEAD)
+        head = self.head()
         if head is None:
             return Survey(database="elasticsearch")
         self._client.indices.refresh(index=[self._names.migrations, self._names.operations])
@@ -89,12 +89,22 @@ class ElasticsearchJournal(Journal[Elasticsearch]):
                 found.setdefault(key, []).append(operations.record(source))
         return Survey(
             database="elasticsearch",
-            head=_head(head.source),
+            head=head,
             migrations=[
                 migrations.record(source, found.get((source["version"], source["era"]), []))
                 for source in self._all(self._names.migrations)
             ],
         )
+
+    def head(self) -> Head | None:
+        """Read the one document of its index."""
+        found = read(self._client, self._names.head, _HEAD)
+        return None if found is None else _head(found.source)
+
+    def state(self, version: str) -> MigrationState:
+        """Read it from the migration's document, and not by a search."""
+        found = read(self._client, self._names.migrations, version)
+        return MigrationState.PENDING if found is None else MigrationState(found.get("state"))
 
     def history(self, limit: int) -> list[HistoryRecord]:
         """Read the last entries, as they are found by a search."""

@@ -27,6 +27,7 @@ from dharma_tasks.journal import Declaration, Entry, Journal, Opening, Pruned, c
 from dharma_tasks.migration import Key
 from dharma_tasks.records import (
     SCHEMA_VERSION,
+    Head,
     HistoryRecord,
     MigrationState,
     OperationState,
@@ -54,12 +55,20 @@ class MongodbJournal(MongodbLedger, Journal[Handle]):
 
     def survey(self) -> Survey:
         """Read the head first: planning is refused later if it has moved on since."""
-        head = self._head.find_one({"_id": records.HEAD})
+        head = self.head()
         operations = [self._explained(each) for each in self._operations.find()]
         found = records.migrations(self._migrations.find(), operations)
-        return Survey(
-            database="mongodb", head=records.head(head) if head else None, migrations=found
-        )
+        return Survey(database="mongodb", head=head, migrations=found)
+
+    def head(self) -> Head | None:
+        """Read the one document of its collection."""
+        found = self._head.find_one({"_id": records.HEAD})
+        return records.head(found) if found else None
+
+    def state(self, version: str) -> MigrationState:
+        """Read it from the migration's document."""
+        found = self._migrations.find_one({"_id": version}, {"state": True})
+        return MigrationState(found["state"]) if found else MigrationState.PENDING
 
     def history(self, limit: int) -> list[HistoryRecord]:
         """Read the last entries; those of one millisecond in the order of their ids."""

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 
 from psycopg import errors
+from psycopg.rows import TupleRow
 
 from dharma_tasks.databases.postgresql import declaring, rows
 from dharma_tasks.databases.postgresql.ledger import PostgresqlLedger
@@ -17,6 +18,7 @@ from dharma_tasks.journal import Declaration, Entry, Journal, Opening, confirm_s
 from dharma_tasks.migration import Key
 from dharma_tasks.records import (
     SCHEMA_VERSION,
+    Head,
     HistoryRecord,
     MigrationState,
     OperationRecord,
@@ -58,13 +60,27 @@ class PostgresqlJournal(PostgresqlLedger, Journal[Session]):
         head = rows.head(heads[0]) if heads else None
         return Survey(database="postgresql", head=head, migrations=migrations)
 
-    def history(self, limit: int) -> list[HistoryRecord]:
-        """Read the last entries in the order in which they were made."""
+    def head(self) -> Head | None:
+        """Read the one row of its table."""
+        found = self._if_there(self._sql.HEAD)
+        return rows.head(found[0]) if found else None
+
+    def state(self, version: str) -> MigrationState:
+        """Read it from the migration's row."""
+        found = self._if_there(self._sql.STATE, version=version)
+        return MigrationState(found[0][0]) if found else MigrationState.PENDING
+
+    def _if_there(self, statement: str, **values: object) -> list[TupleRow]:
+        """Read in a clean session; there is nothing before the first run."""
         self._session.clean()
         if not self._session.query(self._sql.EXISTS)[0][0]:
             return []
+        return self._session.journal(statement, **values)
+
+    def history(self, limit: int) -> list[HistoryRecord]:
+        """Read the last entries in the order in which they were made."""
         fields = HistoryRecord.model_fields
-        found = self._session.journal(self._sql.HISTORY, limit=limit)
+        found = self._if_there(self._sql.HISTORY, limit=limit)
         return [HistoryRecord(**dict(zip(fields, row, strict=True))) for row in found[::-1]]
 
     @property

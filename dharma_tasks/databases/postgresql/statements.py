@@ -147,6 +147,8 @@ UNION ALL
 SELECT owner FROM {ranges} WHERE state = 'running' AND owner IS NOT NULL
 """
 
+STATE = "SELECT state FROM {migrations} WHERE version = %(version)s"
+
 MIGRATIONS = """
 SELECT version, name, state, checksum, run, by, started, finished, seconds, error
 FROM {migrations}

@@ -38,7 +38,7 @@ from dharma_tasks.databases.postgresql.ranges import PostgresqlRanges
 from dharma_tasks.journal import Journal, Ledger
 from dharma_tasks.lease import Leases
 from dharma_tasks.records import OperationState
-from dharma_tasks.runs import Runs
+from dharma_tasks.runs_at_work import RunsAtWork
 from dharma_tasks.work import Step, Taken
 
 _ARMED = Path(os.environ["KILLING"])
@@ -147,19 +147,19 @@ def _wrap() -> None:
         _in_batches(ranges, "range_batch")
         _after(ranges, "fail", lambda _, taken, *__: _of("range_failed")(taken))
     _after(Elasticsearch, "reindex", lambda *_, **__: ("sent", "elasticsearch"))
-    _after(Runs, "put_survey", lambda _, __, survey: ("surveyed", survey.database))
-    _after(Runs, "start", lambda *_: ("planned",))
-    _after(Runs, "begun", lambda _, __, database, ___: ("begun", database))
+    _after(RunsAtWork, "put_survey", lambda _, __, survey: ("surveyed", survey.database))
+    _after(RunsAtWork, "start", lambda *_: ("planned",))
+    _after(RunsAtWork, "begun", lambda _, __, database, ___: ("begun", database))
     _after(Leases, "acquire", lambda _, key, *__: ("leased", key.database))
     _after(
-        Runs,
+        RunsAtWork,
         "moved",
         lambda _, __, at, following, *___, **____: (
             "moved" if following else "applied",
             at.database,
         ),
     )
-    _after(Runs, "confirm", lambda *_: ("confirmed",))
+    _after(RunsAtWork, "confirm", lambda *_: ("confirmed",))
     signals.task_postrun.connect(_postrun, weak=False)
 
 
