@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from threading import Event, Thread
 from typing import Any
 
 from celery import Task
@@ -27,6 +28,8 @@ from dharma_tasks.messages import Chain, Message
 
 BURST_SECONDS = 1.0
 """Short enough that a child is soon free for what else waits in its queue."""
+_TOLD_SECONDS = 0.2
+"""How late Flower may hear of a task."""
 
 
 def go_on(
@@ -73,8 +76,6 @@ def _carry_out(message: Message, events: EventDispatcher) -> list[Chain]:
     begun = time.monotonic()
     events.send("task-received", uuid=uuid, name=name, args=shown(message), kwargs="{}")
     events.send("task-started", uuid=uuid)
-    # At once, for it may run for hours; what ended before it goes along.
-    events.flush()
     result: Any = app.tasks[name].apply(kwargs=message.arguments, task_id=uuid)
     if result.state == SUCCESS:
         seconds = time.monotonic() - begun
@@ -96,8 +97,28 @@ def _events(of: Task[..., Any]) -> Iterator[EventDispatcher]:
         app.events.Dispatcher(
             connection, hostname=of.request.hostname, buffer_group={"task"}
         ) as events,
+        _told(events),
     ):
-        try:
-            yield events
-        finally:
+        yield events
+
+
+@contextmanager
+def _told(events: EventDispatcher) -> Iterator[None]:
+    """Send what is to be told soon, for a task may run for hours; and the rest at the end.
+
+    A message for each task would be a tenth of what a small migration takes.
+    """
+    over = Event()
+
+    def tell() -> None:
+        while not over.wait(_TOLD_SECONDS):
             events.flush()
+
+    teller = Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
+        events.flush()
