@@ -242,7 +242,9 @@ class InRanges(Throttled[Elasticsearch]):
     def _cut(self, work: Work[Elasticsearch], progress: Progress) -> Range | None:
         most = inf if work.rate is None else max(1, work.rate * _RANGE_SECONDS)
         origin = self.origin(work)
-        return cut(work.handle, origin.index, origin.query, progress, most)
+        return cut(
+            work.handle, origin.index, origin.query, progress, most=most, at_once=self.parallel
+        )
 
     def at_once(self, work: Work[Elasticsearch]) -> int:
         """Documents in one of the server's own batches: after each it waits for its time."""

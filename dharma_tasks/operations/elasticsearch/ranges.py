@@ -25,6 +25,8 @@ from dharma_tasks.operations.elasticsearch.walk import Walk
 MOST = 50_000
 """Documents in a range: about two seconds of work, which is what a lost task costs."""
 FEWEST = 20_000
+_LAST = 10_000
+"""Numbers in one of the last ranges. They are narrow, so that tasks end at about the same time."""
 
 
 class Range(BaseModel):
@@ -133,29 +135,43 @@ def matching(query: JSON | None, low: int, high: int) -> JSON:
     return {"bool": {"filter": [within] if query is None else [within, query]}}
 
 
-def cut(
-    client: Elasticsearch, index: str, query: JSON | None, progress: Progress, most: float = inf
+def cut(  # noqa: PLR0913 - given by name
+    client: Elasticsearch,
+    index: str,
+    query: JSON | None,
+    progress: Progress,
+    *,
+    most: float = inf,
+    at_once: int = 1,
 ) -> Range | None:
     """Cut off the next range, moving `progress` on; None where no documents are left.
 
-    It has no more than `most` documents, as far as that can be counted.
+    It has no more than `most` documents, as far as that can be counted. `at_once` is how many are
+    worked through at the same time.
     """
-    found = _cut(client, index, query, progress, most)
+    found = _cut(client, index, query, progress, most, at_once)
     while found is None and progress.shards:
         progress.shard = progress.shards.pop(0)
         progress.next, progress.end = 0, progress.marks[progress.shard]
-        found = _cut(client, index, query, progress, most)
+        found = _cut(client, index, query, progress, most, at_once)
     return found
 
 
-def _cut(
-    client: Elasticsearch, index: str, query: JSON | None, progress: Progress, most: float
+def _cut(  # noqa: PLR0913, PLR0917 - those of `cut`
+    client: Elasticsearch,
+    index: str,
+    query: JSON | None,
+    progress: Progress,
+    most: float,
+    at_once: int,
 ) -> Range | None:
     """The next range of this shard. Its width follows where documents are rare or frequent."""
     shrunk, most = False, min(MOST, most)
     fewest = FEWEST * most / MOST
     while progress.next <= progress.end:
-        low, high = progress.next, min(progress.next + progress.width - 1, progress.end)
+        low = progress.next
+        last = max(_LAST, (progress.end - low + 1) // (2 * at_once))
+        high = min(low + min(progress.width, last) - 1, progress.end)
         documents = estimate(client, index, matching(query, low, high), progress.shard)
         if documents == 0:
             progress.next = high + 1
@@ -163,7 +179,13 @@ def _cut(
         elif documents is not None and documents > most and progress.width > 1:
             progress.width //= 2
             shrunk = True
-        elif documents is not None and documents < fewest and high < progress.end and not shrunk:
+        elif (
+            documents is not None
+            and documents < fewest
+            and progress.width <= last
+            and high < progress.end
+            and not shrunk
+        ):
             progress.width *= 2
         else:
             progress.next = high + 1
