@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from dharma_tasks import signing
 from dharma_tasks.errors import FenceLost, Outdated, Refused, Unsigned
-from dharma_tasks.flow import asked, context, operation
+from dharma_tasks.flow import asked, context, revealing
 from dharma_tasks.flow.context import Context
 from dharma_tasks.inline import Inline
 from dharma_tasks.journal import Declaration, Entry, Opening
@@ -138,7 +138,7 @@ class Stage:
         self.redis: Any = FakeRedis(decode_responses=True)
         self.journal = Journal()
         monkeypatch.setattr(context, "connect", lambda *_: self._database())
-        monkeypatch.setattr(operation, "catalogue", lambda _database: self)
+        monkeypatch.setattr(revealing, "catalogue", lambda _database: self)
         self.work_with(settings())
 
     def work_with(self, found: Settings) -> None:
