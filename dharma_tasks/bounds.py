@@ -37,11 +37,26 @@ class Bounds:
             Refused: it is larger; `file` is left empty.
             OSError: it cannot be read.
         """
-        limit = int(self.file_mb * _MEGABYTE)
         with path.open("rb") as file:
-            content = file.read(limit + 1)
-        if len(content) > limit:
+            content = file.read(self._most + 1)
+        self._confirm(len(content))
+        return content
+
+    def confirm(self, path: Path) -> None:
+        """Make sure that a file that others read is no larger.
+
+        Raises:
+            Refused: it is; `file` is left empty.
+            OSError: it cannot be looked at.
+        """
+        self._confirm(path.stat().st_size)
+
+    @property
+    def _most(self) -> int:
+        return int(self.file_mb * _MEGABYTE)
+
+    def _confirm(self, size: int) -> None:
+        if size > self._most:
             what = f"larger than {self.file_mb:g} MB"
             todo = "Divide it over several migrations, or set DHARMA_MAX_FILE_MB higher."
             raise Refused([Problem("", "", what, todo)])
-        return content

@@ -193,7 +193,7 @@ def _companion_fits(reading: _Reading, bounds: Bounds) -> bool:
     beside = reading.file.companion
     try:
         if beside:
-            bounds.read(beside)
+            bounds.confirm(beside)
     except Refused as error:
         name = f"{reading.file.database}/{beside.name}" if beside else ""
         reading.problems += [replace(problem, file=name) for problem in error.problems]
