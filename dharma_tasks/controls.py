@@ -6,10 +6,9 @@ import time
 from typing import NamedTuple
 
 from dharma_tasks.errors import Unsigned
+from dharma_tasks.planned import TODO
 from dharma_tasks.run import RunState
 from dharma_tasks.signing import Kind, Signer
-
-_TODO = "Look who else can write to Redis. A new submit goes on from what the journals say."
 
 
 class Control(NamedTuple):
@@ -60,7 +59,7 @@ class Control(NamedTuple):
         cancelled = self.state is RunState.CANCELLING
         if self.state.rests or cancelled is not (state is RunState.CANCELLING):
             what = f"run {run} is {state} by what Redis says, but was asked to be {self.state}"
-            raise Unsigned(what, _TODO)
+            raise Unsigned(what, TODO)
 
 
 NOTHING = Control(0, RunState.RUNNING)

@@ -73,7 +73,8 @@ def shown(message: Message) -> str:
 
 def identity(message: Message) -> str:
     """The task's id: what is sent again is the same task, so that Flower has one row for it."""
-    return ".".join(str(value) for value in (*message.arguments.values(), message.task))
+    named = [v for name, v in message.arguments.items() if name not in {"at", "signature"}]
+    return ".".join(str(value) for value in (*named, message.task))
 
 
 def _signature(app: Celery, message: Message) -> Any:

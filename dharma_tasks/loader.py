@@ -221,7 +221,8 @@ def _read_hidden(reading: _Reading, operations: Catalogue) -> None:
     def why(path: JSONPath) -> str | None:
         if path[0] != _OPERATIONS or len(path) <= 2:  # noqa: PLR2004 - the list, the operation
             return HIDES_NOTHING
-        kind = reading.json.content[_OPERATIONS][path[1]].get("type")
+        operation = reading.json.content[_OPERATIONS][path[1]]
+        kind = operation.get("type") if isinstance(operation, dict) else None
         model = operations.operations.get(kind) if isinstance(kind, str) else None
         return model.hides(path[2:]) if model else HIDES_NOTHING
 

@@ -276,7 +276,8 @@ class Runner:
         """Work through one range; where it fails its record says so, for whoever looks."""
         range_ = Runner(
             operation=self.operation,
-            assignment=self.assignment.of_range(number),
+            # What is before it was looked at with the operation.
+            assignment=replace(self.assignment.of_range(number), after=None),
             database=self.database,
             control=control,
             settings=self.settings,

@@ -44,7 +44,7 @@ class RunsAtWork(Runs):
     def trusted(self, run: str) -> Snapshot | None:
         """How a run stands: its record, and what a person has asked of it at last, are signed."""
         key = self._key(run)
-        with self._redis.pipeline(transaction=False) as pipe:
+        with self._redis.pipeline() as pipe:  # one moment: what is signed, and its signature
             pipe.hgetall(key)
             pipe.hgetall(f"{key}:progress")
             pipe.hmget(f"{key}:signatures", Kind.RECORD, Kind.CONTROL)
@@ -157,7 +157,7 @@ class RunsAtWork(Runs):
         name, key = self._key(run), at.key
         ref = reference(key.database, key.version)
         kinds = [Kind.RECORD, Kind.CONTROL, Kind.PLAN, Kind.MIGRATION.of(ref), Kind.TURN.of(ref)]
-        with self._redis.pipeline(transaction=False) as pipe:
+        with self._redis.pipeline() as pipe:  # one moment: what is signed, and its signature
             pipe.hmget(name, [*_OF_A_RUN, *(f"{f}:{key.database}" for f in _OF_A_DATABASE)])
             pipe.hget(f"{name}:migrations", ref)
             pipe.hget(f"{name}:waits", ref)

@@ -44,7 +44,7 @@ class RunsSteered(Runs):
         if not self.signer.on:
             return "", ""
         key = self._key(run)
-        with self._redis.pipeline(transaction=False) as pipe:
+        with self._redis.pipeline() as pipe:  # one moment: the text and its signature
             pipe.hget(key, "control")
             pipe.hget(f"{key}:signatures", Kind.CONTROL.value)
             last = Control.believed(self.signer, run, *pipe.execute())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
 
-from dharma_tasks.encryption import NotOurs, cipher
+from dharma_tasks.encryption import Cipher, NotOurs, cipher
 from dharma_tasks.errors import Refused, StepAside, Unequipped
 from dharma_tasks.flow.context import Context
 from dharma_tasks.hidden import NOTHING, Hidden, misplaced, reveal
@@ -61,8 +62,12 @@ def _revealed(
             raise Unequipped(f"DHARMA_SECRET_{name} is not set there")
         return found
 
+    @cache
+    def key() -> Cipher | None:
+        return cipher(settings)
+
     def decrypted(text: str) -> Any:
-        known = cipher(settings)
+        known = key()
         if known is None:
             raise Unequipped("DHARMA_ENCRYPTION_KEY is not set there")
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,11 +116,14 @@ class _Folder:
 
     def files(self) -> Files:
         """What is in it now."""
-        mark = sorted(
-            (str(path), stat.st_mtime_ns, stat.st_size)
-            for path in self._path.rglob("*")
-            if (stat := path.stat(follow_symlinks=True))
-        )
+        mark = sorted(self._marks())
         if mark != self._mark:
             self._mark, self._files = mark, read_files(self._settings, self._path)
         return self._files
+
+    def _marks(self) -> Iterator[tuple[str, int, int]]:
+        """Of each file what changes with it; one that is gone, or leads nowhere, has none."""
+        for path in self._path.rglob("*"):
+            with suppress(OSError):
+                stat = path.stat()
+                yield str(path), stat.st_mtime_ns, stat.st_size

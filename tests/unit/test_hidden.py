@@ -94,6 +94,13 @@ def test_nowhere_else(migrations: Migrations, operation: JSON) -> None:
     assert len(said.splitlines()) == 1
 
 
+@pytest.mark.parametrize("operations", [[[SECRET]], {"a": [SECRET]}, [SECRET], SECRET])
+def test_where_no_operation_is(migrations: Migrations, operations: JSON) -> None:
+    """What is not formed like a list of operations is refused, and does not end the reading."""
+    migrations.write(FILE, operations=operations)
+    assert "operations" in refusal(migrations)
+
+
 def test_nor_in_other_databases(migrations: Migrations) -> None:
     """An index is defined, and a batch of PostgreSQL goes by its key; a version is none's."""
     migrations.write("postgresql/001_a.json", batch={"table": SECRET, "key": "id"})

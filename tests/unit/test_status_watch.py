@@ -389,3 +389,11 @@ def test_an_interval_without_a_watch(stage: Stage) -> None:
     result = CliRunner().invoke(main, ["status", "--interval", "3"])
     assert result.exit_code == 2
     assert "--interval says how often --watch looks" in result.stderr
+
+
+def test_links_that_lead_nowhere(stage: Stage) -> None:
+    """Editors leave such locks in a folder while somebody writes."""
+    folder = stage.settings.migrations_dir
+    folder.mkdir(exist_ok=True)
+    (folder / ".#001_users.json").symlink_to("somebody@host")
+    assert stage.statuses.look().status.problems == []

@@ -177,7 +177,7 @@ def _cut(  # noqa: PLR0913, PLR0917 - those of `cut`
             progress.next = high + 1
             progress.width *= 2
         elif documents is not None and documents > most and progress.width > 1:
-            progress.width //= 2
+            progress.width = max(1, min(progress.width, last) // 2)
             shrunk = True
         elif (
             documents is not None
