@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any, get_args
 
@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from dharma_tasks.errors import Problem
 from dharma_tasks.strict_json import Path, text_of
 
-__all__ = ["explain", "nearest", "suggestion"]
+__all__ = ["explain", "nearest", "suggestion", "unknown_databases"]
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -33,6 +33,15 @@ def suggestion(word: str, known: Iterable[str], kind: str) -> str:
     if found:
         return f"Did you mean {found!r}?"
     return f"Known {kind}: {', '.join(names)}." if names else f"There are no {kind}."
+
+
+def unknown_databases(named: Iterable[str], known: Sequence[str]) -> list[Problem]:
+    """Return a problem for each name that is none of `known`."""
+    return [
+        Problem("", "", f"no such database: {name!r}", suggestion(name, known, "databases"))
+        for name in named
+        if name not in known
+    ]
 
 
 def explain(error: ValidationError, model: type[BaseModel], value: object) -> list[Problem]:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from dharma_tasks import advice
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Problem, Refused
-from dharma_tasks.explain import suggestion
+from dharma_tasks.explain import unknown_databases
 from dharma_tasks.limits import Limits
 from dharma_tasks.majors import Leap, major_problems
 from dharma_tasks.migration import Migration, Reference, Version, plain_version, reference
@@ -189,11 +189,7 @@ def wanted_version(request: Request) -> Version | None:
 def chosen(migrations: Sequence[Migration], request: Request) -> list[str]:
     """The databases to work on, those without migrations left out."""
     asked = NAMES if request.databases is None else request.databases
-    problems = [
-        Problem("", "", f"no such database: {name!r}", suggestion(name, NAMES, "databases"))
-        for name in asked
-        if name not in NAMES
-    ]
+    problems = unknown_databases(asked, NAMES)
     present = {migration.database for migration in migrations}
     if request.direction is Direction.BACK:
         what = "has no migrations in the folder: its way back is not known"

@@ -15,8 +15,8 @@ from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import console
 from dharma_tasks.cli.writing import write_new
 from dharma_tasks.databases import NAMES
-from dharma_tasks.errors import Problem, Refused
-from dharma_tasks.explain import suggestion
+from dharma_tasks.errors import Refused
+from dharma_tasks.explain import unknown_databases
 from dharma_tasks.folder import find
 from dharma_tasks.settings import Settings
 
@@ -78,11 +78,7 @@ def _chosen(named: tuple[str, ...] | None, settings: Settings) -> list[str]:
     Raises:
         Refused: one is named that there is not.
     """
-    problems = [
-        Problem("", "", f"no such database: {name!r}", suggestion(name, NAMES, "databases"))
-        for name in named or ()
-        if name not in NAMES
-    ]
+    problems = unknown_databases(named or (), NAMES)
     if problems:
         raise Refused(problems)
     known = [name for name in NAMES if settings.url(name)]

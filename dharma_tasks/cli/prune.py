@@ -17,8 +17,8 @@ from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import console, stdout
 from dharma_tasks.databases import NAMES
-from dharma_tasks.errors import Problem, Refused
-from dharma_tasks.explain import suggestion
+from dharma_tasks.errors import Refused
+from dharma_tasks.explain import unknown_databases
 from dharma_tasks.journal import Pruned
 from dharma_tasks.messages import PRUNED, Pruning, prune_message
 from dharma_tasks.redis_client import require_redis
@@ -143,11 +143,7 @@ def _databases(chosen: tuple[str, ...] | None, served: set[str]) -> list[str]:
     Raises:
         Refused: one is named that there is not.
     """
-    problems = [
-        Problem("", "", f"no such database: {name!r}", suggestion(name, NAMES, "databases"))
-        for name in chosen or ()
-        if name not in NAMES
-    ]
+    problems = unknown_databases(chosen or (), NAMES)
     if problems:
         raise Refused(problems)
     wanted = served or set(NAMES) if chosen is None else chosen
