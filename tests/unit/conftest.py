@@ -9,7 +9,14 @@ import pytest
 from fake_folder import CATALOGUES, Migrations
 
 from dharma_tasks import folder, loader
+from dharma_tasks.cli import common
 from dharma_tasks.errors import Refused
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that runs in this process does not set structlog up for the tests after it."""
+    monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
     redis = FakeRedis(decode_responses=True)
     settings = Settings(_env_file=None, namespace=NAMESPACE)  # type: ignore[call-arg]
     monkeypatch.setattr(common, "read", lambda: settings)
-    monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
     monkeypatch.setattr(command, "require_redis", lambda _settings: redis)
     return Workers(redis, NAMESPACE)
 

@@ -44,7 +44,6 @@ def rollback(monkeypatch: pytest.MonkeyPatch, folder: Migrations) -> Rollback:
     without_settings(monkeypatch)
     settings = Settings(_env_file=None, migrations_dir=folder.path, redis_url=NOBODY)  # type: ignore[call-arg]
     monkeypatch.setattr(common, "read", lambda: settings)
-    monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
     monkeypatch.setattr(common, "on_terminal", lambda: True)
 
     def journals(*_: object) -> dict[str, Survey]:

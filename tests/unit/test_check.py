@@ -30,7 +30,6 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     without_settings(monkeypatch)
     monkeypatch.delenv("GITHUB_WORKSPACE", raising=False)
     monkeypatch.setattr(common, "read", lambda: Settings(_env_file=None))  # type: ignore[call-arg]
-    monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
 
 
 def check(folder: Path, *arguments: str) -> Result:

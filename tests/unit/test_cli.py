@@ -52,7 +52,6 @@ class Stage:
         self._patch = monkeypatch
         found = Settings(_env_file=None, namespace=NAMESPACE)  # type: ignore[call-arg]
         monkeypatch.setattr(common, "read", lambda: found)
-        monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
         monkeypatch.setattr(conduct, "require_redis", lambda _settings: self.redis)
         monkeypatch.setattr(conduct, "load", lambda _folder, _values, _bounds: self._load())
         monkeypatch.setattr(common, "send", self._send)

@@ -24,7 +24,6 @@ AWAY = Finding(check="connection", what="refused", grade=Grade.UNREACHABLE, todo
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     without_settings(monkeypatch)
     monkeypatch.setattr(common, "read", lambda: Settings(_env_file=None))  # type: ignore[call-arg]
-    monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
 
 
 def doctor(monkeypatch: pytest.MonkeyPatch, *findings: Finding, options: str = "") -> Result:

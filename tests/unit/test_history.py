@@ -68,7 +68,6 @@ class Stage:
         self.answers: dict[str, str] = {}
         self.asked: list[dict[str, Any]] = []
         monkeypatch.setattr(common, "read", self._settings)
-        monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
         monkeypatch.setattr(common, "send", self._send)
         monkeypatch.setattr(reading, "require_redis", self._redis)
         monkeypatch.setattr(reading, "connect", lambda name, _settings: self.databases[name])

@@ -23,7 +23,6 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     without_settings(monkeypatch)
     monkeypatch.chdir(tmp_path)
     use(monkeypatch)
-    monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
     return tmp_path / "migrations"
 
 

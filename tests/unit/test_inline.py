@@ -87,7 +87,6 @@ class Stage:
         )
         folder = Loaded((migration("mongodb", "1.0.0"),), ())
         monkeypatch.setattr(common, "read", lambda: settings)
-        monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
         monkeypatch.setattr(conduct, "require_redis", lambda _settings: self.redis)
         monkeypatch.setattr(conduct, "load", lambda _folder, _values, _bounds: folder)
         monkeypatch.setattr(submitting, "POLL_SECONDS", 0.01)

@@ -27,7 +27,6 @@ SQL = "CREATE TABLE users (id bigint);\n"
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     without_settings(monkeypatch)
     monkeypatch.setattr(common, "read", lambda: Settings(_env_file=None))  # type: ignore[call-arg]
-    monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
 
 
 def new(migrations: Migrations, *arguments: str) -> Result:

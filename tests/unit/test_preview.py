@@ -92,7 +92,6 @@ def plan(
     urls = {f"{name}_url": SecretStr("url://host") for name in databases}
     settings = Settings(_env_file=None, migrations_dir=folder.path, **urls)  # type: ignore[call-arg, arg-type]
     monkeypatch.setattr(common, "read", lambda: settings)
-    monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
     monkeypatch.setattr(reading, "require_redis", _no_redis)
     monkeypatch.setattr(reading, "connect", lambda name, _settings: databases[name])
     return lambda *arguments: CliRunner().invoke(main, list(arguments))

@@ -123,7 +123,6 @@ class Stage:
         self.refused: list[Problem] = []
         self._patch = monkeypatch
         monkeypatch.setattr(common, "read", self._settings)
-        monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
         monkeypatch.setattr(gathering, "load", self._load)
         monkeypatch.setattr(common, "send", self._send)
         monkeypatch.setattr(gathering, "require_redis", lambda _settings: self.redis)

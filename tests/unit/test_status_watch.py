@@ -88,7 +88,6 @@ class Stage:
         monkeypatch.setattr(sight, "connect_redis", lambda _settings: self.redis)
         monkeypatch.setattr(reading, "connect", lambda name, _settings: self.databases[name])
         monkeypatch.setattr(common, "read", lambda: self.settings)
-        monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
         # The journals are asked at every look.
         for pause in ("_CHANGED_SECONDS", "_USUAL_SECONDS", "_FAILING_SECONDS"):
             monkeypatch.setattr(known, pause, 0)

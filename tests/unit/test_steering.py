@@ -484,7 +484,6 @@ class Stage:
         self.context = Context(settings, self.redis, worker="w@h", shutting_down=lambda: False)
         monkeypatch.setattr(self.context, "database", lambda _name: self.database)
         monkeypatch.setattr(common, "read", lambda: settings)
-        monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
         monkeypatch.setattr(common, "send", self._send)
         monkeypatch.setattr(steering, "require_redis", lambda _settings: self.redis)
         monkeypatch.setattr(steering, "ANSWER_SECONDS", 0.2)

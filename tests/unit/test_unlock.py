@@ -82,7 +82,6 @@ class Stage:
         self.context = Context(self.settings, self.redis, worker="w@h", shutting_down=lambda: False)
         monkeypatch.setattr(self.context, "database", lambda _name: self.database)
         monkeypatch.setattr(common, "read", lambda: self.settings)
-        monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
         monkeypatch.setattr(common, "send", self._send)
         monkeypatch.setattr(command, "require_redis", lambda _settings: self.redis)
         monkeypatch.setattr(command, "ANSWER_SECONDS", 0.3)

@@ -322,7 +322,6 @@ def dharma(monkeypatch: pytest.MonkeyPatch, folder: Migrations) -> Callable[...,
     without_settings(monkeypatch)
     settings = Settings(_env_file=None, migrations_dir=folder.path)  # type: ignore[call-arg]
     monkeypatch.setattr(common, "read", lambda: settings)
-    monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
     nothing = {"elasticsearch": Survey(database="elasticsearch")}
     monkeypatch.setattr(plan_command, "surveys", lambda _names, _settings, _send: nothing)
     monkeypatch.setattr(plan_command._Counter, "counts", lambda _self, _names: {})
