@@ -17,7 +17,8 @@ from redis.exceptions import RedisError
 from dharma_tasks.celery_app import app
 from dharma_tasks.databases import NAMES
 from dharma_tasks.dispatch import queue, send, spare_queue
-from dharma_tasks.errors import DharmaError
+from dharma_tasks.encryption import cipher
+from dharma_tasks.errors import DharmaError, Refused
 from dharma_tasks.logs import stack_of
 from dharma_tasks.measures import Meter, Unmetered
 from dharma_tasks.metrics.pipe import Pipe
@@ -106,6 +107,10 @@ class Rescue(_Timed):
             if settings().url(name) is None:
                 msg = f"-Q {name}: this worker has no DHARMA_{name.upper()}_URL"
                 raise ClickException(msg)
+        try:
+            cipher(settings())
+        except Refused as refused:  # not in the middle of a run
+            raise ClickException(str(refused)) from None
         if (unsigned := advice(settings())) is not None:
             log.warning("unsigned", reason=unsigned, todo=MAKE_ONE)
         # Said goodbye to also by a worker that never reached Redis.

@@ -11,7 +11,7 @@ from threading import Event, Thread
 
 from redis import Redis
 
-from dharma_tasks.errors import CutOff, StepAside
+from dharma_tasks.errors import CutOff, StepAside, Unequipped
 from dharma_tasks.flow import planning
 from dharma_tasks.flow.context import Context
 from dharma_tasks.flow.operation import FailedForGood, carry_out, confirm_dependency
@@ -49,6 +49,8 @@ class Inline:
             except FailedForGood as failure:
                 self.send(failure.instead)
                 continue
+            except Unequipped:  # nobody else has it
+                raise
             except StepAside:
                 continue
             if rest:

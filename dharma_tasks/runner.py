@@ -46,7 +46,7 @@ from dharma_tasks.planned import TODO
 from dharma_tasks.records import MigrationState
 from dharma_tasks.settings import Settings
 from dharma_tasks.way_back import WayBack
-from dharma_tasks.work import Amount, Assignment, Step, Taken, Work
+from dharma_tasks.work import SEALED, Amount, Assignment, Step, Taken, Work
 
 log = structlog.get_logger()
 
@@ -208,12 +208,19 @@ class Runner:
             self.database.free(each)
 
     def _confirm_secrets(self, taken: Taken, pace: Pace) -> None:
-        """One operation is to have the same secrets from its beginning to its end, and back."""
-        if names := self.hidden.other((taken.undo or {}).get(_SECRETS, {})):
+        """One operation has the same secrets and keys from its beginning to its end, and back.
+
+        A key that is lost for good is no reason to wait for it where a person has accepted that.
+        """
+        undo, msg = taken.undo or {}, ""
+        if names := self.hidden.other(undo.get(_SECRETS, {})):
             msg = (
                 f"the secret {', '.join(names)} is another one at {self.worker} than the operation "
                 "was begun with, and it waits for a worker that has that one"
             )
+        elif SEALED in undo and not (self.assignment.back and self.accept_data_loss):
+            msg = f"{undo[SEALED]}, at {self.worker}, and it waits for a worker that has that key"
+        if msg:
             self.control.waiting(msg, pace.stuck_in_all)
             raise Unequipped(msg)
 

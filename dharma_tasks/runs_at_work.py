@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _OF_A_RUN = ("record", "definitions", "state", "control")
 _OF_A_DATABASE = ("generation", "working", "since")
+_LATELY = 8
+"""Among so many events one that waits is not told again, so that a long wait is no long list."""
 _PLANS = 8
 """How many plans a worker remembers: those of the runs that it works on by turns."""
 
@@ -325,8 +327,12 @@ class RunsAtWork(Runs):
         self._script["ranges"](keys=[self._key(run)], args=[key.database, at.text, numbers])
 
     def add_event(self, run: str, event: Event) -> None:
-        """Tell whoever watches."""
+        """Tell whoever watches; not what was told just now, by whoever met the same."""
         key = f"{self._key(run)}:events"
+        same = event.model_copy(update={"at": None})
+        for told in self._redis.lrange(key, -_LATELY, -1):
+            if Event.model_validate_json(told).model_copy(update={"at": None}) == same:
+                return
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.rpush(key, event.model_dump_json())
             pipe.expire(key, OPEN_SECONDS)

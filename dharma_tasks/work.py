@@ -12,6 +12,9 @@ from dharma_tasks.records import Direction, MigrationState, OperationState, Owne
 WAY_BACK = "on the way back: "
 """What the error of a migration begins with that failed while it was rolled back."""
 
+SEALED = "sealed"
+"""Under which `undo` says why this worker cannot go on with what another one has begun."""
+
 HandleT = TypeVar("HandleT")
 
 

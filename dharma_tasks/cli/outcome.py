@@ -86,8 +86,10 @@ class Outcome(Account):
 
     def _what_failed(self) -> Iterator[RenderableType]:
         for event in self.failures():
-            name = self._name(f"{event.database}", f"{event.version}")
-            yield Text(f"\nFailed: {event.database} {name}", "bold red")
+            what = "the run"  # of no migration more than of another
+            if event.database is not None:
+                what = f"{event.database} {self._name(event.database, f'{event.version}')}"
+            yield Text(f"\nFailed: {what}", "bold red")
             yield Indented(event.text, 4)
             yield from (Indented(text, 4) for text in self._undone(event))
 

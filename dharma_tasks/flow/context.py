@@ -190,8 +190,13 @@ class Context:
             snapshot = self.runs.snapshot(run)
         except (ValueError, KeyError):  # it was made up: nobody watches it
             return
-        if snapshot is not None:
-            problem = Problem("", "", why.what, why.todo)
+        problem = Problem("", "", why.what, why.todo)
+        if snapshot is None:
+            return
+        if snapshot.generations:  # something may have been changed
+            self.tell(snapshot.run, "failed", str(problem))
+            self.runs.end(snapshot.run, RunState.FAILED, [])
+        else:
             self.runs.end(snapshot.run, RunState.REFUSED, [problem])
 
     def tell(self, run: Run, kind: str, text: str) -> None:

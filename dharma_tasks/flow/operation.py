@@ -176,6 +176,7 @@ def _run(context: Context, job: Job, runner: Runner) -> list[Chain]:
         with _counted(runner.control):
             taken = runner.run()
     except Cancelled:
+        context.runs.trusted(job.run.id)  # somebody with the key has cancelled it meanwhile
         return _cancelled(context, job, runner)
     except MigrationFailed as error:
         raise FailedForGood(error, _failed(context, job, error)) from error
@@ -253,10 +254,8 @@ def _cancelled(context: Context, job: Job, runner: Runner) -> list[Chain]:
 
     Raises:
         StepAside: the database does not answer; whoever is sent here next tries again.
-        Unsigned: nobody with the key has cancelled it.
     """
     at, name = job.at, job.migration.name
-    context.runs.trusted(job.run.id)  # somebody with the key has cancelled it
     try:
         runner.confirm_order()
         record = turning.journalled(context, at)

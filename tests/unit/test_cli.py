@@ -248,6 +248,21 @@ def test_1_a_migration_failed(stage: Stage) -> None:
     assert "submit again" in said
 
 
+def test_1_the_run_itself_failed(stage: Stage) -> None:
+    """For no migration more than for another; something may have been changed by then."""
+
+    def work(run: Run) -> None:
+        told = Event(at=datetime.now(UTC), kind="failed", text="the run's plan was changed")
+        stage.driver.runs.add_event(run.id, told)
+        stage.driver.runs.end(run, RunState.FAILED, [])
+
+    stage.does = work
+    result = stage.submit()
+    assert result.exit_code == 1
+    assert "Failed: the run\n    the run's plan was changed" in result.stderr
+    assert "nothing was changed" not in result.stderr
+
+
 def test_1_a_way_back_failed_too(stage: Stage) -> None:
     """A submit would be refused: what is half undone is finished first."""
 

@@ -22,7 +22,7 @@ from test_schemas import refused as marked
 from dharma_tasks import settings as reading
 from dharma_tasks.cli import main
 from dharma_tasks.encryption import Cipher, NotOurs, cipher, new_key
-from dharma_tasks.errors import MigrationFailed, OperationFailed, Refused, Unequipped
+from dharma_tasks.errors import MigrationFailed, OperationFailed, Refused, Stopped, Unequipped
 from dharma_tasks.flow.revealing import parsed
 from dharma_tasks.hidden import Hidden, reveal
 from dharma_tasks.loader import load
@@ -30,7 +30,7 @@ from dharma_tasks.migration import JSON, Migration
 from dharma_tasks.operations import catalogue
 from dharma_tasks.run import Next
 from dharma_tasks.settings import Settings
-from dharma_tasks.work import Step, Work
+from dharma_tasks.work import SEALED, Step, Work
 
 SECRET = {"$secret": "API_TOKEN"}
 VALUE = 'pa55"wörd\\that is long enough to be cut off somewhere'
@@ -322,6 +322,28 @@ def test_another_secret_is_not_gone_on_with() -> None:
     runner.run()
     assert set(server.documents.values()) == {1}
     assert VALUE not in repr(server.undo)
+
+
+def test_what_another_key_has_sealed_is_not_gone_on_with() -> None:
+    """In neither direction, or what is kept next would be readable; whoever has the key goes on.
+
+    A person may accept on the way back that nobody has it.
+    """
+    server = make_server()
+    control = FakeControl(stop_after=4)
+    with pytest.raises(Stopped, match="told to"):
+        make_runner(server, Faults(), control).run()
+    before = dict(server.documents)
+    assert server.undo is not None
+    server.undo |= {SEALED: "encrypted", "irreversible": "encrypted"}
+    for back in (False, True):
+        control = FakeControl()
+        with pytest.raises(Unequipped, match="encrypted, at w, and it waits for a worker that has"):
+            make_runner(server, Faults(), control, back=back).run()
+        assert "it waits for a worker that has that key" in control.waits[0]
+        assert server.documents == before
+    make_runner(server, Faults(), back=True, accept_data_loss=True).run()
+    assert server.documents == before
 
 
 # -- encryption ----------------------------------------------------------------------------

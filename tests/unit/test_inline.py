@@ -28,7 +28,7 @@ from dharma_tasks import (
 )
 from dharma_tasks import submit as submitting
 from dharma_tasks.cli import common, main
-from dharma_tasks.errors import CutOff
+from dharma_tasks.errors import CutOff, Unequipped
 from dharma_tasks.flow import context, planning, revealing
 from dharma_tasks.limits import Window
 from dharma_tasks.loader import Loaded
@@ -253,6 +253,26 @@ def test_a_database_that_cannot_be_read(stage: Stage) -> None:
     result = stage.submit()
     assert result.exit_code == 4
     assert "mongodb cannot be used: model: the journal cannot be read" in result.stderr
+
+
+def test_a_secret_that_is_not_here_ends_the_submit(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else could have it; with it the same submit goes on with the run."""
+    carry_out = inline.carry_out
+
+    def without(*_: object, **__: object) -> None:
+        msg = "DHARMA_SECRET_TOKEN is not set there"
+        raise Unequipped(msg)
+
+    monkeypatch.setattr(inline, "carry_out", without)
+    result = stage.submit()
+    assert result.exit_code == 1
+    assert "DHARMA_SECRET_TOKEN is not set there" in result.stderr
+    monkeypatch.setattr(inline, "carry_out", carry_out)
+    again = stage.submit()
+    assert again.exit_code == 0, again.output
+    assert "Joined run" in again.stdout
 
 
 def test_a_fault_of_ours_ends_the_submit(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -311,6 +311,17 @@ def test_a_failure_lets_others_finish(redis: FakeRedis) -> None:
     assert [event.kind for event in driver.runs.events(run.id)] == ["failed", "applied"]
 
 
+def test_who_waits_is_told_of_once(crossed: Driver) -> None:
+    """Several workers that try again and again make no list that grows."""
+    run = crossed.submit()
+    for _ in range(50):
+        for worker in ("one", "two"):
+            event = Event(at=datetime.now(UTC), kind="waiting", text=f"{worker} has no key")
+            crossed.runs.add_event(run.id, event)
+    told = [each.text for each in crossed.runs.events(run.id)]
+    assert told == ["one has no key", "two has no key"]
+
+
 def test_a_failure_is_told_once(crossed: Driver) -> None:
     """The duplicate of a failed operation changes nothing."""
     run = crossed.submit()

@@ -76,7 +76,8 @@ class MongodbJournal(MongodbLedger, Journal[Handle]):
         return [records.told(document) for document in found][::-1]
 
     def _explained(self, operation: Document) -> Document:
-        return kept.explained(operation, self._connection.cipher)
+        undo = kept.explained(operation.get("undo"), self._connection.cipher)
+        return operation | {"undo": undo}
 
     @property
     def ranges(self) -> MongodbRanges:

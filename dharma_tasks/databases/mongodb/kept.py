@@ -26,6 +26,7 @@ from dharma_tasks.encryption import Cipher, NotOurs
 from dharma_tasks.errors import OperationFailed
 from dharma_tasks.migration import Key
 from dharma_tasks.records import MigrationState, OperationState
+from dharma_tasks.work import SEALED
 
 PIECE = 12 * 2**20
 """Bytes in one document, which MongoDB limits to 16 MB."""
@@ -121,12 +122,11 @@ def recorded(handle: Handle) -> Document:
     return {"key": handle.cipher.names[0]} if handle.cipher else {}
 
 
-def explained(operation: Document, cipher: Cipher | None) -> Document:
-    """An operation's document; one whose key is not here is irreversible, as far as we can see."""
-    undo = operation.get("undo") or {}
-    if _readable(cipher, undo.get("key")):
-        return operation
-    return operation | {"undo": {"irreversible": f"{UNREADABLE}. {GIVE_KEY}"} | undo}
+def explained(undo: Document | None, cipher: Cipher | None) -> Document | None:
+    """What an operation has found; without its key sealed and, as far as we see, irreversible."""
+    if undo is None or _readable(cipher, undo.get("key")):
+        return undo
+    return {"irreversible": f"{UNREADABLE}. {GIVE_KEY}"} | undo | {SEALED: UNREADABLE}
 
 
 def _readable(cipher: Cipher | None, name: str | None) -> bool:

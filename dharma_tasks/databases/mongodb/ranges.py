@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pymongo.collection import Collection
 
-from dharma_tasks.databases.mongodb import records
+from dharma_tasks.databases.mongodb import kept, records
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.databases.mongodb.ledger import MongodbLedger, Session
 from dharma_tasks.errors import Outdated
@@ -93,8 +93,7 @@ class MongodbRanges(MongodbLedger, Ranges[Handle]):
         )
         if found is None or "ranges" not in (found["undo"] or {}):
             raise _over(assignment)
-        recorded: Document = found["undo"]
-        return recorded
+        return kept.explained(found["undo"], self._connection.cipher) or {}
 
     def _check_in(self, taken: Taken, step: Step, session: Session) -> None:
         self._write(taken, records.checkpoint(taken, step), session)
