@@ -285,11 +285,11 @@ class Documents(Disturbed):
 class Copied(Disturbed):
     """Elasticsearch, a reindex; the server holds its tasks back from their birth until `hurry`.
 
-    A thousand documents come at once, and then a thousand every two seconds.
+    A thousand documents come at once, and then a thousand every two seconds. They are one range.
     """
 
     database = "elasticsearch"
-    rows = 12_000
+    rows = 10_000
     rate = 500
 
     def fill(self) -> None:

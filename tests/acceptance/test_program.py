@@ -41,7 +41,7 @@ def program(place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pl
     """The environment of a program as the page has it, and a small folder of migrations."""
     for name in [name for name in os.environ if name.startswith("DHARMA_")]:
         monkeypatch.delenv(name)
-    for name in ("DHARMA_REDIS_URL", "DHARMA_NAMESPACE"):
+    for name in ("DHARMA_REDIS_URL", "DHARMA_NAMESPACE", "DHARMA_SIGNING_KEY"):
         monkeypatch.setenv(name, place.environment[name])
     for name in NAMES:
         monkeypatch.setenv(f"{name.upper()}_URL", place.url(name))
