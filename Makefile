@@ -52,12 +52,13 @@ KILLS ?= 100
 MINUTES ?= 45
 LOAD_MINUTES ?= 10
 SUBMITTERS ?= 50
+WORKERS ?= 20
 
-chaos: setup ## Faults at random instants: KILLS=100 SEED=n MINUTES=45 LOAD_MINUTES=10 SUBMITTERS=50
+chaos: setup ## Faults at random instants: KILLS=100 SEED=n MINUTES=45 LOAD_MINUTES=10 SUBMITTERS=50 WORKERS=20
 	@$(BIN)/python -m pytest tests/unit/test_hostile_files.py --hypothesis-profile long
 	@$(BIN)/python -m pytest -m campaign
 	@$(BIN)/python -m benchmarks.chaos --kills $(KILLS) --minutes $(MINUTES) \
-	  --load-minutes $(LOAD_MINUTES) --submitters $(SUBMITTERS) $(if $(SEED),--seed $(SEED))
+	  --load-minutes $(LOAD_MINUTES) --submitters $(SUBMITTERS) --workers $(WORKERS) $(if $(SEED),--seed $(SEED))
 
 clean: ## Remove .venv, .local and every cache
 	@if [ -d .local ] && [ -x $(BIN)/python ]; then \

@@ -1,4 +1,4 @@
-"""`make chaos KILLS=100 SEED=1 MINUTES=45 LOAD_MINUTES=0`."""
+"""`make chaos KILLS=100 SEED=1 MINUTES=45 LOAD_MINUTES=0 SUBMITTERS=50 WORKERS=20`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from benchmarks.chaos.campaign import KINDS, Campaign, Wanted, evidence
 from benchmarks.chaos.crowd import crowd
+from benchmarks.chaos.endurance import endurance
 from benchmarks.chaos.ground import Ground
 from benchmarks.chaos.load import under_load
 from dharma_tasks.local import LocalEngines
@@ -37,6 +38,9 @@ def main() -> int:
         if options.submitters and status == 0:
             many = Ground(engines, _settings(engines, "crowd"), folder / "crowd")
             status = _with(many, options, _crowd)
+        if options.workers and status == 0:
+            long = Ground(engines, _settings(engines, "endurance"), folder / "endurance")
+            status = _with(long, options, _endurance)
     finally:
         engines.delete()
         if status == 0 and not options.keep:
@@ -82,6 +86,12 @@ def _crowd(ground: Ground, options: argparse.Namespace) -> bool:
     return not ground.findings
 
 
+def _endurance(ground: Ground, options: argparse.Namespace) -> bool:
+    found = endurance(ground, options.workers)
+    print(f"\n{found}", flush=True)
+    return not ground.findings
+
+
 def _settings(engines: LocalEngines, namespace: str) -> Settings:
     """The defaults, but for smaller batches: there is less data than in a real project."""
     found = engines.environment()
@@ -106,6 +116,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--submitters", type=int, default=0, help="and so many submit one folder at once"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=0, help="and so many work on one run of many batches"
     )
     parser.add_argument("--kinds", help=f"only these, with commas: {', '.join(KINDS)}")
     parser.add_argument(
