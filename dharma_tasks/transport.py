@@ -1,22 +1,36 @@
-"""Kombu's Redis transport, so that a worker outlives a restart of Redis.
+"""Kombu's Redis transport, so that a worker outlives a restart of Redis, and garbage in it.
 
 When the connection is lost, a task that ends late acknowledges on a channel that is closed
 already. Kombu 5.7 meets that with an AttributeError, which Celery takes for a fault of the
 program: it ends the worker ("Unrecoverable error"). It is a lost connection, and is named so
 here; Celery then connects again, and what was not acknowledged is sent again, harmlessly
 (Law 6). The same was reported for other ends of a channel: celery/kombu#582, celery/kombu#970.
+
+An entry of a queue that is no message at all ends a worker as well, which has taken it by then: it
+is thrown away. One that is a message, but makes no sense, is `tasks.wary`'s to throw away.
 """
 
 from __future__ import annotations
 
+from queue import Empty
 from typing import Any
 
+import structlog
 from kombu.transport import TRANSPORT_ALIASES, redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+log = structlog.get_logger()
+
 
 class Channel(redis.Channel):
-    """A channel that says so when it is closed."""
+    """A channel that says so when it is closed, and reads on after what is no message."""
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)  # type: ignore[misc]  # not in the stubs
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            log.warning("thrown_away", reason=f"an entry of a queue is no message: {error!r}")
+            raise Empty from None
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002 - Kombu's
         if self.connection is None or self.connection.client is None:

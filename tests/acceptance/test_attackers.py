@@ -120,6 +120,8 @@ def test_a_worker_survives_garbage(place: Place) -> None:
     """What is no JSON, no task, no run, or has other arguments, is refused; the worker goes on."""
     redis = attacker(place)
     place.start_worker("-Q", "postgresql")
+    for entry in (b"\xff", b"no JSON", b"7", b"{}", b'{"properties": 1}', b"[" * 100_000):
+        redis.lpush(f"{place.settings.namespace}:postgresql", entry)
     for body in (b"\x00", b"{}", b"[]", b"[[], 7, {}]", b"[" * 100_000, b'"' + b"x" * 5_000_000):
         garbage(redis, place, "dharma_tasks.survey", body)
     garbage(redis, place, "dharma_tasks.survey", pickle.dumps([[], {}, {}]), "pickle")

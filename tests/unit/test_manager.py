@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -360,15 +360,34 @@ def test_cancelling_stops_the_watching_and_not_the_run(stage: Stage) -> None:
     assert len(stage.sent) == 2
 
 
-def test_cancelling_while_it_waits_for_its_turn(stage: Stage) -> None:
+def test_cancelling_while_it_waits_for_its_turn(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is submitted later, when the other run has ended."""
     other = stage.driver.submit(databases=("mongodb",))
+    waits, closed = threading.Event(), threading.Event()
+    pause, close = submitting.Patience.pause, conduct.Conduct.close
+
+    def pausing(self: submitting.Patience, run: str, text: str) -> Iterator[None]:
+        waits.set()
+        return pause(self, run, text)
+
+    def closing(self: conduct.Conduct) -> None:
+        close(self)
+        closed.set()
+
+    monkeypatch.setattr(submitting.Patience, "pause", pausing)
+    monkeypatch.setattr(conduct.Conduct, "close", closing)
 
     async def program() -> None:
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(made().run_migrations(), 0.2)
+        task = asyncio.create_task(made().run_migrations())
+        await until(waits.is_set)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(closed.is_set)  # the step that was being taken is over
         stage.driver.runs.end(other, RunState.DONE, [])
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(5 * submitting.POLL_SECONDS)
 
     asyncio.run(program())
     assert stage.driver.runs.open() == []
