@@ -31,6 +31,8 @@ up: setup ## The same, and it goes on running for you to look at
 down: setup ## End what `make up` started; the data stays in .local
 	@$(BIN)/python -m dharma_tasks.local.demo down
 
+# Hundreds of processes would each compile the package anew.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: setup ## All tests, in two processes with four real engines each; ARGS="-k name" for some
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
@@ -54,7 +56,7 @@ LOAD_MINUTES ?= 10
 SUBMITTERS ?= 50
 WORKERS ?= 20
 
-chaos: setup ## Faults at random instants: KILLS=100 SEED=n MINUTES=45 LOAD_MINUTES=10 SUBMITTERS=50 WORKERS=20
+chaos: setup ## Faults at random instants, then load: KILLS=100 SEED=n MINUTES=45 LOAD_MINUTES=10
 	@$(BIN)/python -m pytest tests/unit/test_hostile_files.py --hypothesis-profile long
 	@$(BIN)/python -m pytest -m campaign
 	@$(BIN)/python -m benchmarks.chaos --kills $(KILLS) --minutes $(MINUTES) \

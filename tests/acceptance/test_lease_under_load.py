@@ -12,14 +12,14 @@ from benchmarks.chaos.load import under_load
 from dharma_tasks.local import LocalEngines
 from dharma_tasks.settings import Settings
 
-SECONDS = 30
+SECONDS = 15
 
 
 @pytest.mark.alone
 def test_no_lease_is_lost_under_full_load(
     engines: LocalEngines, settings: Settings, tmp_path: Path
 ) -> None:
-    """Half a minute with twice as many busy loops as processors, and a second worker that would.
+    """A lease and a half with twice as many busy loops as processors, and a second worker that would.
 
     One statement that lasts all the time, one walk in batches of a second, and short
     copies; the settings are the defaults. No operation is ever taken over: each fence is the
