@@ -19,7 +19,7 @@ SECONDS = 15
 def test_no_lease_is_lost_under_full_load(
     engines: LocalEngines, settings: Settings, tmp_path: Path
 ) -> None:
-    """A lease and a half with twice as many busy loops as processors, and a second worker that would.
+    """One and a half leases with twice as many busy loops as processors, and another worker.
 
     One statement that lasts all the time, one walk in batches of a second, and short
     copies; the settings are the defaults. No operation is ever taken over: each fence is the
