@@ -37,7 +37,12 @@ def run(place: Place) -> Iterator[Table]:
             Check(name, statistics.median(times[name]), 1, at_most=True, unit=" s")
             for name in commands
         ],
-        notes=["status --help is what it takes to start: Python and what is imported"],
+        notes=[
+            (
+                "status --help is what it takes to start: Python and what is imported. Most of the "
+                "rest is to read and check the files, PostgreSQL's parser and its import among it"
+            )
+        ],
         loads=loads,
     )
 

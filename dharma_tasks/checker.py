@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from dharma_tasks.errors import Problem
 from dharma_tasks.explain import suggestion
-from dharma_tasks.migration import Reference, Version, reference
+from dharma_tasks.migration import Reference, Version, order_of, reference
 
 __all__ = ["Entry", "check"]
 
@@ -40,7 +40,7 @@ class Entry:
     @property
     def order(self) -> Version:
         """What entries of one database are sorted by."""
-        return Version.parse(self.version)
+        return order_of(self.version)
 
     def place(self, dependency: Reference) -> str:
         """Where in the file `dependency` is named."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Literal, NewType
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -21,6 +22,7 @@ __all__ = [
     "Reference",
     "Version",
     "VersionText",
+    "order_of",
     "plain_version",
     "reference",
 ]
@@ -36,10 +38,16 @@ def reference(database: str, version: str) -> Reference:
     return Reference(f"{database}:{version}")
 
 
+@lru_cache(maxsize=2**16)
+def order_of(version: str) -> Version:
+    """What versions of one database are sorted by: each is asked for many times."""
+    return Version.parse(version)
+
+
 def plain_version(text: str) -> Version | None:
     """Read MAJOR.MINOR.PATCH; None where it is none, or has more (see semver.org)."""
     try:
-        version = Version.parse(text)
+        version = order_of(text)
     except ValueError:
         return None
     return None if version.prerelease or version.build else version
@@ -116,7 +124,7 @@ class Migration(BaseModel):
     @property
     def order(self) -> Version:
         """What migrations of one database are sorted by."""
-        return Version.parse(self.version)
+        return order_of(self.version)
 
     @property
     def stamp(self) -> str:

@@ -21,7 +21,7 @@ from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Refused, Unreachable
 from dharma_tasks.lease import Leases
 from dharma_tasks.loader import load
-from dharma_tasks.migration import Key, Migration, Version
+from dharma_tasks.migration import Key, Migration, order_of
 from dharma_tasks.planner import half_undone
 from dharma_tasks.reading import SURVEY, Answers, Relayed, Send, ask
 from dharma_tasks.records import MigrationRecord, MigrationState, OperationState, Survey
@@ -260,7 +260,7 @@ def _database(
     alive = at_work(name, snapshot, pulse.leases)
     records = survey.by_version() if survey else {}
     files = {m.version: m for m in migrations or () if m.database == name} if survey else {}
-    versions = sorted({*records, *files}, key=Version.parse)
+    versions = sorted({*records, *files}, key=order_of)
     found = [_migration(records.get(version), files.get(version), alive) for version in versions]
     if files:
         _mark(found, Versions(list(files.values()), list(records.values())))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from dharma_tasks.migration import Migration, Version
+from dharma_tasks.migration import Migration, Version, order_of
 from dharma_tasks.records import MigrationRecord, MigrationState
 
 __all__ = ["BEGUN", "Versions", "order"]
@@ -20,7 +20,7 @@ _GONE = (MigrationState.PENDING, MigrationState.ROLLED_BACK)
 
 def order(record: MigrationRecord) -> Version:
     """What records of one database are sorted by."""
-    return Version.parse(record.version)
+    return order_of(record.version)
 
 
 @dataclass(frozen=True)

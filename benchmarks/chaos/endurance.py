@@ -95,7 +95,8 @@ def _collection(ground: Ground) -> Collection[Document]:
 def _seed(ground: Ground) -> None:
     documents = _collection(ground)
     for start in range(0, _ROWS, 10_000):
-        documents.insert_many([{"_id": n, "n": 0} for n in range(start, start + 10_000)])
+        numbers = range(start, min(start + 10_000, _ROWS))
+        documents.insert_many([{"_id": n, "n": 0} for n in numbers])
     with ground.postgresql() as connection:
         connection.execute("CREATE TABLE endurance (id int PRIMARY KEY, n int NOT NULL)")
         rows = "INSERT INTO endurance SELECT id, 0 FROM generate_series(1, %s) AS id"
