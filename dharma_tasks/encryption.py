@@ -56,7 +56,11 @@ class Cipher:
 
     def read(self, text: str) -> Any:
         """What `write` was given. Raises `NotOurs`."""
-        return json.loads(self.decrypt(base64.urlsafe_b64decode(text)))
+        try:
+            encrypted = base64.urlsafe_b64decode(text)
+        except ValueError:  # cut off where it was copied
+            raise NotOurs from None
+        return json.loads(self.decrypt(encrypted))
 
 
 def cipher(settings: Settings) -> Cipher | None:

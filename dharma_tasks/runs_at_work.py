@@ -327,16 +327,25 @@ class RunsAtWork(Runs):
         self._script["ranges"](keys=[self._key(run)], args=[key.database, at.text, numbers])
 
     def add_event(self, run: str, event: Event) -> None:
-        """Tell whoever watches; not what was told just now, by whoever met the same."""
+        """Tell whoever watches; not who waits, where that was told just now."""
         key = f"{self._key(run)}:events"
-        same = event.model_copy(update={"at": None})
-        for told in self._redis.lrange(key, -_LATELY, -1):
-            if Event.model_validate_json(told).model_copy(update={"at": None}) == same:
-                return
+        if event.kind == "waiting" and any(
+            _is_same(event, told) for told in self._redis.lrange(key, -_LATELY, -1)
+        ):
+            return
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.rpush(key, event.model_dump_json())
             pipe.expire(key, OPEN_SECONDS)
             pipe.execute()
+
+
+def _is_same(event: Event, told: str) -> bool:
+    """Whether what was told says the same; whatever cannot be read is something else."""
+    try:
+        found = Event.model_validate_json(told)
+    except ValueError:
+        return False
+    return found.model_copy(update={"at": event.at}) == event
 
 
 def _references(database: str, versions: Iterable[str]) -> list[Reference]:

@@ -25,19 +25,23 @@ log = structlog.get_logger()
 class Channel(redis.Channel):
     """A channel that says so when it is closed, and reads on after what is no message."""
 
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002 - Kombu's
+        self._confirm_open()
+        found: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[misc]  # not in the stubs
+        return found
+
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)  # type: ignore[misc]  # not in the stubs
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            self._confirm_open()
             log.warning("thrown_away", reason=f"an entry of a queue is no message: {error!r}")
             raise Empty from None
 
-    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002 - Kombu's
+    def _confirm_open(self) -> None:
         if self.connection is None or self.connection.client is None:
             msg = "the channel is closed: its connection was lost"
             raise RedisConnectionError(msg)
-        found: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[misc]  # not in the stubs
-        return found
 
 
 class Transport(redis.Transport):

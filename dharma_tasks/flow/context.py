@@ -191,7 +191,7 @@ class Context:
         except (ValueError, KeyError):  # it was made up: nobody watches it
             return
         problem = Problem("", "", why.what, why.todo)
-        if snapshot is None:
+        if snapshot is None or snapshot.state.over:
             return
         if snapshot.generations:  # something may have been changed
             self.tell(snapshot.run, "failed", str(problem))

@@ -52,7 +52,7 @@ def _planning(context: Context, run: str) -> Run:
     return snapshot.run
 
 
-def _confirm_newest(run: Run, surveys: Mapping[str, Survey]) -> None:
+def _confirm_newest(context: Context, run: Run, surveys: Mapping[str, Survey]) -> None:
     """Make sure that the run was asked for just now, after all that its journals have had.
 
     What is signed says who has asked, and not when: an old record may be put back, and there is
@@ -60,11 +60,13 @@ def _confirm_newest(run: Run, surveys: Mapping[str, Survey]) -> None:
 
     Raises:
         Unsigned: it is an old one.
+        Overtaken: it has been planned meanwhile, so the journals may have had it already.
     """
     confirm_recent(run.created, f"run {run.id}")
     for name in {*run.databases} & {*surveys}:
         head = surveys[name].head
         if head and is_run_id(head.run) and head.run >= run.id:
+            _planning(context, run.id)
             what = f"the journal of {name} has had run {head.run} since run {run.id} was asked for"
             todo = (
                 "Ask for the same again. Where it was asked for just now, clocks differ: set them."
@@ -74,7 +76,7 @@ def _confirm_newest(run: Run, surveys: Mapping[str, Survey]) -> None:
 
 def _plan(context: Context, run: Run, surveys: dict[str, Survey]) -> list[Chain]:
     if context.signer.on:
-        _confirm_newest(run, surveys)
+        _confirm_newest(context, run, surveys)
     request = Request(
         target=run.target,
         databases=run.databases,

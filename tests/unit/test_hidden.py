@@ -210,12 +210,17 @@ def test_a_short_one_is_put_in_too() -> None:
             "is not the one of this value",
         ),
         (
+            {"$encrypted": Cipher([new_key()]).write(VALUE).rstrip("=")[:-1]},
+            {"encryption_key": SecretStr(new_key())},
+            "is not the one of this value",
+        ),
+        (
             {"$encrypted": Cipher([new_key()]).write(VALUE)},
             {"encryption_key": SecretStr("abc")},
             "holds something that is no key",
         ),
     ],
-    ids=["no secret", "no file", "no key", "another key", "a bad key"],
+    ids=["no secret", "no file", "no key", "another key", "cut off", "a bad key"],
 )
 def test_a_worker_that_has_not_got_it(value: JSON, given: JSON, said: str) -> None:
     """The operation waits for another worker, and the run says why."""

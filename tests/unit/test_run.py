@@ -320,6 +320,8 @@ def test_who_waits_is_told_of_once(crossed: Driver) -> None:
             crossed.runs.add_event(run.id, event)
     told = [each.text for each in crossed.runs.events(run.id)]
     assert told == ["one has no key", "two has no key"]
+    crossed.redis.rpush(f"{NAMESPACE}:run:{run.id}:events", "garbage")
+    crossed.runs.add_event(run.id, event)
 
 
 def test_a_failure_is_told_once(crossed: Driver) -> None:

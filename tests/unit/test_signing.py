@@ -15,8 +15,8 @@ from pydantic import SecretStr
 
 from dharma_tasks import signing
 from dharma_tasks.errors import FenceLost, Outdated, Refused, Unsigned
-from dharma_tasks.flow import asked, context, revealing
-from dharma_tasks.flow.context import Context
+from dharma_tasks.flow import asked, context, planning, revealing
+from dharma_tasks.flow.context import Context, Overtaken
 from dharma_tasks.inline import Inline
 from dharma_tasks.journal import Declaration, Entry, Opening
 from dharma_tasks.messages import (
@@ -225,6 +225,15 @@ def test_what_is_signed_is_carried_out(stage: Stage) -> None:
     stage.finish()
     assert stage.context.runs.state(run.id) is RunState.DONE
     assert (stage.done("1.0.0"), stage.done("1.1.0")) == ({1}, {1})
+
+
+def test_a_survey_that_comes_late_is_no_forgery(stage: Stage) -> None:
+    """A duplicate reads a journal that has had the run by then; the run goes on all the same."""
+    run = stage.submit(ONE)
+    stage.finish()
+    with pytest.raises(Overtaken):
+        planning._plan(stage.context, run, {"mongodb": stage.journal.survey()})
+    assert stage.context.runs.state(run.id) is RunState.DONE
 
 
 def change_definition(stage: Stage, run: Run) -> None:
