@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 import psycopg
 
@@ -81,7 +80,4 @@ def _look(ground: Ground, found: Crowd) -> None:
         counts = connection.execute("SELECT n, count(*) FROM crowd GROUP BY n").fetchall()
         connection.execute("DROP TABLE crowd")
     found.applied = sum(count == 1 for _, count in counts)
-    redis: Any = ground.redis
-    names = list(redis.scan_iter(f"{ground.namespace}:*", count=1000))
-    found.keys = len(names)
-    found.kept = sorted(str(name) for name in names if redis.ttl(name) == -1)
+    found.keys, found.kept = len(ground.keys()), ground.kept()

@@ -80,7 +80,7 @@ def endurance(ground: Ground, workers: int) -> Endurance:
         submit = crew.submit()
         _watch(ground, crew, submit, found)
         found.seconds = time.monotonic() - begun
-        found.kept = _kept(ground)
+        found.kept = ground.kept()
     finally:
         crew.close()
     found.once = {"mongodb": _mongodb_once(ground), "postgresql": _postgresql_once(ground)}
@@ -147,12 +147,6 @@ def _memory(crew: Crew) -> dict[int, float]:
             with suppress(psutil.NoSuchProcess):
                 found[process.pid] = process.memory_info().rss / 2**20
     return found
-
-
-def _kept(ground: Ground) -> list[str]:
-    redis: Any = ground.redis
-    names = redis.scan_iter(f"{ground.namespace}:*", count=1000)
-    return sorted(str(name) for name in names if redis.ttl(name) == -1)
 
 
 def _mongodb_once(ground: Ground) -> bool:

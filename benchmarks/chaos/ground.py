@@ -96,6 +96,15 @@ class Ground:
             if value
         }
 
+    def keys(self) -> list[str]:
+        """All that Redis holds of this namespace."""
+        names: Any = self.redis.scan_iter(f"{self.namespace}:*", count=1000)
+        return sorted(names)
+
+    def kept(self) -> list[str]:
+        """Those of them that never expire."""
+        return [name for name in self.keys() if self.redis.ttl(name) == -1]
+
     def say(self, text: str) -> None:
         """Print a line with the time since the campaign began."""
         print(f"{time.monotonic() - self.begun:7.1f} s  {text}", flush=True)
