@@ -9,10 +9,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Annotated, Any, Literal, NewType
+from typing import Annotated, Any, Literal, NamedTuple, NewType
 
+import semver
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from semver import Version
 
 __all__ = [
     "JSON",
@@ -38,30 +38,46 @@ def reference(database: str, version: str) -> Reference:
     return Reference(f"{database}:{version}")
 
 
+class Version(NamedTuple):
+    """MAJOR.MINOR.PATCH, in its order (see semver.org); a tuple, since many are compared."""
+
+    major: int
+    minor: int = 0
+    patch: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}.{self.patch}"
+
+
 @lru_cache(maxsize=2**16)
 def order_of(version: str) -> Version:
-    """What versions of one database are sorted by: each is asked for many times."""
-    return Version.parse(version)
+    """What versions of one database are sorted by: each is asked for many times.
+
+    Raises:
+        ValueError: it is not MAJOR.MINOR.PATCH; pre-release and build parts are not taken.
+    """
+    found = semver.Version.parse(version)
+    if found.prerelease or found.build:
+        msg = f"{version!r} is not MAJOR.MINOR.PATCH"
+        raise ValueError(msg)
+    return Version(found.major, found.minor, found.patch)
 
 
 def plain_version(text: str) -> Version | None:
-    """Read MAJOR.MINOR.PATCH; None where it is none, or has more (see semver.org)."""
+    """As `order_of`; None where it is no such version."""
     try:
-        version = order_of(text)
+        return order_of(text)
     except ValueError:
         return None
-    return None if version.prerelease or version.build else version
 
 
 def _plain(text: str) -> str:
-    if plain_version(text) is None:
-        msg = f"{text!r} is not MAJOR.MINOR.PATCH"
-        raise ValueError(msg)
+    order_of(text)
     return text
 
 
 VersionText = Annotated[str, AfterValidator(_plain)]
-"""MAJOR.MINOR.PATCH, see semver.org; pre-release and build parts are not taken."""
+"""MAJOR.MINOR.PATCH, as `order_of` takes it."""
 
 
 MANNER = ("batch", "throttle", "parallel", "check_disk")

@@ -26,6 +26,7 @@ from dharma_tasks.planner import (
 )
 from dharma_tasks.records import MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.run import Next
+from dharma_tasks.versions import order
 
 __all__ = ["irreversible", "plan_back"]
 
@@ -109,9 +110,9 @@ def _above(survey: Survey, target: Version) -> list[MigrationRecord]:
     found = [
         record
         for record in survey.migrations
-        if record.state not in _GONE and Version.parse(record.version) > target
+        if record.state not in _GONE and order(record) > target
     ]
-    return sorted(found, key=lambda record: Version.parse(record.version), reverse=True)
+    return sorted(found, key=order, reverse=True)
 
 
 @dataclass(frozen=True)

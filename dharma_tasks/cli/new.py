@@ -23,7 +23,7 @@ from dharma_tasks.cli.writing import write_new
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.folder import MigrationFile, find
-from dharma_tasks.migration import JSON, Version
+from dharma_tasks.migration import JSON, Version, order_of
 from dharma_tasks.operations import catalogue
 from dharma_tasks.settings import Settings
 from dharma_tasks.strict_json import parse
@@ -33,9 +33,9 @@ _ROLLBACK = "_rollback"
 _FIRST = "1.0.0"
 _WIDTH = 80
 _BUMPS: dict[str, Callable[[Version], Version]] = {
-    "major": Version.bump_major,
-    "minor": Version.bump_minor,
-    "patch": Version.bump_patch,
+    "major": lambda last: Version(last.major + 1),
+    "minor": lambda last: Version(last.major, last.minor + 1),
+    "patch": lambda last: last._replace(patch=last.patch + 1),
 }
 _SQL = "-- {version} {name}: replace the line below with {what}.\nTODO\n"
 
@@ -198,7 +198,7 @@ def _next_version(present: list[MigrationFile], part: str | None) -> str:
 def _version(file: MigrationFile) -> Version:
     try:
         content, _ = parse(file.path.read_bytes())
-        return Version.parse(content["version"])
+        return order_of(content["version"])
     except (Refused, OSError, KeyError, TypeError, ValueError) as error:
         what = "its version cannot be read, so nobody can tell the next one"
         todo = "Correct it first: `dharma check` says what is wrong."

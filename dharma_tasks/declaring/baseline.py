@@ -18,6 +18,7 @@ from dharma_tasks.journal import Amendment
 from dharma_tasks.migration import Migration, Version
 from dharma_tasks.planner import Request, chosen, required_databases
 from dharma_tasks.records import MigrationState, Survey
+from dharma_tasks.versions import order
 
 __all__ = ["Baseline"]
 
@@ -91,7 +92,7 @@ def _in_the_way(survey: Survey, below: Sequence[Migration], version: Version) ->
     for record in survey.migrations:
         file = files.get(record.version)
         command = f"dharma repair {survey.database} {record.version}"
-        if record.state in _OPEN and Version.parse(record.version) <= version:
+        if record.state in _OPEN and order(record) <= version:
             what = f"{record.version} ({record.name}) is {record.state}"
             todo = f"Repair it first: {command} --mark-applied, or --help for the other ways."
             yield Problem(file.file if file else survey.database, "", what, todo)

@@ -10,7 +10,7 @@ from dharma_tasks import advice
 from dharma_tasks.advice import rollback
 from dharma_tasks.declaring.proposal import GONE, state_of
 from dharma_tasks.errors import Problem, Refused
-from dharma_tasks.migration import Migration, Reference, Version, reference
+from dharma_tasks.migration import Migration, Reference, order_of, reference
 from dharma_tasks.records import MigrationRecord, MigrationState, Survey
 
 __all__ = ["Case"]
@@ -67,7 +67,7 @@ class Case:
     def above(self) -> list[str]:
         """The versions of its database that are above it and there in any part."""
         found = [each for each in self.survey.migrations if each.state not in GONE]
-        return [each.version for each in found if _order(each.version) > _order(self.version)]
+        return [each.version for each in found if order_of(each.version) > order_of(self.version)]
 
     def skipped(self) -> list[str]:
         """The versions of its database in the folder that are below it, and of which nothing is."""
@@ -75,7 +75,8 @@ class Case:
         return [
             each.version
             for each in mine
-            if each.order < _order(self.version) and state_of(self.surveys, each.reference) in GONE
+            if each.order < order_of(self.version)
+            and state_of(self.surveys, each.reference) in GONE
         ]
 
     def below(self) -> str | None:
@@ -83,9 +84,10 @@ class Case:
         applied = [
             each.version
             for each in self.survey.migrations
-            if each.state is MigrationState.APPLIED and _order(each.version) < _order(self.version)
+            if each.state is MigrationState.APPLIED
+            and order_of(each.version) < order_of(self.version)
         ]
-        return max(applied, key=_order, default=None)
+        return max(applied, key=order_of, default=None)
 
     # -- what to do ----------------------------------------------------------------------
 
@@ -118,7 +120,3 @@ class Case:
             case MigrationState.APPLIED:
                 return f"To undo it: {self.rollback}"
         return f"Look at what is there of it, and choose: {self.command('--help')}"
-
-
-def _order(version: str) -> Version:
-    return Version.parse(version)
