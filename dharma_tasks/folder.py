@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from dharma_tasks.databases import NAMES
@@ -41,7 +42,7 @@ class MigrationFile:
     companion: Path | None
     undoes: str | None
 
-    @property
+    @cached_property
     def file(self) -> str:
         """The name in messages, relative to the migrations folder."""
         return f"{self.database}/{self.path.name}"
@@ -83,64 +84,67 @@ class _DatabaseFolder:
         self.database = folder.name
         self.companion = catalogue(folder.name).companion
         self.paths = {path.name: path for path in _visible(folder)}
-        self.unusable = {name: _unusable(path, root) for name, path in self.paths.items()}
-        stems = {path.stem for path in self.paths.values() if path.suffix == ".json"}
-        self.migrations = {stem for stem in stems if not stem.endswith(_ROLLBACK)}
-        self.stems = stems
+        plain = _plain_files(folder)
+        looked_at = [path for name, path in self.paths.items() if name not in plain]
+        self.unusable = {path.name: wrong for path in looked_at if (wrong := _unusable(path, root))}
+        self.folders = {path.name for path in looked_at if path.is_dir()}
+        parts = map(_split, self.paths)
+        self.stems = {stem for stem, suffix in parts if suffix == ".json"}
+        self.migrations = {stem for stem in self.stems if not stem.endswith(_ROLLBACK)}
 
     def files(self) -> list[MigrationFile]:
         """The files whose names fit and that can be read."""
         return [
-            self._file(path, int(match["number"]))
-            for path in self.paths.values()
-            if path.suffix == ".json"
-            and (match := _NAME.fullmatch(path.stem))
-            and path.is_file()
-            and not self.unusable[path.name]
+            self._file(stem, int(match["number"]))
+            for stem in sorted(self.stems)
+            if (match := _NAME.fullmatch(stem)) and self._readable(f"{stem}.json")
         ]
 
-    def _file(self, path: Path, number: int) -> MigrationFile:
-        beside = self.paths.get(f"{path.stem}{self.companion}")
-        if beside and (not beside.is_file() or self.unusable[beside.name]):
+    def _readable(self, name: str) -> bool:
+        return name not in self.unusable and name not in self.folders
+
+    def _file(self, stem: str, number: int) -> MigrationFile:
+        beside = self.paths.get(f"{stem}{self.companion}") if self.companion else None
+        if beside and not self._readable(beside.name):
             beside = None
-        undone = path.stem.removesuffix(_ROLLBACK)
-        undoes = f"{self.database}/{undone}.json" if undone != path.stem else None
-        return MigrationFile(self.database, path, number, beside, undoes)
+        undone = stem.removesuffix(_ROLLBACK)
+        undoes = f"{self.database}/{undone}.json" if undone != stem else None
+        return MigrationFile(self.database, self.paths[f"{stem}.json"], number, beside, undoes)
 
     def problems(self) -> list[Problem]:
         """Everything in the folder that is not a migration, or not a whole one."""
-        found = ((name, self._wrong(path)) for name, path in self.paths.items())
         return [
             Problem(f"{self.database}/{_printable(name)}", "", *wrong)
-            for name, wrong in found
-            if wrong
+            for name, path in self.paths.items()
+            if (wrong := self._wrong(name, path))
         ]
 
-    def _wrong(self, path: Path) -> _Wrong | None:
-        if wrong := self.unusable[path.name]:
+    def _wrong(self, name: str, path: Path) -> _Wrong | None:
+        stem, suffix = _split(name)
+        if wrong := self.unusable.get(name):
             return wrong
-        if path.is_dir():
+        if name in self.folders:
             return _folder_below(path)
-        if path.suffix == ".json":
-            return self._wrong_json(path)
-        if path.suffix == self.companion and path.stem in self.stems:
+        if suffix == ".json":
+            return self._wrong_json(stem)
+        if suffix == self.companion and stem in self.stems:
             return None
-        if path.suffix == self.companion:
-            todo = suggestion(f"{path.stem}.json", self._lonely(), "files without one")
-            return f"there is no {path.stem}.json for it", f"Write that file, or rename. {todo}"
-        meant = nearest(path.suffix, [".json", *filter(None, [self.companion])])
-        todo = f"Did you mean {path.stem}{meant}?" if meant else "Move it out of this folder."
+        if suffix == self.companion:
+            todo = suggestion(f"{stem}.json", self._lonely(), "files without one")
+            return f"there is no {stem}.json for it", f"Write that file, or rename. {todo}"
+        meant = nearest(suffix, [".json", *filter(None, [self.companion])])
+        todo = f"Did you mean {stem}{meant}?" if meant else "Move it out of this folder."
         return f"not a kind of file that {self.database} migrations are made of", todo
 
-    def _wrong_json(self, path: Path) -> _Wrong | None:
-        if not _NAME.fullmatch(path.stem):
+    def _wrong_json(self, stem: str) -> _Wrong | None:
+        if not _NAME.fullmatch(stem):
             what = "the name is not NNN_name.json (NNN: three or more digits; name: letters, "
-            return f"{what}digits, '_', '-', '.')", f"Rename it, for instance {_fitting(path)}."
-        undone = path.stem.removesuffix(_ROLLBACK)
-        if undone != path.stem and undone not in self.migrations:
+            return f"{what}digits, '_', '-', '.')", f"Rename it, for instance {_fitting(stem)}."
+        undone = stem.removesuffix(_ROLLBACK)
+        if undone != stem and undone not in self.migrations:
             todo = suggestion(undone, self.migrations, "migrations")
             return f"a rollback of {undone}.json, which is not there", todo
-        beside = f"{path.stem}{self.companion}"
+        beside = f"{stem}{self.companion}"
         if self.companion and beside not in self.paths:
             return f"there is no {beside} beside it", "Write it, or rename the one you have."
         return None
@@ -150,12 +154,25 @@ class _DatabaseFolder:
         return [f"{s}.json" for s in self.stems if f"{s}{self.companion}" not in self.paths]
 
 
+def _split(name: str) -> tuple[str, str]:
+    """Stem and suffix, as `Path` has them, in less time: there may be very many names."""
+    stem, dot, end = name.rpartition(".")
+    return (stem, dot + end) if dot else (name, "")
+
+
 def _visible(folder: Path) -> list[Path]:
-    return sorted(
+    found = (
         path
         for path in folder.iterdir()
-        if not path.name.startswith(".") and path.suffix.lower() != ".md"
+        if not path.name.startswith(".") and not path.name.lower().endswith(".md")
     )
+    return sorted(found, key=lambda path: path.name)
+
+
+def _plain_files(folder: Path) -> set[str]:
+    """The names of regular files that are no links: the list says so, none is looked at."""
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
 
 
 def _stray(path: Path) -> _Wrong | None:
@@ -195,10 +212,10 @@ def _holds_migrations(folder: Path) -> bool:
     return any(path.suffix.lower() in _READ for path in folder.rglob("*"))
 
 
-def _fitting(path: Path) -> str:
+def _fitting(stem: str) -> str:
     """A name near the given one that would be taken."""
-    digits = re.search(r"[0-9]+", path.stem)
-    words = re.sub(r"[^A-Za-z0-9_.-]+", "_", re.sub(r"^[^A-Za-z]+", "", path.stem))
+    digits = re.search(r"[0-9]+", stem)
+    words = re.sub(r"[^A-Za-z0-9_.-]+", "_", re.sub(r"^[^A-Za-z]+", "", stem))
     return f"{int(digits[0]) if digits else 1:03d}_{words.strip('_') or 'name'}.json"
 
 
