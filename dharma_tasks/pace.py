@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from dataclasses import dataclass, replace
-
-from tenacity import wait_random_exponential
-from tenacity.wait import wait_base
 
 START = 2_000
 LARGEST = 50_000
 _FAST_GROWTH = 2.0
 _SLOW_GROWTH = 1.1
+_FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 10.0
+"""In seconds, as a pause may be at most after a first failure, and after many."""
+_DOUBLINGS = 10
+"""No more are counted: the longest is reached by then."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,6 @@ class Pace:
     waits until the time of this one's documents is over. Time that slow batches have lost is
     made good by no more than `seconds`.
     """
-
-    _pause: wait_base = wait_random_exponential(multiplier=0.2, max=10)
 
     def __init__(
         self, seconds: float, stuck_before: float = 0.0, bounds: Bounds | None = None
@@ -143,12 +144,5 @@ class Pace:
         self._failures += 1
         if self._stuck_since is None:
             self._stuck_since = time.monotonic()
-        state = _Attempt(self._failures)
-        return float(self._pause(state))  # type: ignore[arg-type]
-
-
-class _Attempt:
-    """The one thing that tenacity's waits read of a retry's state."""
-
-    def __init__(self, number: int) -> None:
-        self.attempt_number = number
+        most = _FIRST_PAUSE * 2 ** min(self._failures - 1, _DOUBLINGS)
+        return random.uniform(0, min(most, LONGEST_PAUSE))  # noqa: S311 - spreads, hides nothing

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from model import Conflict, Crash, Faults, Increment, ModelDatabase, Passing, Server
-from tenacity import wait_fixed, wait_none
 
 from dharma_tasks.errors import (
     CutOff,
@@ -127,7 +126,7 @@ def make_runner(
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dharma_tasks.pace.Pace._pause", wait_none())
+    monkeypatch.setattr("dharma_tasks.pace.LONGEST_PAUSE", 0)
 
 
 class Slowed(Increment):
@@ -272,7 +271,7 @@ def test_waiting_is_measured_by_its_reason(
     slept: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As it goes on: what waits for hours must not be counted only when it is over."""
-    monkeypatch.setattr("dharma_tasks.pace.Pace._pause", wait_fixed(3))
+    monkeypatch.setattr("random.uniform", lambda _least, _most: 3)
     control = FakeControl(stop_after=60)
     runner, _ = heavy(control, None, Passing("away"), *["it lags"] * 100)
     with pytest.raises(Stopped):

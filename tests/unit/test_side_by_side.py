@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model import Conflict, Crash, Faults, Increment, ModelDatabase, Passing, Server
 from structlog.testing import capture_logs
-from tenacity import wait_none
 from test_runner import FakeControl, assert_applied_once, make_runner, make_server
 
 from dharma_tasks.errors import FenceLost, MigrationFailed, Outdated, Stopped
@@ -104,7 +103,7 @@ def cut(
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Without waits, and without writing a thousand stacks."""
-    monkeypatch.setattr("dharma_tasks.pace.Pace._pause", wait_none())
+    monkeypatch.setattr("dharma_tasks.pace.LONGEST_PAUSE", 0)
     monkeypatch.setattr("dharma_tasks.side_by_side.LOOK_SECONDS", 0)
     with capture_logs():
         yield

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from ranges_hand import ThreadControl, side_by_side
 from structlog.testing import capture_logs
-from tenacity import wait_none
 
 from dharma_tasks.databases.postgresql import database
 from dharma_tasks.errors import MigrationFailed
@@ -20,7 +19,7 @@ COUNT = 6_000
 
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("dharma_tasks.pace.Pace._pause", wait_none())
+    monkeypatch.setattr("dharma_tasks.pace.LONGEST_PAUSE", 0)
     monkeypatch.setattr("dharma_tasks.side_by_side.LOOK_SECONDS", 0.05)
     with capture_logs():
         yield
