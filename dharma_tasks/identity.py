@@ -6,8 +6,7 @@ import os
 import socket
 from functools import cache
 from pathlib import Path
-
-import psutil
+from types import ModuleType
 
 from dharma_tasks.migration import JSON
 from dharma_tasks.records import Owner
@@ -29,7 +28,7 @@ def boot() -> str:
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = Path("/proc/self/ns/pid").readlink()
     except OSError:
-        return str(psutil.boot_time())
+        return str(_psutil().boot_time())
     return f"{boot_id}/{namespace}"
 
 
@@ -48,10 +47,18 @@ def started(pid: int) -> float | None:
         return None
     else:
         return None if fields[0] in "ZX" else float(fields[_START_TIME])
+    psutil = _psutil()
     try:
-        return psutil.Process(pid).create_time()
+        return float(psutil.Process(pid).create_time())
     except psutil.NoSuchProcess:
         return None
+
+
+def _psutil() -> ModuleType:
+    """Where there is no /proc; elsewhere no command waits for its import."""
+    import psutil  # noqa: PLC0415
+
+    return psutil
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 from importlib import import_module, metadata
 
@@ -59,6 +60,7 @@ class _OnDemand(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         gc.set_threshold(_OBJECTS)
+        atexit.register(gc.freeze)  # what there is at the end needs no last look through it
         found: click.Command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
         return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 from rich.text import Text
@@ -13,11 +14,12 @@ from dharma_tasks.cli import common
 from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.screen import console
 from dharma_tasks.cli.status_report import Report
-from dharma_tasks.cli.watching import INTERVAL, Watching, leave
 from dharma_tasks.errors import Refused
 from dharma_tasks.settings import Settings
 from dharma_tasks.status import look
-from dharma_tasks.watching.statuses import Statuses
+
+_INTERVAL = 2.0
+"""Seconds from one look to the next."""
 
 
 @click.command(epilog=examples("dharma status", "dharma status --watch", "dharma status --json"))
@@ -29,7 +31,7 @@ from dharma_tasks.watching.statuses import Statuses
     "--interval",
     metavar="SECONDS",
     type=click.FloatRange(min=0.2),
-    help=f"How often --watch looks.  [default: {INTERVAL}]",
+    help=f"How often --watch looks.  [default: {_INTERVAL}]",
 )
 @click.option(
     "--migrations",
@@ -52,8 +54,7 @@ def status(*, as_json: bool, watch: bool, interval: float | None, migrations: Pa
     try:
         settings = common.settings()
         if watch:
-            looks = Statuses(settings, migrations, common.send)
-            leave(Watching(looks, interval or INTERVAL, json=as_json).run())
+            _watch(settings, migrations, interval, as_json=as_json)
         result = look(settings, migrations, common.send)
     except BrokenPipeError:  # whoever reads this has seen enough
         raise
@@ -68,3 +69,14 @@ def status(*, as_json: bool, watch: bool, interval: float | None, migrations: Pa
     else:
         Report(result).show(console(sys.stdout))
     sys.exit(common.UNREACHABLE if result.unreachable else 0)
+
+
+def _watch(
+    settings: Settings, migrations: Path | None, interval: float | None, *, as_json: bool
+) -> NoReturn:
+    """Look again and again; one look alone does not wait for the import of this."""
+    from dharma_tasks.cli.watching import Watching, leave  # noqa: PLC0415
+    from dharma_tasks.watching.statuses import Statuses  # noqa: PLC0415
+
+    looks = Statuses(settings, migrations, common.send)
+    leave(Watching(looks, interval or _INTERVAL, json=as_json).run())

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group, RenderableType
-from rich.text import Text
+from rich.text import Span, Text
 
 from dharma_tasks import advice, words
 from dharma_tasks.cli.screen import Indented, two_lines
@@ -134,10 +134,13 @@ def _table(migrations: Sequence[MigrationStatus], width: int) -> Text:
     rows = [_head(width), *(_cells(found, width) for found in migrations)]
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     head, *lines = (_line(row, widths) for row in rows)
-    parts: list[str | tuple[str, str]] = [("".join(head), "dim")]
+    text = "".join(head)
+    spans = [Span(0, len(text), "dim")]
     for found, (before, state, after) in zip(migrations, lines, strict=True):
-        parts += ["\n", before, (state, _STYLES[found.state]), after]
-    return Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
+        start = len(text) + len("\n") + len(before)
+        spans.append(Span(start, start + len(state), _STYLES[found.state]))
+        text += f"\n{before}{state}{after}"
+    return Text(text, no_wrap=True, overflow="ellipsis", spans=spans)
 
 
 def _head(width: int) -> _Cells:

@@ -23,10 +23,8 @@ from dharma_tasks.records import MigrationState
 from dharma_tasks.report import plain_line
 from dharma_tasks.watching.statuses import Moment, Statuses
 
-__all__ = ["INTERVAL", "Watching", "leave"]
+__all__ = ["Watching", "leave"]
 
-INTERVAL = 2.0
-"""Seconds from one look to the next."""
 _STOPPED = (MigrationState.FAILED, MigrationState.ROLLED_BACK)
 
 

@@ -21,7 +21,6 @@ from rich.console import Console
 
 from dharma_tasks import reading
 from dharma_tasks.cli import common, main, watching
-from dharma_tasks.cli import status as command
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.identity import owner
 from dharma_tasks.lease import Leases
@@ -136,7 +135,7 @@ class Stage:
             raise SystemExit(status)
 
         with self._patch.context() as patch:
-            patch.setattr(command, "leave", leave)
+            patch.setattr(watching, "leave", leave)
             patch.setattr(watching, "time", FakeTime(sleep))
             return CliRunner().invoke(main, ["status", "--watch", *options])
 
