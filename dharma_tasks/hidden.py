@@ -3,6 +3,7 @@
 They stay as they are written from the files to the run's record. A worker puts the values in when
 it carries the operation out (`reveal`), and keeps them nowhere: `Hidden` takes them out of what
 is said about the operation, and knows only by a slow digest whether a secret is still the same.
+(An operation keeps a digest of the whole documents that it wrote: docs/security.md.)
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ __all__ = ["ENCRYPTED", "NOTHING", "SECRET", "Hidden", "misplaced", "reveal"]
 SECRET = "$secret"  # noqa: S105 - the key that names one
 ENCRYPTED = "$encrypted"
 _TOKEN = re.compile(r"gAAAA[A-Za-z0-9_-]+={0,2}")
-"""As `dharma encrypt` writes it."""
+"""As `dharma encrypt` writes it; in Base64, four characters for three bytes (RFC 4648)."""
 _FILE = "_FILE"
 
 _SHORTEST = 4
@@ -40,6 +41,8 @@ class Hidden:
 
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     texts: frozenset[str] = field(default=frozenset(), repr=False)
+    unfit: str | None = None
+    """The parameter into which one of them does not fit, where there is one."""
 
     def __bool__(self) -> bool:
         return bool(self.texts or self.secrets)
@@ -134,7 +137,7 @@ def _is_name(name: Any) -> bool:
 
 
 def _is_token(text: Any) -> bool:
-    return isinstance(text, str) and bool(_TOKEN.fullmatch(text))
+    return isinstance(text, str) and len(text) % 4 == 0 and bool(_TOKEN.fullmatch(text))
 
 
 # -- taking values out of texts ------------------------------------------------------------

@@ -117,6 +117,7 @@ class Runner:
                 pause, self._interrupted = 0.0, None
                 if taken is None:
                     taken = ours = self._take_over()
+                    self._confirm_fit()
                     self._confirm_secrets(taken, pace)
                     prepared = taken.undo is not None or self.assignment.back
                     self._check_attempts(taken)
@@ -206,6 +207,13 @@ class Runner:
         ranges = self.database.journal.ranges
         for each in ranges.owners(self.assignment.key) if ranges else ():
             self.database.free(each)
+
+    def _confirm_fit(self) -> None:
+        """Every worker would find the same, so this one writes it down (Law 10)."""
+        if self.hidden.unfit:
+            what = f"a hidden value does not fit into {self.hidden.unfit!r}"
+            todo = "Correct the secret, or encrypt a value that fits (dharma encrypt); then submit"
+            raise OperationFailed(what, f"{todo} again")
 
     def _confirm_secrets(self, taken: Taken, pace: Pace) -> None:
         """One operation has the same secrets and keys from its beginning to its end, and back.

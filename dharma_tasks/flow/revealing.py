@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -21,6 +22,8 @@ from dharma_tasks.settings import Settings
 def parsed(context: Context, job: Job) -> tuple[Operation[Any], Hidden]:
     """The operation, and what was hidden in it: a worker knows that while it works on it.
 
+    Where a value does not fit it is the operation as it is written, which is not to be begun.
+
     Raises:
         StepAside: this worker is too old for it, or has not what it needs; the run is told.
     """
@@ -39,15 +42,16 @@ def parsed(context: Context, job: Job) -> tuple[Operation[Any], Hidden]:
     parameters = {name: value for name, value in raw.items() if name != "type"}
     try:
         revealed, hidden = _revealed(context.settings, found, parameters)
-        if revealed == parameters:
-            return found, NOTHING
-        return type(found).model_validate(revealed), hidden
-    except (Unequipped, Refused, ValidationError) as error:
-        # Not the error's own text where it is pydantic's: it quotes what it finds wrong.
-        why = "a hidden value does not fit" if isinstance(error, ValidationError) else str(error)
-        msg = f"it cannot be carried out by {context.worker}, and waits for another worker: {why}"
+    except (Unequipped, Refused) as error:
+        msg = f"it cannot be carried out by {context.worker}, and waits for another worker: {error}"
         context.tell(job.run, "waiting", f"{key}: {msg}")
         raise Unequipped(msg) from None
+    if revealed == parameters:
+        return found, NOTHING
+    try:
+        return type(found).model_validate(revealed), hidden
+    except ValidationError as error:  # its text quotes what it finds wrong
+        return found, replace(hidden, unfit=str(error.errors()[0]["loc"][0]))
 
 
 def _revealed(

@@ -123,6 +123,7 @@ def test_nor_in_other_databases(migrations: Migrations) -> None:
         ({"$secret": 1}, "1 is no name of a secret"),
         ({"$secret": "A", "default": 1}, "unknown key 'default'"),
         ({"$encrypted": "what is plain"}, "not an encrypted value"),
+        ({"$encrypted": Cipher([new_key()]).write(VALUE)[:-1]}, "not an encrypted value"),
     ],
 )
 def test_what_is_none(migrations: Migrations, written: JSON, said: str) -> None:
@@ -210,7 +211,7 @@ def test_a_short_one_is_put_in_too() -> None:
             "is not the one of this value",
         ),
         (
-            {"$encrypted": Cipher([new_key()]).write(VALUE).rstrip("=")[:-1]},
+            {"$encrypted": Cipher([new_key()]).write(VALUE)[:-4]},
             {"encryption_key": SecretStr(new_key())},
             "is not the one of this value",
         ),
@@ -232,14 +233,20 @@ def test_a_worker_that_has_not_got_it(value: JSON, given: JSON, said: str) -> No
 
 
 def test_what_is_encrypted_and_does_not_fit() -> None:
-    """It is not shown, although it is wrong."""
+    """No other worker could carry it out, so it fails; it is not shown, although it is wrong."""
     key = new_key()
     written = Cipher([key]).write({"$oid": VALUE})
     worker = stage(encryption_key=SecretStr(key))
-    with pytest.raises(Unequipped):
-        worker.parse(ADD | {"value": {"$encrypted": written}})
-    assert "does not fit" in worker.told[0]
-    assert VALUE not in worker.told[0]
+    operation, hidden = worker.parse(ADD | {"value": {"$encrypted": written}})
+    assert hidden.unfit == "value"
+    assert VALUE not in repr(operation)
+    server = make_server()
+    runner = make_runner(server, Faults())
+    runner.hidden = hidden
+    with pytest.raises(MigrationFailed, match="a hidden value does not fit into 'value'"):
+        runner.run()
+    assert "does not fit" in str(server.error)
+    assert set(server.documents.values()) == {0}
 
 
 def test_not_where_a_record_has_it_in_another_place() -> None:
