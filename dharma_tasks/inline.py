@@ -11,7 +11,7 @@ from threading import Event, Thread
 
 from redis import Redis
 
-from dharma_tasks.errors import CutOff, StepAside, Unequipped
+from dharma_tasks.errors import CutOff, StepAside, Unequipped, Unreachable
 from dharma_tasks.flow import planning
 from dharma_tasks.flow.context import Context
 from dharma_tasks.flow.operation import FailedForGood, carry_out, confirm_dependency
@@ -49,8 +49,8 @@ class Inline:
             except FailedForGood as failure:
                 self.send(failure.instead)
                 continue
-            except Unequipped:  # nobody else has it
-                raise
+            except Unequipped as error:
+                raise _nobody_has_it(first.arguments["run"], error) from None
             except StepAside:
                 continue
             if rest:
@@ -72,6 +72,14 @@ class Inline:
             arguments.get("undo_until"),
         )
         return lambda: carry_out(self._context, arguments["run"], at)
+
+
+def _nobody_has_it(run: str, error: Unequipped) -> Unreachable:
+    """There is no other worker here, as far as this process knows."""
+    return Unreachable(
+        f"{error}. Set it and submit again, or start a worker that has it: run {run} goes on from "
+        f"where it is. To end it instead: dharma cancel {run} --keep"
+    )
 
 
 class InlineWorker:
