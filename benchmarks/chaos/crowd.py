@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from dataclasses import dataclass, field
 
@@ -51,8 +52,7 @@ def crowd(ground: Ground, submitters: int) -> Crowd:
     try:
         processes = [crew.submit() for _ in range(submitters)]
         for process in processes:
-            left = max(1.0, begun + _SECONDS - time.monotonic())
-            status = str(process.wait(left))
+            status = _status(process, begun + _SECONDS)
             found.ended[status] = found.ended.get(status, 0) + 1
         found.seconds = time.monotonic() - begun
         _look(ground, found)
@@ -61,6 +61,16 @@ def crowd(ground: Ground, submitters: int) -> Crowd:
     if not found.well:
         ground.found("the submitters' migrations were not applied once, or one was turned away")
     return found
+
+
+def _status(process: subprocess.Popen[bytes], until: float) -> str:
+    """What it ended with; one that does not end in time is ended."""
+    try:
+        return str(process.wait(max(1.0, until - time.monotonic())))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return f"nothing within {_SECONDS} s"
 
 
 def _write(ground: Ground) -> None:

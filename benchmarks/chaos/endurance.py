@@ -29,7 +29,11 @@ _LOOK_SECONDS = 2.0
 _SETTLED = 0.2
 """How much of the run is done when everything is loaded that will be."""
 _GROWS_MB = 50
-"""So much more memory a process may have at the end."""
+"""So much more memory a process, or Redis, may have at the end."""
+_MOST_KEYS = 100
+"""So many keys may be in Redis at any time: some for the run, for each worker, range and queue."""
+_SECONDS = 3600
+"""How long the run may take."""
 
 
 @dataclass
@@ -53,6 +57,17 @@ class Endurance:
             before |= seen
         last = {pid: mb for seen in settled for pid, mb in seen.items()}
         return max((last[pid] - before[pid] for pid in last), default=0.0)
+
+    @property
+    def redis_grown(self) -> float:
+        """How much Redis has grown since all is loaded."""
+        settled = self.redis[int(len(self.redis) * _SETTLED) :]
+        return settled[-1] - settled[0] if settled else 0.0
+
+    @property
+    def unbounded(self) -> list[str]:
+        """What never expires, of the run and of its workers."""
+        return [name for name in self.kept if ":run:" in name or ":lease:" in name]
 
     def __str__(self) -> str:
         largest = max((mb for seen in self.memory for mb in seen.values()), default=0.0)
@@ -131,13 +146,17 @@ def _file(ground: Ground, database: str, more: Document, sql: str = "") -> None:
 
 def _watch(ground: Ground, crew: Crew, submit: subprocess.Popen[bytes], found: Endurance) -> None:
     redis: Any = ground.redis
-    while submit.poll() is None:
+    until = time.monotonic() + _SECONDS
+    while submit.poll() is None and time.monotonic() < until:
         found.memory.append(_memory(crew))
         found.keys.append(redis.dbsize())
         found.redis.append(redis.info("memory")["used_memory"] / 2**20)
         time.sleep(_LOOK_SECONDS)
+    if submit.poll() is None:
+        submit.kill()
+        submit.wait()
     if submit.returncode != 0:
-        ground.found(f"the submit ended with {submit.returncode}")
+        ground.found(f"the submit ended with {submit.returncode} (it may take {_SECONDS} s)")
 
 
 def _memory(crew: Crew) -> dict[int, float]:
@@ -169,3 +188,9 @@ def _judge(ground: Ground, found: Endurance) -> None:
             ground.found(f"{database}: something was lost or changed twice")
     if found.grown > _GROWS_MB:
         ground.found(f"a process has grown by {found.grown:.0f} MB")
+    if found.redis_grown > _GROWS_MB:
+        ground.found(f"Redis has grown by {found.redis_grown:.0f} MB")
+    if max(found.keys, default=0) > _MOST_KEYS:
+        ground.found(f"there were {max(found.keys)} keys in Redis")
+    if found.unbounded:
+        ground.found(f"keys without expiry: {' '.join(found.unbounded)}")
