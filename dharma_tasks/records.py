@@ -29,6 +29,10 @@ class MigrationState(StrEnum):
     ROLLED_BACK = "rolled_back"
 
 
+GONE = (MigrationState.PENDING, MigrationState.ROLLED_BACK)
+"""Nothing of such a migration is there."""
+
+
 class OperationState(StrEnum):
     """The state of an operation. One without a record is pending.
 

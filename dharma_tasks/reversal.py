@@ -24,7 +24,7 @@ from dharma_tasks.planner import (
     other_values,
     wanted_version,
 )
-from dharma_tasks.records import MigrationRecord, MigrationState, OperationState, Survey
+from dharma_tasks.records import GONE, MigrationRecord, MigrationState, OperationState, Survey
 from dharma_tasks.run import Next
 from dharma_tasks.versions import order
 
@@ -32,7 +32,6 @@ __all__ = ["irreversible", "plan_back"]
 
 _BY_FILE = "A rollback file can undo the migration."
 _NONE = Version(0)
-_GONE = (MigrationState.PENDING, MigrationState.ROLLED_BACK)
 
 
 def irreversible(migration: Migration, record: MigrationRecord | None) -> dict[int, Problem]:
@@ -110,7 +109,7 @@ def _above(survey: Survey, target: Version) -> list[MigrationRecord]:
     found = [
         record
         for record in survey.migrations
-        if record.state not in _GONE and order(record) > target
+        if record.state not in GONE and order(record) > target
     ]
     return sorted(found, key=order, reverse=True)
 
@@ -250,7 +249,7 @@ def _needed(
     for migration in migrations:
         survey = surveys.get(migration.database)
         record = survey.by_version().get(migration.version) if survey else None
-        if record is None or record.state in _GONE or migration.reference in undone:
+        if record is None or record.state in GONE or migration.reference in undone:
             continue
         for needed in sorted(undone & {*migration.dependencies}):
             what = f"{needed} is to be undone, but {migration.reference} needs it and stays"

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from dharma_tasks.migration import Migration, Version, order_of
-from dharma_tasks.records import MigrationRecord, MigrationState
+from dharma_tasks.records import GONE, MigrationRecord, MigrationState
 
 __all__ = ["BEGUN", "Versions", "order"]
 
 BEGUN = (MigrationState.RUNNING, MigrationState.FAILED)
-_GONE = (MigrationState.PENDING, MigrationState.ROLLED_BACK)
 
 
 def order(record: MigrationRecord) -> Version:
@@ -34,7 +33,7 @@ class Versions:
     def without_file(self) -> list[MigrationRecord]:
         """What is there, in whole or in part, and has no file any more."""
         known = {file.version for file in self.files}
-        found = (record for record in self.records if record.state not in _GONE)
+        found = (record for record in self.records if record.state not in GONE)
         return sorted((record for record in found if record.version not in known), key=order)
 
     def missing(self, record: MigrationRecord) -> bool:
@@ -57,7 +56,7 @@ class Versions:
 
     def moved(self, record: MigrationRecord) -> Migration | None:
         """The file that is this record's, but for the version that it says now."""
-        if record.state in _GONE or record.version in self._unmoved:
+        if record.state in GONE or record.version in self._unmoved:
             return None
         for file in self.files:
             if file.name == record.name and file.version not in self._unmoved:
@@ -84,5 +83,5 @@ class Versions:
 
     def late(self, file: Migration) -> bool:
         """Whether it would be begun only after one that comes after it."""
-        begun = self._states.get(file.version) not in (None, *_GONE)
+        begun = self._states.get(file.version) not in (None, *GONE)
         return not begun and self.latest is not None and file.order < order(self.latest)

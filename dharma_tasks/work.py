@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from dharma_tasks.migration import JSON, Key
-from dharma_tasks.records import Direction, MigrationState, OperationState, Owner
+from dharma_tasks.records import GONE, Direction, MigrationState, OperationState, Owner
 
 WAY_BACK = "on the way back: "
 """What the error of a migration begins with that failed while it was rolled back."""
@@ -64,7 +64,7 @@ class Assignment:
         """Whether the version `after`, where that is its state, is over as it has to be."""
         if self.going is MigrationState.RUNNING:
             return state is MigrationState.APPLIED
-        return state in (MigrationState.PENDING, MigrationState.ROLLED_BACK)
+        return state in GONE
 
     @property
     def going(self) -> MigrationState:

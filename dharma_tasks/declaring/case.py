@@ -8,10 +8,10 @@ from functools import cached_property
 
 from dharma_tasks import advice
 from dharma_tasks.advice import rollback
-from dharma_tasks.declaring.proposal import GONE, state_of
+from dharma_tasks.declaring.proposal import state_of
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.migration import Migration, Reference, order_of, reference
-from dharma_tasks.records import MigrationRecord, MigrationState, Survey
+from dharma_tasks.records import GONE, MigrationRecord, MigrationState, Survey
 
 __all__ = ["Case"]
 

@@ -9,10 +9,9 @@ from typing import Protocol
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.journal import Amendment, Declaration
 from dharma_tasks.migration import Migration, Reference, Version, plain_version, reference
-from dharma_tasks.records import Head, MigrationRecord, MigrationState, OperationState, Survey
+from dharma_tasks.records import GONE, Head, MigrationRecord, MigrationState, OperationState, Survey
 
 __all__ = [
-    "GONE",
     "Change",
     "Proposal",
     "Wish",
@@ -24,9 +23,6 @@ __all__ = [
     "types_of",
     "unmet",
 ]
-
-GONE = (MigrationState.PENDING, MigrationState.ROLLED_BACK)
-"""Nothing of such a migration is there."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from enum import StrEnum
 
 from dharma_tasks.declaring.case import Case
 from dharma_tasks.declaring.proposal import (
-    GONE,
     Change,
     Proposal,
     begun,
@@ -23,7 +22,7 @@ from dharma_tasks.explain import suggestion
 from dharma_tasks.journal import Amendment
 from dharma_tasks.migration import Migration, Reference, reference
 from dharma_tasks.planner import half_undone
-from dharma_tasks.records import MigrationRecord, MigrationState, OperationState, Survey
+from dharma_tasks.records import GONE, MigrationRecord, MigrationState, OperationState, Survey
 
 __all__ = ["Action", "Repair"]
 

@@ -28,7 +28,7 @@ from dharma_tasks.migration import Key, reference
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.operations.paced import Throttled
 from dharma_tasks.range_control import HelperControl, RangeLeases
-from dharma_tasks.records import Direction, MigrationState
+from dharma_tasks.records import GONE, Direction, MigrationState
 from dharma_tasks.run import Event, Job, Next, Progress
 from dharma_tasks.runner import Runner
 from dharma_tasks.work import Assignment
@@ -66,7 +66,7 @@ def confirm_dependency(context: Context, run: str, database: str, version: str) 
         msg = f"{reference(database, version)} cannot be confirmed"
         raise StepAside(msg) from error
     forward = snapshot.run.direction is Direction.FORWARD
-    if state not in ((MigrationState.APPLIED,) if forward else turning.GONE):
+    if state not in ((MigrationState.APPLIED,) if forward else GONE):
         msg = f"{reference(database, version)} is {state}"
         todo = "Waits for it to be applied" if forward else "Waits for it to be undone"
         context.tell(snapshot.run, "waiting", f"{msg}. {todo}")

@@ -11,14 +11,12 @@ from dharma_tasks.errors import MigrationFailed
 from dharma_tasks.flow.context import Context
 from dharma_tasks.logs import stack_of
 from dharma_tasks.migration import Migration
-from dharma_tasks.records import MigrationRecord, MigrationState, OperationState
+from dharma_tasks.records import GONE, MigrationRecord, MigrationState, OperationState
 from dharma_tasks.reversal import irreversible
 from dharma_tasks.run import Job, Next
 from dharma_tasks.runner import Runner
 
 log = structlog.get_logger()
-
-GONE = (MigrationState.PENDING, MigrationState.ROLLED_BACK)
 
 
 @dataclass(frozen=True)
