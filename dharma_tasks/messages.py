@@ -20,15 +20,18 @@ from dharma_tasks.run import Next, Run, RunState, Snapshot
 from dharma_tasks.runs import Runs
 from dharma_tasks.signing import Kind, Signer, canonical
 
+REFUSED = "refused "
+ERROR = "error "
+"""What an answer begins with where it was not done; then comes why."""
 UNLOCKED = "unlocked"
 UNLOCK_LATE = "late"
-"""The answers to an `unlock`; or "error " and why."""
+"""The answers to an `unlock`."""
 WRITTEN = "written"
-"""The answer to an `audit`; or "error " and why."""
+"""The answer to an `audit`."""
 DECLARED = "declared"
-"""The answer to a `declare`; or "refused " or "error " and why."""
+"""The answer to a `declare`."""
 PRUNED = TypeAdapter(list[Pruned])
-"""The answer to a `prune`, as JSON; or "refused " or "error " and why."""
+"""The answer to a `prune`, as JSON."""
 
 
 @dataclass(frozen=True)

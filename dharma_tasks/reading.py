@@ -21,7 +21,7 @@ from dharma_tasks.databases import NAMES, Database, connect
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import Problem, Unreachable
 from dharma_tasks.findings import Examination, Finding, problem
-from dharma_tasks.messages import Chain, Message, read_message
+from dharma_tasks.messages import ERROR, Chain, Message, read_message
 from dharma_tasks.records import SCHEMA_VERSION, Survey
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.settings import Settings
@@ -254,8 +254,8 @@ def _answer(
     question: Question[Found], redis: Redis, name: str, reply: str, until: float
 ) -> Found | _Unread:
     text = replies.fetch(redis, reply, until)
-    if text is not None and text.startswith("error "):
-        return _Unread(text.removeprefix("error "))
+    if text is not None and text.startswith(ERROR):
+        return _Unread(text.removeprefix(ERROR))
     if text is not None:
         return question.parse(text)
     todo = f"Set DHARMA_{name.upper()}_URL here to read it directly"

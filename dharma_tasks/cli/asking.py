@@ -11,7 +11,7 @@ from dharma_tasks import replies
 from dharma_tasks.cli import common
 from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.flow.asked import busy, run_on
-from dharma_tasks.messages import Message, signed
+from dharma_tasks.messages import ERROR, Message, signed
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 from dharma_tasks.signing import signer
@@ -20,10 +20,6 @@ from dharma_tasks.workers import Workers
 ANSWER_SECONDS = 10
 """How long workers may take; the first that is free does it in any case."""
 GOES_ON = "Interrupted. What a worker was asked for it does all the same: see dharma history."
-
-REFUSED = "refused "
-ERROR = "error "
-"""What an answer begins with that is none."""
 
 
 class Asking:

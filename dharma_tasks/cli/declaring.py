@@ -18,12 +18,12 @@ from rich.text import Text
 
 from dharma_tasks.bounds import Bounds
 from dharma_tasks.cli import common
-from dharma_tasks.cli.asking import ERROR, GOES_ON, REFUSED, Asking
+from dharma_tasks.cli.asking import GOES_ON, Asking
 from dharma_tasks.cli.screen import Indented, console, stdout
 from dharma_tasks.declaring.proposal import Change, Proposal, Wish
 from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.loader import load
-from dharma_tasks.messages import DECLARED, Message, declare_message
+from dharma_tasks.messages import DECLARED, ERROR, REFUSED, Message, declare_message
 from dharma_tasks.migration import JSON
 from dharma_tasks.reading import surveys
 from dharma_tasks.redis_client import require_redis

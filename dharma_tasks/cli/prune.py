@@ -12,7 +12,7 @@ from rich.text import Text
 
 from dharma_tasks import words
 from dharma_tasks.cli import common, options
-from dharma_tasks.cli.asking import ERROR, GOES_ON, REFUSED, Asking
+from dharma_tasks.cli.asking import GOES_ON, Asking
 from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import console, stdout
@@ -20,7 +20,7 @@ from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Refused
 from dharma_tasks.explain import unknown_databases
 from dharma_tasks.journal import Pruned
-from dharma_tasks.messages import PRUNED, Pruning, prune_message
+from dharma_tasks.messages import ERROR, PRUNED, REFUSED, Pruning, prune_message
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import new_run_id
 from dharma_tasks.settings import Settings

@@ -21,7 +21,15 @@ from dharma_tasks.cli.talk import Talk
 from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.journal import Entry
 from dharma_tasks.lease import Leases
-from dharma_tasks.messages import WRITTEN, audit_message, operation_chain, orphans, signed
+from dharma_tasks.messages import (
+    ERROR,
+    REFUSED,
+    WRITTEN,
+    audit_message,
+    operation_chain,
+    orphans,
+    signed,
+)
 from dharma_tasks.migration import Key
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import Event, RunState, Snapshot
@@ -135,7 +143,7 @@ class Steering:
         if silent:
             self.say(f"The history of {', '.join(silent)} has it as soon as a worker is free.")
         errors = [
-            a.removeprefix("error ").removeprefix("refused ")
+            a.removeprefix(ERROR).removeprefix(REFUSED)
             for a in answers.values()
             if a and a != WRITTEN
         ]

@@ -24,7 +24,7 @@ from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.flow.asked import leases_on
 from dharma_tasks.lease import Held, Leases
-from dharma_tasks.messages import UNLOCK_LATE, UNLOCKED, signed, unlock_message
+from dharma_tasks.messages import ERROR, REFUSED, UNLOCK_LATE, UNLOCKED, signed, unlock_message
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import Next, Run
 from dharma_tasks.runs import Runs
@@ -118,10 +118,10 @@ class _Unlock:
         if answer == UNLOCK_LATE:
             self._say("It has ended by itself meanwhile: nothing was broken.")
             return 0
-        if answer.startswith("refused "):
-            raise Refused([Problem("", "", answer.removeprefix("refused "), "")])
+        if answer.startswith(REFUSED):
+            raise Refused([Problem("", "", answer.removeprefix(REFUSED), "")])
         if answer != UNLOCKED:
-            raise Unreachable(f"nothing was broken: {answer.removeprefix('error ')}")
+            raise Unreachable(f"nothing was broken: {answer.removeprefix(ERROR)}")
         self._document["broken"] = True
         self._say(f"Broken, and written to {self._database}'s history as done by {self._by}.")
         self._say(

@@ -20,8 +20,10 @@ from dharma_tasks.logs import stack_of
 from dharma_tasks.messages import (
     DECLARATION,
     DECLARED,
+    ERROR,
     PRUNED,
     PRUNING,
+    REFUSED,
     UNLOCK_LATE,
     UNLOCKED,
     WRITTEN,
@@ -65,7 +67,7 @@ def read(
     try:
         answer = _told(context, database, wanted)
     except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told
-        answer = "error " + context.unreachable(database, error).text
+        answer = ERROR + context.unreachable(database, error).text
     replies.answer(context.redis, reply, answer)
     return []
 
@@ -103,7 +105,7 @@ def signed(step: Callable[..., list[Chain]]) -> Callable[..., list[Chain]]:
                 confirm_recent(datetime.fromtimestamp(at, UTC), "what was asked of this worker")
         except Unsigned as why:
             log.warning("refused", asked=step.__name__, reason=why.what)
-            replies.answer(context.redis, arguments["reply"], f"refused {why}")
+            replies.answer(context.redis, arguments["reply"], f"{REFUSED}{why}")
             return []
         return step(context, **arguments)
 
@@ -238,15 +240,15 @@ def _by_itself(context: Context, database: str, reply: str, call: Callable[[], s
     """
     open_run = run_on(database, context.runs)
     if open_run is not None:
-        replies.answer(context.redis, reply, f"refused {busy(database, open_run)}")
+        replies.answer(context.redis, reply, f"{REFUSED}{busy(database, open_run)}")
         return
     try:
         said = call()
     except FenceLost as error:
-        said = f"refused the journal of {database} is not as it was seen ({error}). Look again"
+        said = f"{REFUSED}the journal of {database} is not as it was seen ({error}). Look again"
     except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told
         log.error("not_written", database=database, **stack_of(error))
-        said = f"error {context.unreachable(database, error).text}"
+        said = f"{ERROR}{context.unreachable(database, error).text}"
     replies.answer(context.redis, reply, said)
 
 
@@ -278,6 +280,6 @@ def _written(context: Context, entry: Entry, reply: str) -> bool:
     except Exception as error:  # noqa: BLE001 - whatever it is, who asked is told
         told = {"run": entry.run, "database": database, "entry": entry.event}
         log.error("not_written", **told, **stack_of(error))
-        replies.answer(context.redis, reply, "error " + context.unreachable(database, error).text)
+        replies.answer(context.redis, reply, ERROR + context.unreachable(database, error).text)
         return False
     return True

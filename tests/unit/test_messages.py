@@ -26,7 +26,7 @@ WAY_OUT = {
     # What is said there says what to do itself.
     "cli/asking.py: busy(name, run)",
     "cli/declaring.py: why",
-    "cli/unlock.py: answer.removeprefix('refused ')",
+    "cli/unlock.py: answer.removeprefix(REFUSED)",
 }
 """Problems with an empty `todo`: the file, and their `what`."""
 
