@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dharma_tasks.errors import Problem, Refused
-from dharma_tasks.settings import Settings
+from dharma_tasks.strict_json import MAX_DEPTH
+
+if TYPE_CHECKING:
+    from dharma_tasks.settings import Settings
 
 __all__ = ["Bounds"]
 
@@ -18,10 +22,13 @@ _MEGABYTE = 1_000_000
 
 @dataclass(frozen=True)
 class Bounds:
-    """What the settings `max_file_mb`, `max_depth`, `max_files` and `max_name` say."""
+    """What the settings `max_file_mb`, `max_depth`, `max_files` and `max_name` say.
+
+    The defaults here are theirs.
+    """
 
     file_mb: float = 16
-    depth: int = 100
+    depth: int = MAX_DEPTH
     files: int = 50_000
     name: int = 200
 

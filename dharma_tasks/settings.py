@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from dharma_tasks.bounds import Bounds
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.secret_files import SecretFiles, text_of_file
 
@@ -53,13 +54,13 @@ class Settings(BaseSettings):
     elasticsearch_client_key: Path | None = None
     """Its key, where it is not in the same file."""
     migrations_dir: Path = Path("migrations")
-    max_file_mb: float = Field(default=16, gt=0)
+    max_file_mb: float = Field(default=Bounds.file_mb, gt=0)
     """How large one file of a migration may be, in megabytes."""
-    max_depth: int = Field(default=100, ge=10, le=100)
+    max_depth: int = Field(default=Bounds.depth, ge=10, le=Bounds.depth)
     """How deeply the JSON of a migration may be nested; MongoDB stores nothing deeper than 100."""
-    max_files: int = Field(default=50_000, ge=1)
+    max_files: int = Field(default=Bounds.files, ge=1)
     """How many migrations the folder may hold, their rollbacks included."""
-    max_name: int = Field(default=200, ge=10)
+    max_name: int = Field(default=Bounds.name, ge=10)
     """How many characters a migration's name may have."""
     namespace: str = Field(default="dharma", pattern=r"^[a-z][a-z0-9_]{0,30}$")
     """Prefixes Redis keys, queues and the journal's names: two projects can share servers."""
