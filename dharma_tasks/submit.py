@@ -296,4 +296,4 @@ def who_asks(by: str | None) -> str:
 if __name__ == "__main__":
     from importlib import import_module
 
-    import_module("dharma_tasks.cli.submit").submit(prog_name="python -m dharma_tasks.submit")
+    import_module("dharma_tasks.cli").command("submit")(prog_name="python -m dharma_tasks.submit")

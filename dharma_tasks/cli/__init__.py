@@ -10,7 +10,7 @@ import click
 
 from dharma_tasks.cli.examples import examples
 
-__all__ = ["main"]
+__all__ = ["command", "main"]
 
 _OBJECTS = 50_000
 """So many new ones before Python looks for garbage: what a command reads, it keeps to its end.
@@ -40,6 +40,14 @@ _COMMANDS = {
 }
 
 
+def command(name: str) -> click.Command:
+    """The command `name`, for a process that does nothing else."""
+    gc.set_threshold(_OBJECTS)
+    atexit.register(gc.freeze)  # what there is at the end needs no last look through it
+    found: click.Command = getattr(import_module(f"{__name__}.{name}"), name)
+    return found
+
+
 class _OnDemand(click.Group):
     """A group that knows its commands by name: one file each in this folder."""
 
@@ -57,12 +65,7 @@ class _OnDemand(click.Group):
         return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in _COMMANDS:
-            return None
-        gc.set_threshold(_OBJECTS)
-        atexit.register(gc.freeze)  # what there is at the end needs no last look through it
-        found: click.Command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
-        return found
+        return command(cmd_name) if cmd_name in _COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
