@@ -13,8 +13,7 @@ from typing import Any
 
 import structlog
 from celery import Task
-from celery.exceptions import Ignore, InvalidTaskError, Reject
-from celery.worker.strategy import default as received
+from celery.exceptions import Ignore, Reject
 
 from dharma_tasks.bootsteps import meter, served, shutting_down
 from dharma_tasks.celery_app import app
@@ -66,28 +65,10 @@ def _context(worker: str) -> Context:
         return _contexts[pid]
 
 
-def wary(*arguments: Any, **options: Any) -> Any:
-    """How Celery receives a message, but one that is not even formed like one is thrown away.
-
-    It would end the worker, go back to the queue, and end the next one.
-    """
-    receive = received(*arguments, **options)
-
-    def receives(*message: Any, **more: Any) -> Any:
-        try:
-            return receive(*message, **more)
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            msg = f"not formed like a message: {error}"
-            raise InvalidTaskError(msg) from error
-
-    return receives
-
-
 class FlowTask(Task):  # type: ignore[type-arg]  # not generic when it runs
     """A task that sends on what the flow returns, or steps aside with the rest of its chain."""
 
     abstract = True
-    Strategy = f"{__name__}:wary"
     # The runner has logged it already, with the database's message and the stack.
     throws = (MigrationFailed,)
 
