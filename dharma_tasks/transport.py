@@ -36,7 +36,7 @@ class Channel(redis.Channel):
         return found
 
     def _brpop_read(self, **options: Any) -> Any:
-        before = dict(self.qos._delivered)  # noqa: SLF001 - nothing else says what this adds
+        before = self._delivered
         try:
             return super()._brpop_read(**options)  # type: ignore[misc]  # not in the stubs
         except _NO_MESSAGE as error:
@@ -45,9 +45,14 @@ class Channel(redis.Channel):
             self._reject_since(before)
             raise Empty from None
 
+    @property
+    def _delivered(self) -> dict[str, Any]:
+        """What was taken, by its tag, and is not known to be acknowledged."""
+        return dict(self.qos._delivered or {})  # noqa: SLF001 - nothing else says it
+
     def _reject_since(self, before: dict[str, Any]) -> None:
         """Drop what was delivered after `before`, also where it has the tag of what was there."""
-        for tag, message in list(self.qos._delivered.items()):  # noqa: SLF001
+        for tag, message in self._delivered.items():
             if before.get(tag) is not message:
                 self.qos.reject(tag)
 

@@ -132,6 +132,14 @@ def test_a_worker_survives_garbage(place: Place) -> None:
         delivery = {"exchange": "", "routing_key": "postgresql"}
         given = {"delivery_tag": tag, "delivery_info": delivery, "body_encoding": "base64"}
         garbage(redis, place, "", b"[]", headers={"task": []}, properties=given)
+    deep: list[Any] = []
+    for _ in range(900):  # JSON just so, and not what the pool's pipe carries
+        deep = [deep]
+    for more in ({"timelimit": 7}, {"timelimit": ["x", "y"]}, {"more": deep}):
+        for number in range(4):  # one for each child of the pool
+            headers = {"task": "dharma_tasks.survey", "id": f"{number}", **more}
+            garbage(redis, place, "", arguments(run="none", database="x"), headers=headers)
+    garbage(redis, place, "dharma_tasks.survey", json.dumps([deep, {}, {}]).encode())
     for entry in (b"\xff", b"no JSON", b"7", b"{}", b'{"properties": 1}', b"[" * 100_000):
         redis.lpush(f"{place.settings.namespace}:postgresql", entry)
     for body in (b"\x00", b"{}", b"[]", b"[[], 7, {}]", b"[" * 100_000, b'"' + b"x" * 5_000_000):
