@@ -197,6 +197,13 @@ class RunsAtWork(Runs):
             raise Stopped(msg)
         return job
 
+    def passes_over(self, job: Job) -> bool:
+        """Whether the plan says that the operation is left as it is, as a person has accepted."""
+        plan = self.plan(job.run) if job.run.accept_data_loss else None
+        return plan is not None and job.at.number in plan.passed_over.get(
+            job.migration.reference, ()
+        )
+
     def _placed(self, job: Job, signatures: dict[str, str | None]) -> tuple[Job, str]:
         """The job, and what it waits for, as the plan has it."""
         run, ref, until = job.run, job.migration.reference, job.at.until
