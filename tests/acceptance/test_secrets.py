@@ -9,6 +9,13 @@ from pymongo import MongoClient
 from dharma_tasks.encryption import new_key
 
 TOKEN = "the one that is meant"
+HIDE = {
+    "type": "update_documents",
+    "collection": "people",
+    "filter": {},
+    "update": {"$set": {"name": "nobody"}},
+    "keep_before_image": True,
+}
 
 
 def test_it_waits_for_a_worker_that_has_the_secret(place: Place) -> None:
@@ -46,14 +53,7 @@ def test_accepted_data_loss_is_none_where_a_worker_has_the_key(place: Place) -> 
     The way back of PostgreSQL goes first, and waits until the workers have changed.
     """
     key = new_key()
-    update = {
-        "type": "update_documents",
-        "collection": "people",
-        "filter": {},
-        "update": {"$set": {"name": "nobody"}},
-        "keep_before_image": True,
-    }
-    place.write("mongodb", "001_hide", {"version": "1.0.0", "operations": [update]})
+    place.write("mongodb", "001_hide", {"version": "1.0.0", "operations": [HIDE]})
     more = {"version": "1.0.0", "dependencies": ["mongodb:1.0.0"]}
     place.write("postgresql", "001_one", more, "CREATE TABLE step1 (id int)")
     place.start_worker(DHARMA_ENCRYPTION_KEY=key)
@@ -91,3 +91,18 @@ def test_accepted_data_loss_is_none_where_a_worker_has_the_key(place: Place) -> 
         place.workers[1].kill()
         wait_for(lambda: place.runs.state(run) == "done", "the end")
         assert people.find_one() == {"_id": 1, "name": "Ada"}
+
+
+def test_what_nobody_can_read_any_more_is_passed_over(place: Place) -> None:
+    """Where a person accepts that: the worker that plans it has not the key, and says so."""
+    place.write("mongodb", "001_hide", {"version": "1.0.0", "operations": [HIDE]})
+    place.start_worker("-Q", "mongodb", DHARMA_ENCRYPTION_KEY=new_key())
+    with MongoClient(place.url("mongodb")) as client:
+        people = client.get_default_database()["people"]
+        people.insert_one({"_id": 1, "name": "Ada"})
+        place.submit()
+        place.workers[0].kill()
+        place.start_worker("-Q", "mongodb")
+        done = place.dharma("rollback", "0.0.0", "--accept-data-loss", "--yes")
+        assert "mongodb:1.0.0 operation 1 is left as it is" in done.stdout
+        assert people.find_one() == {"_id": 1, "name": "nobody"}
