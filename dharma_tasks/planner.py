@@ -69,7 +69,8 @@ class Plan(BaseModel):
     empty when there is nothing to do. `dependencies` has every planned migration with those of
     its dependencies that are in other databases: in this plan, or applied already. On the way
     back it has those in other databases that depend on it. `first` says of a migration where it
-    begins (see `Next.text`), if that is not its first operation.
+    begins (see `Next.text`), if that is not its first operation, and `passed_over` which of its
+    operations are left as they are, where a person accepts that.
     `generations` is what the head of each database in `orders` said (0 without a head):
     `Journal.begin` expects it; `identities` is whose head it was. `checksum` covers the orders and
     the meaning of each migration.
@@ -82,6 +83,7 @@ class Plan(BaseModel):
     generations: dict[str, int]
     checksum: str
     first: dict[Reference, str] = {}
+    passed_over: dict[Reference, tuple[int, ...]] = {}
     warnings: list[str] = []
     identities: dict[str, str] = {}
 

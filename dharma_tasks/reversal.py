@@ -100,6 +100,7 @@ def plan_back(
         identities=identities(orders, surveys),
         checksum=checksum(orders, known),
         first={way.reference: way.first.text for way in ways},
+        passed_over={way.reference: tuple(way.passed_over) for way in ways if way.passed_over},
         warnings=[warning for way in ways for warning in way.warnings()],
     )
 
@@ -191,8 +192,8 @@ class _Way:
                 "was done; with --accept-data-loss these are taken."
             )
             yield Problem(self.file.file, "", what, todo)
-        elif not request.accept_data_loss and self.until == 1:
-            for number, problem in self._irreversible(self.file):
+        elif not request.accept_data_loss:
+            for number, problem in self.passed_over.items():
                 kind = self.file.operation(number)["type"]
                 what = f"{self.record.version} cannot be undone: operation {number}, {kind}: "
                 why = problem.what.removeprefix(f"{kind} cannot be undone: ")
@@ -222,11 +223,15 @@ class _Way:
             return
         if self.file and self._other_values(self.file):
             yield f"{self.reference} is undone with other values than it was begun with"
-        for number, problem in self._irreversible(self.file) if self.file else ():
+        for number, problem in self.passed_over.items():
             yield f"{self.reference} operation {number} is left as it is: {problem.what}"
 
-    def _irreversible(self, file: Migration) -> list[tuple[int, Problem]]:
-        return [] if self.by_file else list(self._final(file).items())
+    @cached_property
+    def passed_over(self) -> dict[int, Problem]:
+        """What cannot be undone and yet is come to, which a person must accept."""
+        if self.file is None or self.by_file or self.until > 1:
+            return {}
+        return self._final(self.file)
 
     def _final(self, file: Migration) -> dict[int, Problem]:
         """What has begun and cannot be undone."""

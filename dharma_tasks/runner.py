@@ -80,6 +80,8 @@ class Runner:
     """Whether the last of them has left it in order: going on is not an attempt of its own."""
     accept_data_loss: bool = False
     """Whether a person said that what cannot be undone is to be passed over."""
+    passed_over: bool = False
+    """Whether the plan says that this operation is, as it was when its journal was read."""
     ranges: RangesControl | None = None
     """How it comes by the ranges of its operation; a range has none."""
     hidden: Hidden = NOTHING
@@ -118,7 +120,7 @@ class Runner:
                 if taken is None:
                     taken = ours = self._take_over()
                     self._confirm_fit()
-                    self._confirm_secrets(taken, pace)
+                    self._confirm_secrets(taken)
                     prepared = taken.undo is not None or self.assignment.back
                     self._check_attempts(taken)
                     pace.begun(taken.attempts)
@@ -215,21 +217,24 @@ class Runner:
             todo = "Correct the secret, or encrypt a value that fits (dharma encrypt); then submit"
             raise OperationFailed(what, f"{todo} again")
 
-    def _confirm_secrets(self, taken: Taken, pace: Pace) -> None:
+    def _confirm_secrets(self, taken: Taken) -> None:
         """One operation has the same secrets and keys from its beginning to its end, and back.
 
-        A key that is lost for good is no reason to wait for it where a person has accepted that.
+        A key that is lost for good is no reason to wait where the plan passes the operation over.
+        Else it waits, whatever data loss a person has accepted: another worker may have the key.
+
+        Raises:
+            Unequipped: this worker has not what it was begun with.
         """
-        undo, msg = taken.undo or {}, ""
+        undo = taken.undo or {}
         if names := self.hidden.other(undo.get(_SECRETS, {})):
             msg = (
                 f"the secret {', '.join(names)} is another one at {self.worker} than the operation "
                 "was begun with, and it waits for a worker that has that one"
             )
-        elif SEALED in undo and not (self.assignment.back and self.accept_data_loss):
+            raise Unequipped(msg)
+        if SEALED in undo and not (self.assignment.back and self.passed_over):
             msg = f"{undo[SEALED]}, at {self.worker}, and it waits for a worker that has that key"
-        if msg:
-            self.control.waiting(msg, pace.stuck_in_all)
             raise Unequipped(msg)
 
     def _said(self, error: BaseException) -> str:
@@ -453,8 +458,11 @@ class Runner:
     def _leave(self, taken: Taken | None, why: Stopped, pace: Pace) -> None:
         """An orderly stop is not an attempt that failed (Law 10).
 
-        What goes on without us, on the server, goes on only for a successor that comes soon.
+        What goes on without us, on the server, goes on only for a successor that comes soon. What
+        such a one must have is told.
         """
+        if isinstance(why, Unequipped):
+            self.control.waiting(str(why), pace.stuck_in_all)
         if taken is None:
             return
         try:

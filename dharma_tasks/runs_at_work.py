@@ -53,8 +53,7 @@ class RunsAtWork(Runs):
             fields, progress, (signature, control) = pipe.execute()
         found = snapshot_of(fields, progress)
         if found is not None and self.signer.on:
-            record, definitions = (fields.get(name, "") for name in ("record", "definitions"))
-            self.signer.confirm(Kind.RECORD, signature, record, definitions)
+            self._record(run, signature, fields["record"], fields.get("definitions"))
             if not found.state.rests:
                 asked = Control.believed(self.signer, run, fields.get("control"), control)
                 asked.confirm(run, found.state)
@@ -91,7 +90,7 @@ class RunsAtWork(Runs):
             pipe.hget(key, "record")
             pipe.hget(f"{key}:signatures", Kind.RECORD)
             found, record, signature = pipe.execute()
-        self.signer.confirm(Kind.RECORD, signature, record or "", digest(found))
+        self._record(run.id, signature, record, digest(found))
         return [Migration.model_validate_json(text) for text in found.values()]
 
     def start(self, run: Run, plan: Plan) -> bool:
@@ -174,12 +173,12 @@ class RunsAtWork(Runs):
         if working != at.text:
             msg = f"run {run} is at {working or 'no operation'} in {key.database}"
             raise Stopped(msg)
-        self.signer.confirm(Kind.RECORD, signatures[Kind.RECORD], record, definitions or "")
+        asked = self._record(run, signatures[Kind.RECORD], record, definitions)
         signed = signatures[Kind.MIGRATION.of(ref)]
         self.signer.confirm(Kind.MIGRATION, signed, run, ref, migration or "")
         stuck_for, handed_on = _left(last, key)
         job = Job(
-            run=Run.model_validate_json(record),
+            run=asked,
             at=at,
             generation=int(generation),
             migration=Migration.model_validate_json(migration),
@@ -197,6 +196,13 @@ class RunsAtWork(Runs):
             msg = f"{ref} waits until {waits} is confirmed"
             raise Stopped(msg)
         return job
+
+    def passes_over(self, job: Job) -> bool:
+        """Whether the plan says that the operation is left as it is, as a person has accepted."""
+        plan = self.plan(job.run) if job.run.accept_data_loss else None
+        return plan is not None and job.at.number in plan.passed_over.get(
+            job.migration.reference, ()
+        )
 
     def _placed(self, job: Job, signatures: dict[str, str | None]) -> tuple[Job, str]:
         """The job, and what it waits for, as the plan has it."""
@@ -281,6 +287,20 @@ class RunsAtWork(Runs):
         self._call("end", run, state, PROBLEMS.dump_json(problems).decode())
 
     # -- signatures -----------------------------------------------------------------------
+
+    def _record(
+        self, run: str, signature: str | None, record: str | None, definitions: str | None
+    ) -> Run:
+        """What was asked for as `run`: it is signed, and no copy of what is another run."""
+        if not record:
+            msg = f"Redis does not know run {run} any more"
+            raise Stopped(msg)
+        self.signer.confirm(Kind.RECORD, signature, record, definitions or "")
+        found = Run.model_validate_json(record)
+        if self.signer.on and found.id != run:
+            msg = f"what Redis has as the record of run {run} is a copy of run {found.id}'s"
+            raise Unsigned(msg, planned.TODO)
+        return found
 
     def _sign(self, pipe: Any, kind: Kind, run: Run, name: str, *parts: str) -> None:
         if self.signer.on:

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from celery import Task
 from celery.exceptions import Ignore, InvalidTaskError, Reject
-from celery.worker.strategy import default as received
+from celery.worker.request import Request
 
 from dharma_tasks.bootsteps import meter, served, shutting_down
 from dharma_tasks.celery_app import app
@@ -35,9 +35,13 @@ from dharma_tasks.redis_client import connect_redis
 from dharma_tasks.relay import go_on
 from dharma_tasks.run import Next
 from dharma_tasks.settings import settings
+from dharma_tasks.strict_json import MAX_DEPTH
 from dharma_tasks.workers import Workers
 
 log = structlog.get_logger()
+
+_LEVELS = 2 * MAX_DEPTH
+"""How deeply a message may be nested; ours have at most a migration in them."""
 
 _contexts: dict[int, Context] = {}
 _lock = Lock()
@@ -66,28 +70,34 @@ def _context(worker: str) -> Context:
         return _contexts[pid]
 
 
-def wary(*arguments: Any, **options: Any) -> Any:
-    """How Celery receives a message, but one that is not even formed like one is thrown away.
+class Received(Request):
+    """A message as the worker's main process has it, to be handed to a child of its pool.
 
-    It would end the worker, go back to the queue, and end the next one.
+    What fails on that way ends the worker, or keeps a child from other work: what is nested too
+    deeply, and a time limit that is no number, so none that a message brings counts.
     """
-    receive = received(*arguments, **options)
 
-    def receives(*message: Any, **more: Any) -> Any:
-        try:
-            return receive(*message, **more)
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            msg = f"not formed like a message: {error}"
-            raise InvalidTaskError(msg) from error
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Refuse with `InvalidTaskError` what cannot be handed on: Celery throws it away."""
+        super().__init__(*arguments, **options)
+        self.time_limits = (None, None)
+        if _is_deeper(self.request_dict, _LEVELS):
+            msg = f"nested deeper than {_LEVELS} levels"
+            raise InvalidTaskError(msg)
 
-    return receives
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)
 
 
 class FlowTask(Task):  # type: ignore[type-arg]  # not generic when it runs
     """A task that sends on what the flow returns, or steps aside with the rest of its chain."""
 
     abstract = True
-    Strategy = f"{__name__}:wary"
+    Request = f"{__name__}:Received"
     # The runner has logged it already, with the database's message and the stack.
     throws = (MigrationFailed,)
 

@@ -6,8 +6,9 @@ program: it ends the worker ("Unrecoverable error"). It is a lost connection, an
 here; Celery then connects again, and what was not acknowledged is sent again, harmlessly
 (Law 6). The same was reported for other ends of a channel: celery/kombu#582, celery/kombu#970.
 
-An entry of a queue that is no message at all ends a worker as well, which has taken it by then: it
-is thrown away. One that is a message, but makes no sense, is `tasks.wary`'s to throw away.
+An entry of a queue that is no message, or one that Celery can make nothing of, ends a worker as
+well, which has taken it by then. It is thrown away: else it would go back to the queue and end the
+next worker, or stay with this one, which would take no more when it has as many as it may have.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from typing import Any
 import structlog
 from kombu.transport import TRANSPORT_ALIASES, redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import DataError
+
+_NO_MESSAGE = (ValueError, TypeError, LookupError, AttributeError, RecursionError, DataError)
+"""How Kombu, Celery and Redis' client meet what is not formed like a message."""
 
 log = structlog.get_logger()
 
@@ -31,12 +36,25 @@ class Channel(redis.Channel):
         return found
 
     def _brpop_read(self, **options: Any) -> Any:
+        before = self._delivered
         try:
             return super()._brpop_read(**options)  # type: ignore[misc]  # not in the stubs
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        except _NO_MESSAGE as error:
             self._confirm_open()
             log.warning("thrown_away", reason=f"an entry of a queue is no message: {error!r}")
+            self._reject_since(before)
             raise Empty from None
+
+    @property
+    def _delivered(self) -> dict[str, Any]:
+        """What was taken, by its tag, and is not known to be acknowledged."""
+        return dict(self.qos._delivered or {})  # noqa: SLF001 - nothing else says it
+
+    def _reject_since(self, before: dict[str, Any]) -> None:
+        """Drop what was delivered after `before`, also where it has the tag of what was there."""
+        for tag, message in self._delivered.items():
+            if before.get(tag) is not message:
+                self.qos.reject(tag)
 
     def _confirm_open(self) -> None:
         if self.connection is None or self.connection.client is None:

@@ -184,7 +184,10 @@ class Context:
         return [chain for name, chain in found if self.runs.claim_rescue(name, seconds)]
 
     def refuse(self, run: str, why: Unsigned) -> None:
-        """End a run that nobody with the key has asked for, and tell whoever watches it."""
+        """End a run that nobody with the key has asked for, and tell whoever watches it.
+
+        Whatever its record says, no other run is ended.
+        """
         log.error("refused", run=run, reason=why.what)
         try:
             snapshot = self.runs.snapshot(run)
@@ -193,11 +196,12 @@ class Context:
         problem = Problem("", "", why.what, why.todo)
         if snapshot is None or snapshot.state.over:
             return
+        refused = snapshot.run.model_copy(update={"id": run})  # the record may be another run's
         if snapshot.generations:  # something may have been changed
-            self.tell(snapshot.run, "failed", str(problem))
-            self.runs.end(snapshot.run, RunState.FAILED, [])
+            self.tell(refused, "failed", str(problem))
+            self.runs.end(refused, RunState.FAILED, [])
         else:
-            self.runs.end(snapshot.run, RunState.REFUSED, [problem])
+            self.runs.end(refused, RunState.REFUSED, [problem])
 
     def tell(self, run: Run, kind: str, text: str) -> None:
         """Tell whoever watches the run."""

@@ -163,6 +163,7 @@ def _runner(  # noqa: PLR0913, PLR0917 - what is there by then
         stuck_before=job.stuck_for if whole else 0.0,
         handed_on=whole and job.handed_on,
         accept_data_loss=job.run.accept_data_loss,
+        passed_over=whole and context.runs.passes_over(job),
         ranges=RangeLeases(control, me) if whole else None,
     )
 

@@ -37,8 +37,10 @@ def newest(redis: Redis, place: Place) -> str:
     return max(str(key).split(":")[2] for key in found)
 
 
-def garbage(redis: Any, place: Place, task: str, body: bytes, kind: str = "json") -> None:
-    """Put a message into the queue, as the broker's envelope has it."""
+def garbage(
+    redis: Any, place: Place, task: str, body: bytes, kind: str = "json", **changed: Any
+) -> None:
+    """Put a message into the queue, as the broker's envelope has it, but for what is `changed`."""
     number = str(uuid.uuid4())
     envelope = {
         "body": base64.b64encode(body).decode(),
@@ -53,6 +55,7 @@ def garbage(redis: Any, place: Place, task: str, body: bytes, kind: str = "json"
             "body_encoding": "base64",
             "delivery_tag": str(uuid.uuid4()),
         },
+        **changed,
     }
     redis.lpush(f"{place.settings.namespace}:postgresql", json.dumps(envelope))
 
@@ -117,9 +120,26 @@ def test_who_writes_to_redis_has_nothing_executed(place: Place) -> None:
 
 
 def test_a_worker_survives_garbage(place: Place) -> None:
-    """What is no JSON, no task, no run, or has other arguments, is refused; the worker goes on."""
+    """What is no JSON, no task, no run, or has other arguments, is refused; the worker goes on.
+
+    None of it stays with the worker, which would take no more when it has as many as it may have.
+    """
     redis = attacker(place)
     place.start_worker("-Q", "postgresql")
+    for headers in ({"task": "os.system"}, {"task": []}, {"task": {}}, {}, [], 7, None):
+        garbage(redis, place, "", b"[]", headers=headers)
+    for tag in ("one", "one", True, None, [], {}):
+        delivery = {"exchange": "", "routing_key": "postgresql"}
+        given = {"delivery_tag": tag, "delivery_info": delivery, "body_encoding": "base64"}
+        garbage(redis, place, "", b"[]", headers={"task": []}, properties=given)
+    deep: list[Any] = []
+    for _ in range(900):  # JSON just so, and not what the pool's pipe carries
+        deep = [deep]
+    for more in ({"timelimit": 7}, {"timelimit": ["x", "y"]}, {"more": deep}):
+        for number in range(4):  # one for each child of the pool
+            headers = {"task": "dharma_tasks.survey", "id": f"{number}", **more}
+            garbage(redis, place, "", arguments(run="none", database="x"), headers=headers)
+    garbage(redis, place, "dharma_tasks.survey", json.dumps([deep, {}, {}]).encode())
     for entry in (b"\xff", b"no JSON", b"7", b"{}", b'{"properties": 1}', b"[" * 100_000):
         redis.lpush(f"{place.settings.namespace}:postgresql", entry)
     for body in (b"\x00", b"{}", b"[]", b"[[], 7, {}]", b"[" * 100_000, b'"' + b"x" * 5_000_000):
@@ -133,6 +153,8 @@ def test_a_worker_survives_garbage(place: Place) -> None:
     garbage(redis, place, "dharma_tasks.declare", arguments())
     operation = {"run": "none", "version": "1.0.0", "operation": "DROP TABLE users"}
     garbage(redis, place, "dharma_tasks.postgresql.sql", arguments(**operation))
+    queued, kept = (f"{place.settings.namespace}:{name}" for name in ("postgresql", "unacked"))
+    wait_for(lambda: not (redis.llen(queued) or redis.hlen(kept)), "all of it to be gone")
     place.write("postgresql", "001_one", {"version": "1.0.0"}, "CREATE TABLE step1 (id int)")
     place.submit()
     assert "step1" in tables(place)

@@ -28,6 +28,7 @@ from dharma_tasks.hidden import Hidden, reveal
 from dharma_tasks.loader import load
 from dharma_tasks.migration import JSON, Migration
 from dharma_tasks.operations import catalogue
+from dharma_tasks.records import MigrationState, OperationState
 from dharma_tasks.run import Next
 from dharma_tasks.settings import Settings
 from dharma_tasks.work import SEALED, Step, Work
@@ -339,7 +340,8 @@ def test_another_secret_is_not_gone_on_with() -> None:
 def test_what_another_key_has_sealed_is_not_gone_on_with() -> None:
     """In neither direction, or what is kept next would be readable; whoever has the key goes on.
 
-    A person may accept on the way back that nobody has it.
+    A person may accept on the way back that nobody has it, where the plan says so: else somebody
+    may have it.
     """
     server = make_server()
     control = FakeControl(stop_after=4)
@@ -348,14 +350,36 @@ def test_what_another_key_has_sealed_is_not_gone_on_with() -> None:
     before = dict(server.documents)
     assert server.undo is not None
     server.undo |= {SEALED: "encrypted", "irreversible": "encrypted"}
-    for back in (False, True):
+    for back, accepted in ((False, False), (True, False), (True, True)):
         control = FakeControl()
+        runner = make_runner(server, Faults(), control, back=back, accept_data_loss=accepted)
         with pytest.raises(Unequipped, match="encrypted, at w, and it waits for a worker that has"):
-            make_runner(server, Faults(), control, back=back).run()
+            runner.run()
         assert "it waits for a worker that has that key" in control.waits[0]
         assert server.documents == before
-    make_runner(server, Faults(), back=True, accept_data_loss=True).run()
+    make_runner(server, Faults(), back=True, accept_data_loss=True, passed_over=True).run()
     assert server.documents == before
+    assert server.migration is MigrationState.ROLLED_BACK
+
+
+def test_what_an_operation_finds_missing_it_waits_for() -> None:
+    """On its way, and not when it is taken over: that is told too, and it does not fail."""
+    server, control = make_server(), FakeControl()
+    make_runner(server, Faults()).run()
+    runner = make_runner(server, Faults(), control, operation=Sealed(), back=True)
+    with pytest.raises(Unequipped, match="a part is sealed"):
+        runner.run()
+    assert control.waits == ["a part is sealed"]
+    assert server.state is OperationState.UNDOING
+    make_runner(server, Faults(), back=True).run()
+    assert set(server.documents.values()) == {0}
+
+
+class Sealed(Increment):
+    """Has kept a part with a key that is not here."""
+
+    def undo(self, work: Work[dict[int, int]]) -> Step:
+        raise Unequipped("a part is sealed")
 
 
 # -- encryption ----------------------------------------------------------------------------

@@ -144,6 +144,7 @@ def test_what_cannot_be_undone_is_refused_by_name() -> None:
     made = planned([file], "0.0.0", journal, accept_data_loss=True)
     assert made.first == {"mongodb:1.0.0": "1.0.0 2 1"}
     assert "mongodb:1.0.0 operation 2 is left as it is" in made.warnings[0]
+    assert made.passed_over == {"mongodb:1.0.0": (2,)}
 
 
 def test_what_would_help_is_a_sentence() -> None:
@@ -259,6 +260,7 @@ def test_half_undone_goes_on_to_what_cannot_be_undone() -> None:
     made = planned([M1, file], "1.0.0", survey("mongodb", record(M1), half))
     assert made.first == {"mongodb:1.2.0": "1.2.0 3 3"}
     assert "is undone down to its operation 3" in made.warnings[0]
+    assert made.passed_over == {}
     (problem,) = refused([M1, file], "0.0.0", survey("mongodb", record(M1), half))
     assert "1.2.0 cannot be undone: operation 2" in problem
     whole = planned([M1, file], "1.0.0", survey("mongodb", record(M1), half), accept_data_loss=True)

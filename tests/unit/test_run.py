@@ -462,3 +462,21 @@ def test_a_run_back_begins_where_the_plan_says(redis: FakeRedis) -> None:
     driver.runs.moved(run, file, file.after, applied(file))
     (undo,) = driver.runs.moved(run, file.after, None, applied(file))
     assert undo == Next("mongodb", "1.0.0", 2, until=1)
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_what_the_plan_passes_over(redis: FakeRedis, *, accepted: bool) -> None:
+    """That is of one operation, as it was planned, and only where a person has accepted it."""
+    driver = Driver(redis, migration("mongodb", "1.0.0", operations=2))
+    asked = {"direction": Direction.BACK, "target": "0.0.0", "accept_data_loss": accepted}
+    run = driver.submit(**asked)
+    made = driver.plan(run)
+    over = {reference("mongodb", "1.0.0"): (2,)}
+    assert driver.runs.start(run, made.model_copy(update={"passed_over": over}))
+    driver.runs.begun(run, "mongodb", 1)
+    found = []
+    for number in (2, 1):
+        at = Next("mongodb", "1.0.0", number, 1)
+        redis.hset(f"{NAMESPACE}:run:{run.id}", "working:mongodb", at.text)
+        found.append(driver.runs.passes_over(driver.runs.job(run.id, at)))
+    assert found == [accepted, False]

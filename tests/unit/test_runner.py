@@ -97,6 +97,7 @@ def make_runner(
     handed_on: bool = False,
     back: bool = False,
     accept_data_loss: bool = False,
+    passed_over: bool = False,
 ) -> Runner:
     """Return a new worker on the model."""
     assignment = Assignment(
@@ -121,6 +122,7 @@ def make_runner(
         stuck_before=stuck_before,
         handed_on=handed_on,
         accept_data_loss=accept_data_loss,
+        passed_over=passed_over,
     )
 
 

@@ -17,6 +17,7 @@ from dharma_tasks import signing
 from dharma_tasks.errors import FenceLost, Outdated, Refused, Unsigned
 from dharma_tasks.flow import asked, context, planning, revealing
 from dharma_tasks.flow.context import Context, Overtaken
+from dharma_tasks.flow.operation import carry_out
 from dharma_tasks.inline import Inline
 from dharma_tasks.journal import Declaration, Entry, Opening
 from dharma_tasks.messages import (
@@ -363,6 +364,44 @@ def test_redis_cannot_lead_elsewhere(stage: Stage, attack: Callable[[Stage, Run]
     assert stage.refusal(run)
     assert stage.done("1.1.0") <= {0}
     assert "9.0.0" not in stage.journal.known
+
+
+@pytest.mark.parametrize("at", ["survey", "begin", AT_WORK])
+def test_a_record_under_another_run_is_refused(stage: Stage, at: str) -> None:
+    """All that is signed of a run, copied: the copy is ended, and the run itself goes on."""
+    run, copy = stage.submit(ONE), make_run(loaded(ONE), Request(), "me@here")
+    steps: dict[str, Callable[[], object]] = {
+        "survey": lambda: planning.survey(stage.context, copy.id, "mongodb"),
+        "begin": lambda: planning.begin(stage.context, copy.id, "mongodb"),
+        AT_WORK: lambda: carry_out(stage.context, copy.id, Next("mongodb", "1.0.0", 1)),
+    }
+
+    def attack() -> None:
+        copied = {key.replace(run.id, copy.id): text for key, text in stage.copy(run).items()}
+        stage.put_back(copy, copied)
+        with pytest.raises(Unsigned, match=f"run {copy.id} is a copy of run {run.id}'s"):
+            steps[at]()
+
+    stage.inline.attacks[at] = attack
+    stage.finish()
+    assert stage.inline.attacks == {}
+    assert "is a copy of run" in stage.refusal(copy)
+    assert stage.context.runs.state(run.id) is RunState.DONE
+    assert [e.kind for e in stage.context.runs.events(run.id)].count("failed") == 0
+    assert stage.done("1.0.0") == {1}
+
+
+def test_the_migrations_of_another_run_are_not_planned(stage: Stage) -> None:
+    """Put there, with the record that they are signed with, after the run's own was believed."""
+    old, run = (make_run(loaded(*files), Request(), "me@here") for files in ([ONE], [ONE, TWO]))
+    for each, files in ((old, [ONE]), (run, [ONE, TWO])):
+        stage.redis.flushall()
+        Runs(stage.redis, NAMESPACE, signer(settings())).submit(each, files)
+        if each is old:
+            copied = stage.copy(old)
+    stage.put_back(run, {key.replace(old.id, run.id): text for key, text in copied.items()})
+    with pytest.raises(Unsigned, match=f"a copy of run {old.id}'s"):
+        stage.context.runs.migrations(run)
 
 
 def test_a_confirmation_is_not_made_up(stage: Stage) -> None:

@@ -76,8 +76,7 @@ class MongodbJournal(MongodbLedger, Journal[Handle]):
         return [records.told(document) for document in found][::-1]
 
     def _explained(self, operation: Document) -> Document:
-        undo = kept.explained(operation.get("undo"), self._connection.cipher)
-        return operation | {"undo": undo}
+        return operation | {"undo": kept.explained(operation, self._connection.cipher)}
 
     @property
     def ranges(self) -> MongodbRanges:

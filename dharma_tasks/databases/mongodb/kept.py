@@ -7,6 +7,7 @@ transaction that has used it up. An `_id` is `{version, number, part, token}`: `
 operation, so that a range of `_id`s is an operation's, in order; `token` holds the time, and is
 never given twice, so that what one has seen to be of no use can be removed without harm to what was
 kept since under the same number. `key` names the key, so that a way back without it does not begin.
+The operation's record has the names of all of its keys, for whoever plans: see `explained`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pymongo.collection import Collection
 from dharma_tasks.databases.mongodb import records
 from dharma_tasks.databases.mongodb.connection import Document, Handle
 from dharma_tasks.encryption import Cipher, NotOurs
-from dharma_tasks.errors import OperationFailed
+from dharma_tasks.errors import OperationFailed, Unequipped
 from dharma_tasks.migration import Key
 from dharma_tasks.records import MigrationState, OperationState
 from dharma_tasks.work import SEALED
@@ -36,6 +37,7 @@ GIVE_KEY = "Put that key into DHARMA_ENCRYPTION_KEY, behind the one in use, and 
 
 PRUNED = "what it kept for its way back was removed, because it was old (pruned)"
 
+_OTHERS = "other_keys"
 _FASTEST = 1
 _BY_ID = [("_id", 1)]
 _BY_ID_INDEX = "_id_"
@@ -91,13 +93,15 @@ def newest(handle: Handle, key: Key) -> Kept | None:
             before = handle.kept.find({"_id": {"$in": ids[:-1]}}, session=handle.session)
             pieces = [*(each["data"] for each in before.sort("_id", 1)), *pieces]
         packed = b"".join(pieces)
-        return Kept(ids, zlib.decompress(_decrypted(handle, packed) if "key" in last else packed))
+        return Kept(ids, zlib.decompress(_decrypted(handle, last.get("key"), packed)))
     return None
 
 
-def _decrypted(handle: Handle, packed: bytes) -> bytes:
-    if handle.cipher is None:
-        raise OperationFailed(UNREADABLE, GIVE_KEY)
+def _decrypted(handle: Handle, name: str | None, packed: bytes) -> bytes:
+    if name is None:
+        return packed
+    if handle.cipher is None or name not in handle.cipher.names:
+        raise _unequipped()
     try:
         return handle.cipher.decrypt(packed)
     except NotOurs:
@@ -109,12 +113,16 @@ def confirm_readable(handle: Handle, key: Key) -> None:
     """Confirm that all that an operation has kept can be read here, before any of it is used.
 
     Raises:
-        OperationFailed: a part is encrypted with a key that is not here.
+        Unequipped: a part is encrypted with a key that is not here.
     """
     stages: list[Document] = [{"$match": _of(key)}, {"$group": {"_id": "$key"}}]
     found = handle.kept.aggregate(stages, session=handle.session, hint=_BY_ID_INDEX)
     if not all(_readable(handle.cipher, each["_id"]) for each in found):
-        raise OperationFailed(UNREADABLE, GIVE_KEY)
+        raise _unequipped()
+
+
+def _unequipped() -> Unequipped:
+    return Unequipped(f"{UNREADABLE}. {GIVE_KEY}")
 
 
 def recorded(handle: Handle) -> Document:
@@ -122,9 +130,34 @@ def recorded(handle: Handle) -> Document:
     return {"key": handle.cipher.names[0]} if handle.cipher else {}
 
 
-def explained(undo: Document | None, cipher: Cipher | None) -> Document | None:
-    """What an operation has found; without its key sealed and, as far as we see, irreversible."""
-    if undo is None or _readable(cipher, undo.get("key")):
+def noted(handle: Handle, undo: Document, before: Document) -> Document:
+    """What the cursor of a batch that keeps something says of keys; `before` is the one before it.
+
+    That is nothing as long as it is the key that the operation was begun with.
+    """
+    ours = {*handle.cipher.names[:1]} if handle.cipher else set()
+    return _others([before], ours - {undo.get("key")})
+
+
+def joined(cursors: Iterable[Document]) -> Document:
+    """What all of these say of keys."""
+    return _others(cursors, set())
+
+
+def _others(cursors: Iterable[Document], more: set[str]) -> Document:
+    names = more.union(*(each.get(_OTHERS, ()) for each in cursors))
+    return {_OTHERS: sorted(names)} if names else {}
+
+
+def explained(operation: Document, cipher: Cipher | None) -> Document | None:
+    """What an operation has found; without its keys sealed and, as far as we see, irreversible.
+
+    One key is in what it has found; others, which it was gone on with, its batches have `noted`.
+    """
+    undo: Document | None = operation.get("undo")
+    cursor = (operation.get("walked") or operation).get("cursor")
+    others = cursor.get(_OTHERS, ()) if isinstance(cursor, dict) else ()
+    if undo is None or all(_readable(cipher, name) for name in (undo.get("key"), *others)):
         return undo
     return {"irreversible": f"{UNREADABLE}. {GIVE_KEY}"} | undo | {SEALED: UNREADABLE}
 

@@ -88,12 +88,12 @@ class MongodbRanges(MongodbLedger, Ranges[Handle]):
         found = self._operations.find_one_and_update(
             {"_id": records.name(key), "state": OperationState.RUNNING},
             {"$inc": {"joined": 1}},
-            {"undo": True},
+            {"undo": True, "cursor": True},
             session=session,
         )
         if found is None or "ranges" not in (found["undo"] or {}):
             raise _over(assignment)
-        return kept.explained(found["undo"], self._connection.cipher) or {}
+        return kept.explained(found, self._connection.cipher) or {}
 
     def _check_in(self, taken: Taken, step: Step, session: Session) -> None:
         self._write(taken, records.checkpoint(taken, step), session)

@@ -136,9 +136,9 @@ class Walk(Paced[Handle]):
     def joined(self, cursors: Sequence[Any]) -> Document:
         """What was kept and touched, in all of them."""
         found = [each or {} for each in cursors]
-        return {
-            name: sum(each.get(name, 0) for each in found) for name in ("walked", "kept", "touched")
-        }
+        counted = ("walked", "kept", "touched")
+        sums = {name: sum(each.get(name, 0) for each in found) for name in counted}
+        return sums | kept.joined(found)
 
     def step(self, work: Work[Handle]) -> Step:
         """Change the documents of the next batch."""
@@ -162,6 +162,7 @@ class Walk(Paced[Handle]):
             changed = sum(self._update(work, piece) for piece in pieces)
             part = self._keep(work, part, keeping.after(self._documents(work)))
             counts = {"kept": part, "touched": before.get("touched", 0) + changed}
+            counts |= kept.noted(work.handle, work.undo, before)
         within = between(after, upto)
         whole = end is not None and not (keeping and keeping.early)
         done = work.size if whole else self._count(work, within)

@@ -15,8 +15,9 @@ from pymongo.database import Database
 from dharma_tasks.databases.mongodb import MongodbDatabase
 from dharma_tasks.databases.mongodb import kept as keeping
 from dharma_tasks.encryption import new_key
-from dharma_tasks.errors import OperationFailed
+from dharma_tasks.errors import OperationFailed, Unequipped
 from dharma_tasks.settings import Settings
+from dharma_tasks.work import SEALED
 
 CANARY = "c4nary-of-a-person"
 OLD, NEW, OTHER = new_key(), new_key(), new_key()
@@ -106,21 +107,59 @@ def test_without_the_key_nothing_is_undone(
 def test_a_part_of_another_key(keyed: Callable[..., Hand], documents: Database[Any]) -> None:
     """What was begun without a key, went on with one and ended with another needs both of them.
 
-    Each part is looked at before the first one is used.
+    Planning hears of it, and so does whoever takes it over.
     """
     before = raw(documents, "things")
-    first = keyed()
-    taken = first.step(first.take("1.0.0", UPDATE), UPDATE)
-    for keys in ((OLD,), (NEW,)):
+    in_three_parts(keyed)
+    done = raw(documents, "things")
+    for keys in ((), (OLD,), (NEW,)):
+        hand = keyed(*keys)
+        assert "is encrypted with a key that is not here" in str(irreversible(hand))
+        assert SEALED in (hand.take("1.0.0", UPDATE, back=True).undo or {})
+    assert raw(documents, "things") == done
+    both = keyed(OLD, NEW)
+    assert irreversible(both) is None
+    both.undo(UPDATE)
+    assert raw(documents, "things") == before
+
+
+def test_a_part_of_a_key_that_is_not_known_of(
+    keyed: Callable[..., Hand], documents: Database[Any]
+) -> None:
+    """Each part is looked at before the first one is used; a worker that has the key goes on.
+
+    So does one that meets the part in the middle of the way back.
+    """
+    before = raw(documents, "things")
+    in_three_parts(keyed)
+    unknown = {"$unset": {"cursor.other_keys": 1}}
+    assert documents[f"{documents.name}_operations"].update_many({}, unknown).modified_count == 1
+    done = raw(documents, "things")
+    with pytest.raises(Unequipped, match="DHARMA_ENCRYPTION_KEY"):
+        keyed(NEW).undo(UPDATE)
+    assert raw(documents, "things") == done
+    both = keyed(OLD, NEW)
+    both.step(both.take("1.0.0", UPDATE, back=True), UPDATE)
+    with pytest.raises(Unequipped, match="DHARMA_ENCRYPTION_KEY"):
+        keyed(NEW).undo(UPDATE)
+    keyed(OLD, NEW).undo(UPDATE)
+    assert raw(documents, "things") == before
+
+
+def in_three_parts(keyed: Callable[..., Hand]) -> None:
+    """Begun by one worker without a key, gone on with by one with one, ended with another."""
+    for keys in ((), (OLD,), (NEW,)):
         hand = keyed(*keys)
         taken = hand.step(hand.take("1.0.0", UPDATE), UPDATE)
     assert taken.over
-    done = raw(documents, "things")
-    with pytest.raises(OperationFailed, match="a key that is not here"):
-        keyed(NEW).undo(UPDATE)
-    assert raw(documents, "things") == done
-    keyed(OLD, NEW).undo(UPDATE)
-    assert raw(documents, "things") == before
+
+
+def test_ranges_know_of_each_others_keys() -> None:
+    """What is joined of them names all."""
+    ranges = [{"walked": 1, "other_keys": ["a", "b"]}, None, {"walked": 2, "other_keys": ["c"]}]
+    joined = UPDATE.joined(ranges)
+    assert (joined["walked"], joined["other_keys"]) == (3, ["a", "b", "c"])
+    assert "other_keys" not in UPDATE.joined([{"walked": 1}])
 
 
 def test_several_pieces(
