@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test lint reference bench picture chaos clean
+.PHONY: help setup demo up down test long lint reference bench picture chaos clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,8 +33,12 @@ down: setup ## End what `make up` started; the data stays in .local
 
 # Hundreds of processes would each compile the package anew.
 test: export PYTHONDONTWRITEBYTECODE :=
-test: setup ## All tests, in two processes with four real engines each; ARGS="-k name" for some
+test: setup ## The tests, in two processes with four real engines each; ARGS="-k name" for some
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+
+long: export PYTHONDONTWRITEBYTECODE :=
+long: setup ## The tests that take longest, and those of TLS and of rights; a change passes both
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m long $(ARGS)
 
 lint: setup ## Format, rules and types
 	@$(BIN)/ruff format --check .

@@ -64,7 +64,15 @@ LEFT_OUT = {
     # What a contributor calls: these tests among it.
     **dict.fromkeys(
         (
-            *("make setup", "make lint", "make test", "make reference", "make picture", ".ci/run"),
+            *(
+                "make setup",
+                "make lint",
+                "make test",
+                "make long",
+                "make reference",
+                "make picture",
+                ".ci/run",
+            ),
             ".venv/bin/python -m dharma_tasks.local up",
             ".venv/bin/python -m dharma_tasks.local down",
             "DHARMA_TEST_ENGINES=.local .venv/bin/python -m pytest tests/integration",

@@ -100,8 +100,9 @@ class LocalEngines:
             list(pool.map(lambda name: self._stop(name, report), names))
 
     def delete(self) -> None:
-        """End the engines and delete all of their data, also what lies outside of the folder."""
-        self.down()
+        """End the engines at once, and delete all of their data, also outside of the folder."""
+        for name in self._state.read():
+            self.kill(name)
         for record in self._state.read().values():
             shutil.rmtree(record.home, ignore_errors=True)
             with suppress(OSError):  # others may still be in it

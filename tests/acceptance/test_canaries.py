@@ -224,6 +224,7 @@ def _untrusted(url: str) -> str:
     return f"{url}?sslmode=verify-full" if url.startswith("postgresql") else url
 
 
+@pytest.mark.long
 def test_no_failure_to_connect_shows_a_password(cage: Cage) -> None:
     """A wrong password, a URL that is none, a server that is away, or is not trusted.
 

@@ -95,6 +95,7 @@ def _family(worker: subprocess.Popen[bytes]) -> list[int]:
     return [worker.pid, *(each.pid for each in psutil.Process(worker.pid).children(recursive=True))]
 
 
+@pytest.mark.long
 def test_redis_frozen_for_longer_than_the_lease(place: Place, engines: LocalEngines) -> None:
     """Redis does not answer while an operation runs: it stops, or goes on fenced; then once."""
     work = Batched(place)
@@ -115,6 +116,7 @@ def test_redis_frozen_for_longer_than_the_lease(place: Place, engines: LocalEngi
 # -- the databases' servers -----------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_every_server_killed(place: Place, engines: LocalEngines) -> None:
     """SIGKILL of three servers in the middle of their operations; started; once (FAULTS 5).
 
@@ -183,6 +185,7 @@ def test_primary_steps_down(place: Place) -> None:
     assert "PrimarySteppedDown" in place.log() or "InterruptedDueToRepl" in place.log()
 
 
+@pytest.mark.long
 def test_reindex_task_cancelled(place: Place) -> None:
     """Somebody cancels the task on the server: its range is done again (FAULTS 5)."""
     work = Copied(place)
@@ -197,6 +200,7 @@ def test_reindex_task_cancelled(place: Place) -> None:
 # -- MongoDB's transactions -----------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_an_application_writes_one_document_all_the_time(place: Place) -> None:
     """200 writes a second to one document: the update ends, each document once (FAULTS 9)."""
     work = Documents(place)
@@ -248,6 +252,7 @@ FAILURES: dict[str, dict[str, Any]] = {
 """What `failCommand` does to the next commands."""
 
 
+@pytest.mark.long
 def test_transactions_fail(place: Place, failing_mongod: FailingMongod) -> None:
     """Every way in which a transaction fails at its end, several times each: once (Law 3)."""
     failing_mongod.serve(place)

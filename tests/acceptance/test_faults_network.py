@@ -87,6 +87,7 @@ def doors(works: Works, door: Door) -> dict[str, Proxy]:
     return {work.database: door(work.database) for work in works}
 
 
+@pytest.mark.long
 def test_connections_cut(place: Place, works: Works, doors: dict[str, Proxy]) -> None:
     """Every connection to three databases is reset, again and again: it goes on by itself."""
     submitted = begin(place, works, **through(place, **doors))
@@ -138,6 +139,7 @@ def test_slow_network(place: Place, works: Works, doors: dict[str, Proxy]) -> No
     assert "stepped_aside" not in place.log()
 
 
+@pytest.mark.long
 def test_black_hole_of_one_worker(place: Place, works: Works, doors: dict[str, Proxy]) -> None:
     """FAULTS 18: its leases run out, another worker takes over, the hung one commits nothing.
 
@@ -150,6 +152,7 @@ def test_black_hole_of_one_worker(place: Place, works: Works, doors: dict[str, P
     taken_over(place, submitted, works)
 
 
+@pytest.mark.long
 def test_one_worker_is_refused(place: Place, works: Works, doors: dict[str, Proxy]) -> None:
     """Law 8: it hears errors, not silence, and tries again; a worker that is not goes on."""
     submitted = begin(place, works, **through(place, **doors))
@@ -188,6 +191,7 @@ def test_black_hole_that_heals(place: Place, works: Works, doors: dict[str, Prox
     assert_undisturbed(place, submitted, *works)
 
 
+@pytest.mark.long
 def test_elasticsearch_refuses_for_a_while(place: Place, door: Door) -> None:
     """429 and 503 to many requests in a row: waited for, with the reason shown; once (Law 10)."""
     work = Copied(place)
@@ -201,6 +205,7 @@ def test_elasticsearch_refuses_for_a_while(place: Place, door: Door) -> None:
     assert proxy.failed == 6
 
 
+@pytest.mark.long
 def test_redis_cut(place: Place, door: Door) -> None:
     """The worker's connections to Redis are reset, and refused for longer than the lease."""
     work = Batched(place)
@@ -219,6 +224,7 @@ def test_redis_cut(place: Place, door: Door) -> None:
     assert_undisturbed(place, submitted, work)
 
 
+@pytest.mark.long
 def test_redis_is_a_black_hole_for_one_worker(place: Place, door: Door) -> None:
     """It cannot know its lease any more: another worker takes over, and the first stops."""
     work = Batched(place)

@@ -241,6 +241,7 @@ def points(database: str) -> list[str]:
     return found + ([] if database == "postgresql" else [f"moved.{database}"])
 
 
+@pytest.mark.long
 def test_child_killed_between_any_two_steps(mixed: Place, killing: Killing, unique: str) -> None:
     """Each step, of each database and operation, kills the child that made it, once (FAULTS 7)."""
     killing.arm(*(point for name in NAMES for point in points(name)), "planned", "confirmed")
@@ -456,6 +457,7 @@ def test_only_worker_started_again_and_again(place: Place, killing: Killing, slo
     assert_tidy(place)
 
 
+@pytest.mark.long
 @pytest.mark.alone
 def test_worker_killed_with_another_on_another_node(
     place: Place, killing: Killing, slow: Batched
@@ -581,6 +583,7 @@ def test_two_runs_on_different_databases(mixed: Place, held: Killing) -> None:
 # -- an operation that kills its worker ----------------------------------------------------
 
 
+@pytest.mark.long
 def test_an_operation_that_kills_its_worker_every_time(
     mixed: Place, killing: Killing, unique: str
 ) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 
 import hooks
+import pytest
 from deployment import BIN, IMAGE, WORKER, pod
 from gate import WAITING, Gate
 from place import Place, wait_for
@@ -51,6 +52,7 @@ def test_each_hook_does_as_submit_does(place: Place) -> None:
     assert (status, "nothing was changed" in err) == (2, True), err
 
 
+@pytest.mark.long
 def test_a_shell_hook_that_is_ended(place: Place) -> None:
     """The signal reaches submit, which stops waiting: 3, and the run goes on.
 
@@ -81,6 +83,7 @@ def checks() -> dict[str, tuple[str, ...]]:
     return {name: tuple(command) for name, command in commands.items()}
 
 
+@pytest.mark.long
 def test_health_checks(place: Place) -> None:
     """They tell a worker that works from one that hangs, and are well again when it is.
 

@@ -15,6 +15,7 @@ from dharma_tasks.settings import Settings
 SECONDS = 15
 
 
+@pytest.mark.long
 @pytest.mark.alone
 def test_no_lease_is_lost_under_full_load(
     engines: LocalEngines, settings: Settings, tmp_path: Path

@@ -71,7 +71,9 @@ def several(work: Disturbed) -> dict[int, int]:
     return found
 
 
-@pytest.mark.parametrize("kind", [BatchedInRanges, DocumentsInRanges])
+@pytest.mark.parametrize(
+    "kind", [BatchedInRanges, pytest.param(DocumentsInRanges, marks=pytest.mark.long)]
+)
 def test_killed_one_after_the_other(place: Place, kind: type[Disturbed]) -> None:
     """Kill -9 of who only helps, of who has the operation, and of a whole worker."""
     work = kind(hastened(place))
@@ -127,6 +129,7 @@ def test_a_failure_undoes_all_ranges(place: Place) -> None:
     assert migration.state == "rolled_back"
 
 
+@pytest.mark.long
 def test_who_helps_makes_room(place: Place) -> None:
     """Another database's run does not wait until the ranges are done."""
     work = BatchedInRanges(hastened(place))
@@ -150,6 +153,7 @@ def test_who_helps_makes_room(place: Place) -> None:
     work.assert_applied()
 
 
+@pytest.mark.long
 def test_paused_in_ranges(place: Place) -> None:
     """Nothing moves in any of them until it is resumed; then each goes on from its checkpoint."""
     work = BatchedInRanges(hastened(place))

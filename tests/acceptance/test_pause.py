@@ -237,6 +237,7 @@ def waits(place: Place) -> bool:
     )
 
 
+@pytest.mark.long
 def test_a_long_statement_is_cancelled(long: Place) -> None:
     """Within seconds: its transaction rolls back, so all of it is undone; a submit begins anew."""
     long.start_worker()

@@ -32,9 +32,11 @@ class ManyCopied(Copied):
 
 
 CASES = [
-    pytest.param(ManyDocuments, "batch.mongodb.update_documents", id="mongodb"),
+    pytest.param(
+        ManyDocuments, "batch.mongodb.update_documents", id="mongodb", marks=pytest.mark.long
+    ),
     pytest.param(Batched, "batch.postgresql.sql_batch", id="postgresql"),
-    pytest.param(ManyCopied, "sent.elasticsearch", id="elasticsearch"),
+    pytest.param(ManyCopied, "sent.elasticsearch", id="elasticsearch", marks=pytest.mark.long),
 ]
 """What is disturbed, and the point after a batch's effect and before its checkpoint."""
 

@@ -177,6 +177,7 @@ def test_the_pool_of_threads(place: Place, work: Batched) -> None:
     assert_each_row_once(work, submitted)
 
 
+@pytest.mark.long
 def test_told_to_end_in_a_long_statement(place: Place) -> None:
     """SIGTERM in the middle of a file that takes minutes: cancelled, handed on, no attempt."""
     with psycopg.connect(place.url("postgresql")) as connection:

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from zipfile import ZipFile
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -17,6 +19,7 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_the_wheel_installs_and_answers(tmp_path: Path) -> None:
     """`dharma --help` works with what the wheel itself asks for, and nothing else."""
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", tmp_path, ROOT)

@@ -255,6 +255,7 @@ def test_env_before_the_first_up_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "nothing").exists()
 
 
+@pytest.mark.long
 def test_elasticsearch_reindexes_and_survives_a_kill(alone: LocalEngines) -> None:
     """The module that is added to the server works, and an acknowledged write is kept."""
     url = alone.up(only=["elasticsearch"])["DHARMA_ELASTICSEARCH_URL"]
