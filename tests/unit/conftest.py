@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_folder import CATALOGUES, Migrations
 
-from dharma_tasks import folder, loader
+from dharma_tasks import contents, folder, loader
 from dharma_tasks.cli import common
 from dharma_tasks.errors import Refused
 
@@ -23,7 +23,7 @@ def logs_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
 def fake_catalogues(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read with small catalogues, so that these tests are about the reading alone."""
     monkeypatch.setattr(folder, "catalogue", CATALOGUES.__getitem__)
-    monkeypatch.setattr(loader, "catalogue", CATALOGUES.__getitem__)
+    monkeypatch.setattr(contents, "catalogue", CATALOGUES.__getitem__)
 
 
 @pytest.fixture
