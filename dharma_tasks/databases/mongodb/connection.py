@@ -12,6 +12,7 @@ from threading import Thread
 from typing import Any, TypeVar
 
 import pymongo
+from bson import Binary
 from bson.codec_options import DatetimeConversion
 from pymongo import MongoClient, ReadPreference
 from pymongo.client_session import ClientSession
@@ -42,6 +43,8 @@ _LOCAL = ReadConcern("local")
 the same, and what it saw is durable when it is committed to a majority, because it writes."""
 _COMMIT_MS = 20_000
 _URL_TODO = "Write mongodb://USER:PASSWORD@HOST:PORT/NAME, with % codes where needed."
+_APPLICATION = "dharma-"
+"""Begins the name by which `$currentOp` knows a worker's clients."""
 _JOURNAL_SECONDS = 10
 """How long a write of the journal alone may take, its repetitions included."""
 
@@ -81,7 +84,7 @@ class Connection:
     def __init__(self, settings: Settings) -> None:
         """Remember where the server is."""
         self._settings = settings
-        self.application = f"dharma-{uuid.uuid4().hex[:12]}"
+        self.application = f"{_APPLICATION}{uuid.uuid4().hex[:12]}"
         """Names our clients in `$currentOp`."""
         self._session: ClientSession | None = None
         self._waiting: Future[Document] = Future()
@@ -190,8 +193,33 @@ class Connection:
         """As `once`, but repeated while others write the same records: for the journal alone."""
         if not self.transactions:
             return work(None)
-        with pymongo.timeout(_JOURNAL_SECONDS):
-            return self.session.with_transaction(work, _LOCAL, _MAJORITY, ReadPreference.PRIMARY)
+        try:
+            with pymongo.timeout(_JOURNAL_SECONDS):
+                return self.session.with_transaction(
+                    work, _LOCAL, _MAJORITY, ReadPreference.PRIMARY
+                )
+        except PyMongoError as error:
+            if error.timeout:
+                self._end_abandoned()
+            raise
+
+    def _end_abandoned(self) -> None:
+        """End transactions of workers that have not gone on with them for a lease's time.
+
+        One that is frozen, or killed, in the middle of taking something over is in no record yet,
+        and its locks keep everybody else from the journal, until the server ends it: by default
+        after a minute (manual, "transactionLifetimeLimitSeconds").
+        """
+        idle = self._settings.lease_seconds * 1_000_000
+        matching = {
+            "appName": {"$regex": f"^{_APPLICATION}"},
+            "transaction.timeInactiveMicros": {"$gte": idle},
+        }
+        with suppress(PyMongoError):  # the timeout itself is what the caller must see
+            ids = [each["lsid"]["id"] for each in operations(self.client, matching)]
+            if ids:
+                sessions = [{"id": Binary.from_uuid(each)} for each in ids]
+                self.client.admin.command({"killSessions": sessions})
 
     def _patiently(self, command: Document) -> Document:
         """Run the command in a thread of its own, so that whoever waits for it can leave."""
@@ -285,7 +313,7 @@ def operations(
             }
         },
         {"$match": matching},
-        {"$project": {"command": True, "msg": True, "progress": True}},
+        {"$project": {"command": True, "msg": True, "progress": True, "lsid": True}},
     ]
     admin = client.get_database("admin", read_concern=_LOCAL)
     return list(admin.aggregate(pipeline))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from mongodb_hand import Hand, op
 from pydantic import SecretStr
+from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import (
     AutoReconnect,
@@ -25,7 +26,7 @@ from pymongo.errors import (
 )
 
 from dharma_tasks.databases.base import Fault
-from dharma_tasks.databases.mongodb import MongodbDatabase, database
+from dharma_tasks.databases.mongodb import MongodbDatabase, connection, database
 from dharma_tasks.errors import FenceLost, Refused
 from dharma_tasks.records import OperationState, Owner
 from dharma_tasks.settings import Settings
@@ -54,6 +55,33 @@ def test_crash_before_every_checkpoint(hand: Hand, things: Callable[[], list[int
         assert taken.attempts == 2 if taken.cursor is None else taken.attempts <= 2
         taken = hand.step(taken, operation)
     assert things() == [1] * 30
+
+
+def test_frozen_in_a_take_over(
+    settings: Settings, documents: Database[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No record names its session yet, and its locks keep all from the journal: it is ended.
+
+    The server would do so after a minute.
+    """
+    monkeypatch.setattr(connection, "_JOURNAL_SECONDS", 2)
+    hand = Hand(MongodbDatabase(settings.model_copy(update={"lease_seconds": 1.0})), "first")
+    hand.begin()
+    assert settings.mongodb_url is not None
+    url = settings.mongodb_url.get_secret_value()
+    wanted = hand.assignment("1.0.0", "update_documents")
+    with MongoClient[Any](url, appname="dharma-frozen") as client, client.start_session() as theirs:
+        theirs.start_transaction()
+        head = client[documents.name][f"{settings.namespace}_head"]
+        assert head.update_one({}, {"$inc": {"taken": 1}}, session=theirs).matched_count == 1
+        with pytest.raises(PyMongoError) as caught:
+            hand.database.journal.take(wanted, hand.owner(), counted=True)
+        assert caught.value.timeout
+        hand.database.recover()
+        assert hand.database.journal.take(wanted, hand.owner(), counted=True).attempts == 1
+        with pytest.raises(OperationFailure):
+            theirs.commit_transaction()
+    hand.database.close()
 
 
 def test_frozen_before_its_checkpoint(
