@@ -77,8 +77,8 @@ class Inline:
 def _nobody_has_it(run: str, error: Unequipped) -> Unreachable:
     """There is no other worker here, as far as this process knows."""
     return Unreachable(
-        f"{error}. Set it and submit again, or start a worker that has it: run {run} goes on from "
-        f"where it is. To end it instead: dharma cancel {run} --keep"
+        f"{error}. Set it and ask for the same again, or start a worker that has it: run {run} "
+        f"goes on from where it is. To end it instead: dharma cancel {run} --keep"
     )
 
 

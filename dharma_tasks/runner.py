@@ -119,8 +119,8 @@ class Runner:
                 pause, self._interrupted = 0.0, None
                 if taken is None:
                     taken = ours = self._take_over()
-                    self._confirm_fit()
                     self._confirm_secrets(taken)
+                    self._confirm_fit(taken)
                     prepared = taken.undo is not None or self.assignment.back
                     self._check_attempts(taken)
                     pace.begun(taken.attempts)
@@ -210,12 +210,16 @@ class Runner:
         for each in ranges.owners(self.assignment.key) if ranges else ():
             self.database.free(each)
 
-    def _confirm_fit(self) -> None:
-        """Every worker would find the same, so this one writes it down (Law 10)."""
-        if self.hidden.unfit:
+    def _confirm_fit(self, taken: Taken) -> None:
+        """Every worker would find the same, so this one writes it down (Law 10).
+
+        Where nothing has been done there is nothing to undo, and no value is needed for that.
+        """
+        if not self.hidden.unfit:
+            return
+        if not self.assignment.back or self._way_back.keeps_something(taken):
             what = f"a hidden value does not fit into {self.hidden.unfit!r}"
-            todo = "Correct the secret, or encrypt a value that fits (dharma encrypt); then submit"
-            raise OperationFailed(what, f"{todo} again")
+            raise OperationFailed(what, "Encrypt a value that fits there (dharma encrypt)")
 
     def _confirm_secrets(self, taken: Taken) -> None:
         """One operation has the same secrets and keys from its beginning to its end, and back.

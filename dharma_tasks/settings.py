@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from dharma_tasks.bounds import Bounds
 from dharma_tasks.errors import Problem, Refused
 from dharma_tasks.secret_files import SecretFiles, text_of_file
+from dharma_tasks.strict_json import MAX_DEPTH
 
 SHORTEST_KEY = 32
 """Characters that a key must have at least: one of hex digits has 128 bits then."""
@@ -56,7 +57,7 @@ class Settings(BaseSettings):
     migrations_dir: Path = Path("migrations")
     max_file_mb: float = Field(default=Bounds.file_mb, gt=0)
     """How large one file of a migration may be, in megabytes."""
-    max_depth: int = Field(default=Bounds.depth, ge=10, le=Bounds.depth)
+    max_depth: int = Field(default=Bounds.depth, ge=10, le=MAX_DEPTH)
     """How deeply the JSON of a migration may be nested; MongoDB stores nothing deeper than 100."""
     max_files: int = Field(default=Bounds.files, ge=1)
     """How many migrations the folder may hold, their rollbacks included."""

@@ -81,13 +81,13 @@ class Received(Request):
         """Refuse with `InvalidTaskError` what cannot be handed on: Celery throws it away."""
         super().__init__(*arguments, **options)
         self.time_limits = (None, None)
-        if _is_deeper(self.request_dict, _LEVELS):
+        if _is_deeper([self.request_dict, self.body], _LEVELS):
             msg = f"nested deeper than {_LEVELS} levels"
             raise InvalidTaskError(msg)
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
-    if not isinstance(value, dict | list):
+    if not isinstance(value, dict | list | tuple):
         return False
     inner = value.values() if isinstance(value, dict) else value
     return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)

@@ -100,7 +100,11 @@ class LocalEngines:
             list(pool.map(lambda name: self._stop(name, report), names))
 
     def delete(self) -> None:
-        """End the engines at once, and delete all of their data, also outside of the folder."""
+        """End the engines, and delete all of their data, also what lies outside of the folder.
+
+        PostgreSQL cleanly: without its data nobody would take its shared memory back.
+        """
+        self.down(only=["postgresql"])
         for name in self._state.read():
             self.kill(name)
         for record in self._state.read().values():

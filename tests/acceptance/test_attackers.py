@@ -139,6 +139,10 @@ def test_a_worker_survives_garbage(place: Place) -> None:
         for number in range(4):  # one for each child of the pool
             headers = {"task": "dharma_tasks.survey", "id": f"{number}", **more}
             garbage(redis, place, "", arguments(run="none", database="x"), headers=headers)
+    older = json.dumps({"args": [], "kwargs": {}, "callbacks": deep}).encode()
+    for number in range(4):
+        headers = {"task": "dharma_tasks.survey", "id": f"{number}"}
+        garbage(redis, place, "", older, headers=headers)
     garbage(redis, place, "dharma_tasks.survey", json.dumps([deep, {}, {}]).encode())
     for entry in (b"\xff", b"no JSON", b"7", b"{}", b'{"properties": 1}', b"[" * 100_000):
         redis.lpush(f"{place.settings.namespace}:postgresql", entry)

@@ -6,7 +6,7 @@ import psycopg
 from place import Place, wait_for
 from pymongo import MongoClient
 
-from dharma_tasks.encryption import new_key
+from dharma_tasks.encryption import Cipher, new_key
 
 TOKEN = "the one that is meant"
 HIDE = {
@@ -45,6 +45,23 @@ def test_it_waits_for_a_worker_that_has_the_secret(place: Place) -> None:
     with MongoClient(place.url("mongodb")) as client:
         (document,) = client.get_default_database()["hooks"].find()
     assert document == {"_id": 1, "token": TOKEN}
+
+
+def test_an_encrypted_value_that_does_not_fit(place: Place) -> None:
+    """The operation fails, and what was before it is undone: nothing of its own is to be undone."""
+    key = new_key()
+    make = {"type": "create_collection", "collection": "hooks"}
+    wrong = {"$encrypted": Cipher([key]).write({"$oid": TOKEN})}
+    add = {"type": "add_field", "collection": "hooks", "field": "owner", "value": wrong}
+    place.write("mongodb", "001_hooks", {"version": "1.0.0", "operations": [make, add]})
+    place.start_worker(DHARMA_ENCRYPTION_KEY=key)
+    failed = place.dharma("submit", status=1)
+    said = failed.stdout + failed.stderr
+    assert "a hidden value does not fit into 'value'" in said
+    assert TOKEN not in said + place.logs_text()
+    assert place.status()["mongodb"]["migrations"][0]["state"] == "rolled_back"
+    with MongoClient(place.url("mongodb")) as client:
+        assert "hooks" not in client.get_default_database().list_collection_names()
 
 
 def test_accepted_data_loss_is_none_where_a_worker_has_the_key(place: Place) -> None:

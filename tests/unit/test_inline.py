@@ -268,7 +268,9 @@ def test_a_secret_that_is_not_here_ends_the_submit(
     monkeypatch.setattr(inline, "carry_out", without)
     result = stage.submit()
     assert result.exit_code == 4
-    assert "DHARMA_SECRET_TOKEN is not set there. Set it and submit again" in result.stderr
+    assert (
+        "DHARMA_SECRET_TOKEN is not set there. Set it and ask for the same again" in result.stderr
+    )
     assert "DHARMA_LOG_LEVEL" not in result.stderr
     monkeypatch.setattr(inline, "carry_out", carry_out)
     again = stage.submit()

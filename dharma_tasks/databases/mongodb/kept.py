@@ -130,12 +130,13 @@ def recorded(handle: Handle) -> Document:
     return {"key": handle.cipher.names[0]} if handle.cipher else {}
 
 
-def noted(handle: Handle, undo: Document, before: Document) -> Document:
-    """What the cursor of a batch that keeps something says of keys; `before` is the one before it.
+def noted(handle: Handle, undo: Document, before: Document, part: int) -> Document:
+    """What a batch's cursor says of keys; `before` is the one before it, `part` what is kept now.
 
     That is nothing as long as it is the key that the operation was begun with.
     """
-    ours = {*handle.cipher.names[:1]} if handle.cipher else set()
+    kept_now = part > before.get("kept", 0)
+    ours = {*handle.cipher.names[:1]} if handle.cipher and kept_now else set()
     return _others([before], ours - {undo.get("key")})
 
 

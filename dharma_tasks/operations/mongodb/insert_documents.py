@@ -103,7 +103,7 @@ class InsertDocuments(Operation[Handle]):
         after = start + len(batch)
         touched = before["touched"] + len(keeping.absent)
         cursor = {"next": after, "kept": part, "touched": touched}
-        cursor |= kept.noted(work.handle, work.undo, before)
+        cursor |= kept.noted(work.handle, work.undo, before, part)
         return Step(cursor, len(batch), finished=after == len(self.documents))
 
     def irreversible(self) -> None:

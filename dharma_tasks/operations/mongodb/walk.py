@@ -162,7 +162,7 @@ class Walk(Paced[Handle]):
             changed = sum(self._update(work, piece) for piece in pieces)
             part = self._keep(work, part, keeping.after(self._documents(work)))
             counts = {"kept": part, "touched": before.get("touched", 0) + changed}
-            counts |= kept.noted(work.handle, work.undo, before)
+            counts |= kept.noted(work.handle, work.undo, before, part)
         within = between(after, upto)
         whole = end is not None and not (keeping and keeping.early)
         done = work.size if whole else self._count(work, within)
