@@ -38,7 +38,7 @@ test: setup ## The tests, in two processes with four real engines each; ARGS="-k
 
 long: export PYTHONDONTWRITEBYTECODE :=
 long: setup ## The tests that take longest, and those of TLS and of rights; a change passes both
-	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m long $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'long and not campaign' $(ARGS)
 
 lint: setup ## Format, rules and types
 	@$(BIN)/ruff format --check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
+import pytest
 from elasticsearch import Elasticsearch
 from gate import WAITING, Gate
 from place import Place, wait_for
@@ -98,6 +99,7 @@ def repair(place: Place, option: str, version: str, status: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_repaired(place: Place, mongodb: Database[Document]) -> None:
     """Begun anew, accepted, gone on with, taken as it is: after each of them submit goes on."""
     users = mongodb["users"]

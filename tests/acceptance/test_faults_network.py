@@ -106,6 +106,7 @@ MARKS = {"postgresql": b"COMMIT", "mongodb": b"commitTransaction", "elasticsearc
 """What a request holds that makes something durable."""
 
 
+@pytest.mark.long
 def test_answers_lost(place: Place, works: Works, doors: dict[str, Proxy]) -> None:
     """The server commits and its answer is lost: a new fence, the cursor read again (Law 3)."""
     submitted = begin(place, works, **through(place, **doors))

@@ -395,6 +395,7 @@ def building(database: Any) -> bool:
     return any("Index Build" in each.get("msg", "") for each in running)
 
 
+@pytest.mark.long
 def test_child_killed_in_elasticsearch(place: Place, held: Killing) -> None:
     """A task that is not in the journal yet is ended, one that is is adopted (FAULTS 3).
 

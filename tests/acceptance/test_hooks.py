@@ -25,6 +25,7 @@ def write(place: Place, number: int, sql: str) -> None:
     place.write("postgresql", f"{number:03}_step{number}", {"version": f"1.{number}.0"}, sql)
 
 
+@pytest.mark.long
 def test_each_hook_does_as_submit_does(place: Place) -> None:
     """0 where it is applied, and the history names who the hook's platform says it was, and where.
 

@@ -181,6 +181,7 @@ def test_cancelled_and_undone(hasty: Place, mongodb: Database[Document]) -> None
     assert counters.count_documents({"added": 1}) == slow.rows
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [of(Batched), of(Copied, often=True)])
 def test_cancelled_and_kept(hasty: Place, kind: Callable[[Place], Disturbed]) -> None:
     """The run ends at once, its work stops within a batch; a later submit goes on from there."""

@@ -32,15 +32,14 @@ class ManyCopied(Copied):
 
 
 CASES = [
-    pytest.param(
-        ManyDocuments, "batch.mongodb.update_documents", id="mongodb", marks=pytest.mark.long
-    ),
+    pytest.param(ManyDocuments, "batch.mongodb.update_documents", id="mongodb"),
     pytest.param(Batched, "batch.postgresql.sql_batch", id="postgresql"),
-    pytest.param(ManyCopied, "sent.elasticsearch", id="elasticsearch", marks=pytest.mark.long),
+    pytest.param(ManyCopied, "sent.elasticsearch", id="elasticsearch"),
 ]
 """What is disturbed, and the point after a batch's effect and before its checkpoint."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "point"), CASES)
 def test_at_most_one_batch_of_each_open_range(
     place: Place, tmp_path: Path, kind: type[Disturbed], point: str

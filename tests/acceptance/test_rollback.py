@@ -67,6 +67,7 @@ def crossed(place: Place) -> Place:
     return place
 
 
+@pytest.mark.long
 def test_back_and_forth(
     crossed: Place, mongodb: Database[Document], elastic: Elasticsearch
 ) -> None:

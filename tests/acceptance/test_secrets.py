@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import psycopg
+import pytest
 from place import Place, wait_for
 from pymongo import MongoClient
 
@@ -64,6 +65,7 @@ def test_an_encrypted_value_that_does_not_fit(place: Place) -> None:
         assert "hooks" not in client.get_default_database().list_collection_names()
 
 
+@pytest.mark.long
 def test_accepted_data_loss_is_none_where_a_worker_has_the_key(place: Place) -> None:
     """Planned by a worker that can undo it all, it is not passed over by one that cannot.
 
