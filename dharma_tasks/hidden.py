@@ -43,6 +43,8 @@ class Hidden:
     texts: frozenset[str] = field(default=frozenset(), repr=False)
     unfit: str | None = None
     """The parameter into which one of them does not fit, where there is one."""
+    missing: str | None = None
+    """What this worker has not got, on a way back that may need nothing of it."""
 
     def __bool__(self) -> bool:
         return bool(self.texts or self.secrets)

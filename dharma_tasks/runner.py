@@ -120,7 +120,7 @@ class Runner:
                 if taken is None:
                     taken = ours = self._take_over()
                     self._confirm_secrets(taken)
-                    self._confirm_fit(taken)
+                    self._confirm_values(taken)
                     prepared = taken.undo is not None or self.assignment.back
                     self._check_attempts(taken)
                     pace.begun(taken.attempts)
@@ -210,14 +210,20 @@ class Runner:
         for each in ranges.owners(self.assignment.key) if ranges else ():
             self.database.free(each)
 
-    def _confirm_fit(self, taken: Taken) -> None:
-        """Every worker would find the same, so this one writes it down (Law 10).
+    def _confirm_values(self, taken: Taken) -> None:
+        """Make sure that all hidden values are here and fit, where any of them is needed.
 
-        Where nothing has been done there is nothing to undo, and no value is needed for that.
+        Where nothing has been done there is nothing to undo, and none is needed for that.
+
+        Raises:
+            Unequipped: one is missing.
+            OperationFailed: one does not fit; every worker would find the same (Law 10).
         """
-        if not self.hidden.unfit:
+        if self.assignment.back and not self._way_back.keeps_something(taken):
             return
-        if not self.assignment.back or self._way_back.keeps_something(taken):
+        if self.hidden.missing:
+            raise Unequipped(self.hidden.missing)
+        if self.hidden.unfit:
             what = f"a hidden value does not fit into {self.hidden.unfit!r}"
             raise OperationFailed(what, "Encrypt a value that fits there (dharma encrypt)")
 

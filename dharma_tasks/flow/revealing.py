@@ -22,7 +22,8 @@ from dharma_tasks.settings import Settings
 def parsed(context: Context, job: Job) -> tuple[Operation[Any], Hidden]:
     """The operation, and what was hidden in it: a worker knows that while it works on it.
 
-    Where a value does not fit it is the operation as it is written, which is not to be begun.
+    Where a value does not fit, or on the way back is missing, it is the operation as it is written,
+    with which nothing is to be done.
 
     Raises:
         StepAside: this worker is too old for it, or has not what it needs; the run is told.
@@ -44,6 +45,8 @@ def parsed(context: Context, job: Job) -> tuple[Operation[Any], Hidden]:
         revealed, hidden = _revealed(context.settings, found, parameters)
     except (Unequipped, Refused) as error:
         msg = f"it cannot be carried out by {context.worker}, and waits for another worker: {error}"
+        if back:  # perhaps nothing is to be undone: the runner sees
+            return found, Hidden(missing=msg)
         context.tell(job.run, "waiting", f"{key}: {msg}")
         raise Unequipped(msg) from None
     if revealed == parameters:

@@ -19,6 +19,11 @@ HIDE = {
 }
 
 
+def kinds(place: Place, run: str) -> list[str]:
+    """What kinds of things the run has told."""
+    return [each.kind for each in place.runs.events(run)]
+
+
 def test_it_waits_for_a_worker_that_has_the_secret(place: Place) -> None:
     """The run says who lacks what; a worker with the secret goes on with it by itself.
 
@@ -46,6 +51,24 @@ def test_it_waits_for_a_worker_that_has_the_secret(place: Place) -> None:
     with MongoClient(place.url("mongodb")) as client:
         (document,) = client.get_default_database()["hooks"].find()
     assert document == {"_id": 1, "token": TOKEN}
+
+
+def test_cancelled_while_it_waits_for_a_secret(place: Place) -> None:
+    """Nobody has it, and nobody needs it to undo what was before."""
+    make = {"type": "create_collection", "collection": "hooks"}
+    secret = {"$secret": "TOKEN"}
+    add = {"type": "add_field", "collection": "hooks", "field": "token", "value": secret}
+    place.write("mongodb", "001_hooks", {"version": "1.0.0", "operations": [make, add]})
+    place.start_worker()
+    place.dharma("submit", "--no-wait")
+    (found,) = wait_for(place.runs.open, "the run")
+    wait_for(lambda: "waiting" in kinds(place, found.run.id), "the run to say so")
+    place.dharma("cancel", "--yes")
+    wait_for(
+        lambda: place.status()["mongodb"]["migrations"][0]["state"] == "rolled_back", "the end"
+    )
+    with MongoClient(place.url("mongodb")) as client:
+        assert "hooks" not in client.get_default_database().list_collection_names()
 
 
 def test_an_encrypted_value_that_does_not_fit(place: Place) -> None:

@@ -263,8 +263,27 @@ def test_the_way_back_asks_for_them_where_it_looks_at_them() -> None:
     for operation in (INSERT, SET, PIPELINE, ADD | {"keep_before_image": True}):
         bare.parse(operation, back=True)
     bare.parse(ADD, cancelled=True)
+    _, hidden = bare.parse(ADD, back=True)
+    assert "DHARMA_SECRET_API_TOKEN is not set there" in str(hidden.missing)
+
+
+def test_a_way_back_without_anything_to_undo_needs_none() -> None:
+    """Who has not got the secret ends it; where something is there, another worker must have it."""
+    missing = Hidden(missing="DHARMA_SECRET_API_TOKEN is not set there")
+    server = make_server()
+    with pytest.raises(Stopped, match="told to"):
+        make_runner(server, Faults(), FakeControl(stop_after=4)).run()
+    control = FakeControl()
+    runner = make_runner(server, Faults(), control, back=True)
+    runner.hidden = missing
     with pytest.raises(Unequipped):
-        bare.parse(ADD, back=True)
+        runner.run()
+    assert control.waits == ["DHARMA_SECRET_API_TOKEN is not set there"]
+    untouched = make_server()
+    runner = make_runner(untouched, Faults(), back=True)
+    runner.hidden = missing
+    runner.run()
+    assert set(untouched.documents.values()) == {0}
 
 
 # -- what never shows them -----------------------------------------------------------------
