@@ -568,6 +568,7 @@ def submitted_run(submitted: subprocess.Popen[str]) -> str:
     return found[1]
 
 
+@pytest.mark.long
 def test_two_runs_on_different_databases(mixed: Place, held: Killing) -> None:
     """One goes its way while the other stands still."""
     held.arm("batch.mongodb", what="hold")

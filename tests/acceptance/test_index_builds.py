@@ -55,6 +55,7 @@ def attempts(place: Place) -> int:
     return int(migration["operations"][0]["attempts"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("verb", ["pause", pytest.param("cancel", marks=pytest.mark.campaign)])
 def test_a_build_ends_with_its_run(
     place: Place, users: Database[dict[str, Any]], failing_mongod: FailingMongod, verb: str

@@ -212,6 +212,7 @@ def test_it_reads_well(look: Look, scheme: Any) -> None:
         look.assert_readable()
 
 
+@pytest.mark.long
 def test_a_database_that_is_down(look: Look, engines: LocalEngines) -> None:
     """The last known state stays, with the reason and since when, and it goes on by itself."""
     moves(look)

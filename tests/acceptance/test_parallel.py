@@ -71,9 +71,8 @@ def several(work: Disturbed) -> dict[int, int]:
     return found
 
 
-@pytest.mark.parametrize(
-    "kind", [BatchedInRanges, pytest.param(DocumentsInRanges, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("kind", [BatchedInRanges, DocumentsInRanges])
 def test_killed_one_after_the_other(place: Place, kind: type[Disturbed]) -> None:
     """Kill -9 of who only helps, of who has the operation, and of a whole worker."""
     work = kind(hastened(place))
@@ -93,6 +92,7 @@ def test_killed_one_after_the_other(place: Place, kind: type[Disturbed]) -> None
     assert_undisturbed(place, submitted, work)
 
 
+@pytest.mark.long
 def test_killed_in_a_batch_of_a_range(place: Place, tmp_path: Path) -> None:
     """After its effect and before its checkpoint, three times, in whatever range."""
     work = DocumentsInRanges(hastened(place))

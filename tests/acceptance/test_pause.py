@@ -144,6 +144,7 @@ def test_the_history_says_who(hasty: Place) -> None:
     assert len({row[4] for row in found}) == 1
 
 
+@pytest.mark.long
 def test_cancelled_and_undone(hasty: Place, mongodb: Database[Document]) -> None:
     """What is open is rolled back, in every database; what was applied stays; nothing begins."""
     users = mongodb["users"]

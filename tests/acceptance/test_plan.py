@@ -150,6 +150,7 @@ def spoil(place: Place) -> None:
     place.write("postgresql", "000_late", {"version": "1.0.0"}, "CREATE TABLE late ()")
 
 
+@pytest.mark.long
 def test_refusals_leave_no_trace(filled: Place, dump: Callable[[], Document]) -> None:
     """Each reason in its own words, all at once; journals and data are what they were."""
 

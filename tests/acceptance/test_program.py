@@ -99,6 +99,7 @@ def new_ones() -> list[str]:
     return [code for _before, now in rows for code in _CODE.findall(now)]
 
 
+@pytest.mark.long
 def test_the_page_does_what_it_says(program: Place) -> None:
     """Each block and each new call of the table, in their order, with a worker."""
     program.start_worker()

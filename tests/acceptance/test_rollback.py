@@ -91,6 +91,7 @@ def test_back_and_forth(
     assert again["databases"]["mongodb"]["done"] == 0
 
 
+@pytest.mark.long
 def test_a_refusal_leaves_no_trace(
     crossed: Place, mongodb: Database[Document], elastic: Elasticsearch
 ) -> None:

@@ -165,6 +165,7 @@ def test_refused_before_the_first_write(place: Place) -> None:
     assert found == (0,)
 
 
+@pytest.mark.long
 def test_refused_by_the_plan_before_the_first_write(place: Place) -> None:
     """A late version is found by the worker that plans: exit 2, unless it is allowed."""
     table(place, 2)

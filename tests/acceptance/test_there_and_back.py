@@ -202,6 +202,7 @@ CASES = [
 """Where the child is killed, on each way; `batch` is after its effect, before its checkpoint."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("where", CASES)
 def test_killed_in_every_operation(both: Both, tmp_path: Path, where: list[str]) -> None:
     """Undone it is as it was, byte for byte; applied again it is as after the first time."""
