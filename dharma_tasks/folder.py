@@ -59,7 +59,8 @@ def find(folder: Path) -> tuple[list[MigrationFile], list[Problem]]:
     files: list[MigrationFile] = []
     problems: list[Problem] = []
     root = folder.resolve()
-    for path in _visible(folder):
+    for entry in _visible(folder):
+        path = folder / entry.name
         name = _printable(path.name)
         if wrong := _stray(path) if path.name not in NAMES else _unusable(path, root):
             problems.append(Problem(name, "", *wrong))
@@ -83,9 +84,11 @@ class _DatabaseFolder:
     def __init__(self, folder: Path, root: Path) -> None:
         self.database = folder.name
         self.companion = catalogue(folder.name).companion
-        self.paths = {path.name: path for path in _visible(folder)}
-        plain = _plain_files(folder)
-        looked_at = [path for name, path in self.paths.items() if name not in plain]
+        entries = _visible(folder)
+        self.paths = {entry.name: folder / entry.name for entry in entries}
+        # Of a regular file that is no link the list says so: none of them is looked at.
+        others = (entry for entry in entries if not entry.is_file(follow_symlinks=False))
+        looked_at = [self.paths[entry.name] for entry in others]
         self.unusable = {path.name: wrong for path in looked_at if (wrong := _unusable(path, root))}
         self.folders = {path.name for path in looked_at if path.is_dir()}
         parts = map(_split, self.paths)
@@ -160,19 +163,14 @@ def _split(name: str) -> tuple[str, str]:
     return (stem, dot + end) if dot else (name, "")
 
 
-def _visible(folder: Path) -> list[Path]:
-    found = (
-        path
-        for path in folder.iterdir()
-        if not path.name.startswith(".") and not path.name.lower().endswith(".md")
-    )
-    return sorted(found, key=lambda path: path.name)
-
-
-def _plain_files(folder: Path) -> set[str]:
-    """The names of regular files that are no links: the list says so, none is looked at."""
+def _visible(folder: Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
-        return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
+        found = [each for each in entries if not _is_passed_over(each.name)]
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _is_passed_over(name: str) -> bool:
+    return name.startswith(".") or name.lower().endswith(".md")
 
 
 def _stray(path: Path) -> _Wrong | None:
