@@ -5,8 +5,8 @@ Each bound is a setting. What is beyond one is refused by name before anything i
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dharma_tasks.errors import Problem, Refused
@@ -37,33 +37,19 @@ class Bounds:
         """Take them from the settings."""
         return cls(settings.max_file_mb, settings.max_depth, settings.max_files, settings.max_name)
 
-    def read(self, path: Path) -> bytes:
+    def read(self, path: str) -> bytes:
         """The file's content; no more than the bound is ever read.
 
         Raises:
             Refused: it is larger; `file` is left empty.
             OSError: it cannot be read.
         """
-        with path.open("rb") as file:
-            content = file.read(self._most + 1)
-        self._confirm(len(content))
-        return content
-
-    def confirm(self, path: Path) -> None:
-        """Make sure that a file that others read is no larger.
-
-        Raises:
-            Refused: it is; `file` is left empty.
-            OSError: it cannot be looked at.
-        """
-        self._confirm(path.stat().st_size)
-
-    @property
-    def _most(self) -> int:
-        return int(self.file_mb * _MEGABYTE)
-
-    def _confirm(self, size: int) -> None:
-        if size > self._most:
+        most = int(self.file_mb * _MEGABYTE)
+        # There may be very many: no `Path` is made of each, and no room for more than is in it.
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            content = file.read(min(os.fstat(file.fileno()).st_size, most) + 1)
+        if len(content) > most:
             what = f"larger than {self.file_mb:g} MB"
             todo = "Divide it over several migrations, or set DHARMA_MAX_FILE_MB higher."
             raise Refused([Problem("", "", what, todo)])
+        return content

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +11,13 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from dharma_tasks.bounds import Bounds
-from dharma_tasks.errors import Problem, Refused
+from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.inline import InlineWorker
-from dharma_tasks.loader import Loaded, load
-from dharma_tasks.migration import JSON
+from dharma_tasks.loader import Loaded, Read, read_folder
+from dharma_tasks.migration import JSON, Migration, Reference
 from dharma_tasks.planner import Plan, Request, required_databases
-from dharma_tasks.reading import Send, whereabouts
+from dharma_tasks.reading import Send, surveys, whereabouts
+from dharma_tasks.records import Direction, applied
 from dharma_tasks.redis_client import lost, require_redis
 from dharma_tasks.run import Run
 from dharma_tasks.runs import Runs
@@ -92,10 +93,11 @@ class Conduct:
     def _steps(self) -> Iterator[Step]:
         settings = self.settings
         folder = self.order.migrations or settings.migrations_dir
-        loaded = load(folder, Values(self.order.given, settings.values), Bounds.of(settings))
+        read = read_folder(folder, Values(self.order.given, settings.values), Bounds.of(settings))
+        loaded = self._judged(read)
         for warning in loaded.warnings:
             yield Warned(str(warning))
-        request = self._request(loaded)
+        request = self._request(loaded.migrations)
         needed = required_databases(loaded.migrations, request)
         if not needed:
             return
@@ -112,12 +114,34 @@ class Conduct:
         if self.order.wait:
             yield from self._watch(watch(runs, submitted.run.id, patience))
 
-    def _request(self, loaded: Loaded) -> Request:
+    def _judged(self, read: Read) -> Loaded:
+        """What is wrong in what is applied as it is, no run would do: only the journals know.
+
+        Raises:
+            Refused: something is wrong with what may be done.
+        """
+        try:
+            return read.judged()
+        except Refused:
+            return read.judged(self._applied(read.migrations))
+
+    def _applied(self, migrations: Sequence[Migration]) -> Mapping[Reference, str]:
+        """What is applied, with its checksums, as far as anybody can say."""
+        request = self._request(migrations)
+        if request.direction is Direction.BACK:
+            return {}
+        try:
+            needed = required_databases(migrations, request)
+            return applied(surveys(needed, self.settings, self.send).values())
+        except (Refused, Unreachable):
+            return {}
+
+    def _request(self, migrations: Iterable[Migration]) -> Request:
         """What was asked for: of what was named, all that has migrations."""
         request, named = self.order.request, self.order.named
         if request.databases is not None or not named:
             return request
-        present = {migration.database for migration in loaded.migrations}
+        present = {migration.database for migration in migrations}
         wanted = tuple(name for name in named if name in present)
         return request.model_copy(update={"databases": wanted})
 

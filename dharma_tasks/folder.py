@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from dharma_tasks.databases import NAMES
@@ -31,21 +30,22 @@ _Wrong = tuple[str, str]
 class MigrationFile:
     """One `NNN_name.json`; `number` is its NNN.
 
-    `companion` is the file beside it that its database asks for; None where it asks for none
-    or the file cannot be read. `undoes` is the `file` of the migration that a rollback
-    belongs to, None for a migration.
+    `file` is its name in messages, below the migrations folder `root`, and `companion` that of the
+    file beside it that its database asks for; None where it asks for none or the file cannot be
+    read. `undoes` is the `file` of the migration that a rollback belongs to, None for a migration.
     """
 
+    root: str
     database: str
-    path: Path
+    file: str
     number: int
-    companion: Path | None
+    companion: str | None
     undoes: str | None
 
-    @cached_property
-    def file(self) -> str:
-        """The name in messages, relative to the migrations folder."""
-        return f"{self.database}/{self.path.name}"
+    @property
+    def path(self) -> str:
+        """Where the file is."""
+        return f"{self.root}/{self.file}"
 
 
 def find(folder: Path) -> tuple[list[MigrationFile], list[Problem]]:
@@ -82,16 +82,17 @@ class _DatabaseFolder:
     """One database's folder, listed once."""
 
     def __init__(self, folder: Path, root: Path) -> None:
+        self.folder = folder
         self.database = folder.name
         self.companion = catalogue(folder.name).companion
         entries = _visible(folder)
-        self.paths = {entry.name: folder / entry.name for entry in entries}
+        self.names = {entry.name for entry in entries}
         # Of a regular file that is no link the list says so: none of them is looked at.
         others = (entry for entry in entries if not entry.is_file(follow_symlinks=False))
-        looked_at = [self.paths[entry.name] for entry in others]
+        looked_at = [folder / entry.name for entry in others]
         self.unusable = {path.name: wrong for path in looked_at if (wrong := _unusable(path, root))}
         self.folders = {path.name for path in looked_at if path.is_dir()}
-        parts = map(_split, self.paths)
+        parts = map(_split, self.names)
         self.stems = {stem for stem, suffix in parts if suffix == ".json"}
         self.migrations = {stem for stem in self.stems if not stem.endswith(_ROLLBACK)}
 
@@ -107,27 +108,32 @@ class _DatabaseFolder:
         return name not in self.unusable and name not in self.folders
 
     def _file(self, stem: str, number: int) -> MigrationFile:
-        beside = self.paths.get(f"{stem}{self.companion}") if self.companion else None
-        if beside and not self._readable(beside.name):
-            beside = None
+        beside = f"{stem}{self.companion}" if self.companion else ""
+        there = beside in self.names and self._readable(beside)
         undone = stem.removesuffix(_ROLLBACK)
-        undoes = f"{self.database}/{undone}.json" if undone != stem else None
-        return MigrationFile(self.database, self.paths[f"{stem}.json"], number, beside, undoes)
+        return MigrationFile(
+            root=str(self.folder.parent),
+            database=self.database,
+            file=f"{self.database}/{stem}.json",
+            number=number,
+            companion=f"{self.database}/{beside}" if there else None,
+            undoes=f"{self.database}/{undone}.json" if undone != stem else None,
+        )
 
     def problems(self) -> list[Problem]:
         """Everything in the folder that is not a migration, or not a whole one."""
         return [
             Problem(f"{self.database}/{_printable(name)}", "", *wrong)
-            for name, path in self.paths.items()
-            if (wrong := self._wrong(name, path))
+            for name in sorted(self.names)
+            if (wrong := self._wrong(name))
         ]
 
-    def _wrong(self, name: str, path: Path) -> _Wrong | None:
+    def _wrong(self, name: str) -> _Wrong | None:
         stem, suffix = _split(name)
         if wrong := self.unusable.get(name):
             return wrong
         if name in self.folders:
-            return _folder_below(path)
+            return _folder_below(self.folder / name)
         if suffix == ".json":
             return self._wrong_json(stem)
         if suffix == self.companion and stem in self.stems:
@@ -148,13 +154,13 @@ class _DatabaseFolder:
             todo = suggestion(undone, self.migrations, "migrations")
             return f"a rollback of {undone}.json, which is not there", todo
         beside = f"{stem}{self.companion}"
-        if self.companion and beside not in self.paths:
+        if self.companion and beside not in self.names:
             return f"there is no {beside} beside it", "Write it, or rename the one you have."
         return None
 
     def _lonely(self) -> list[str]:
         """The JSON files that wait for their companion."""
-        return [f"{s}.json" for s in self.stems if f"{s}{self.companion}" not in self.paths]
+        return [f"{s}.json" for s in self.stems if f"{s}{self.companion}" not in self.names]
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ The sentence below each key is what `docs/reference.md` and the JSON Schemas say
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
@@ -83,6 +84,7 @@ class MigrationKeys(RollbackKeys):
     """What must be applied before: `mongodb:1.3.0`, or `1.3.0` for one of the same database."""
 
 
-def names(model: type[BaseModel]) -> set[str]:
+@cache
+def names(model: type[BaseModel]) -> frozenset[str]:
     """The keys of `model`, as they are written in files."""
-    return {field.alias or name for name, field in model.model_fields.items()}
+    return frozenset(field.alias or name for name, field in model.model_fields.items())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from dharma_tasks.migration import JSON
+from dharma_tasks.migration import JSON, Reference, reference
 
 SCHEMA_VERSION = 1
 """Of the journal's own tables, collections and indices; kept in its head.
@@ -186,3 +187,13 @@ class Survey(BaseModel):
     def by_version(self) -> dict[str, MigrationRecord]:
         """The records by version."""
         return {record.version: record for record in self.migrations}
+
+
+def applied(surveys: Iterable[Survey]) -> dict[Reference, str]:
+    """What is applied by these journals, with its checksums."""
+    return {
+        reference(survey.database, record.version): record.checksum
+        for survey in surveys
+        for record in survey.migrations
+        if record.state is MigrationState.APPLIED
+    }

@@ -7,7 +7,7 @@ alive; without it the journals still show everything that was committed.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,11 +20,11 @@ from dharma_tasks.bounds import Bounds
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Refused, Unreachable
 from dharma_tasks.lease import Leases
-from dharma_tasks.loader import load
+from dharma_tasks.loader import read_folder
 from dharma_tasks.migration import Key, Migration, order_of
 from dharma_tasks.planner import half_undone
 from dharma_tasks.reading import SURVEY, Answers, Relayed, Send, ask
-from dharma_tasks.records import MigrationRecord, MigrationState, OperationState, Survey
+from dharma_tasks.records import MigrationRecord, MigrationState, OperationState, Survey, applied
 from dharma_tasks.redis_client import require_redis
 from dharma_tasks.run import RunState, Snapshot
 from dharma_tasks.runs import Runs
@@ -44,7 +44,6 @@ __all__ = [
     "assemble",
     "at_work",
     "feel",
-    "gather",
     "look",
     "read_files",
 ]
@@ -183,33 +182,29 @@ class Files:
     problems: list[str] = field(default_factory=list)
 
 
-def read_files(settings: Settings, folder: Path) -> Files:
-    """Read the migrations of `folder`, if it is there."""
+def read_files(settings: Settings, folder: Path, surveys: Iterable[Survey]) -> Files:
+    """Read the migrations of `folder`, if it is there; not what is wrong in what is applied."""
     if not folder.is_dir():
         return Files()
     try:
         values = Values(settings=settings.values, required=False)
-        return Files(load(folder, values, Bounds.of(settings)).migrations)
+        found = read_folder(folder, values, Bounds.of(settings))
+        return Files(found.judged(applied(surveys)).migrations)
     except Refused as refused:
         return Files(problems=[str(problem) for problem in refused.problems])
 
 
 def look(settings: Settings, folder: Path | None, send: Send) -> Status:
-    """As `gather`, with the migrations of `folder` (None: the settings'), if it is there."""
-    files = read_files(settings, folder or settings.migrations_dir)
-    found = gather(settings, files.migrations, send)
-    return found.model_copy(update={"problems": files.problems})
-
-
-def gather(settings: Settings, migrations: Sequence[Migration] | None, send: Send) -> Status:
     """Read everything there is, at once; change nothing.
 
-    `migrations` are the folder's (None where it is not known), `send` asks workers. What cannot
-    be read is said in the result; nothing is raised.
+    `folder` is that of the migrations (None: the settings'), if it is there; `send` asks workers.
+    What cannot be read is said in the result; nothing is raised.
     """
     pulse = _pulse(settings)
     answers = ask(SURVEY, NAMES, settings, Relayed(pulse.redis, pulse.served, send))
-    return assemble(answers, migrations, pulse)
+    files = read_files(settings, folder or settings.migrations_dir, answers.found.values())
+    found = assemble(answers, files.migrations, pulse)
+    return found.model_copy(update={"problems": files.problems})
 
 
 def assemble(
@@ -264,11 +259,11 @@ def _database(
     found = [_migration(records.get(version), files.get(version), alive) for version in versions]
     if files:
         _mark(found, Versions(list(files.values()), list(records.values())))
-    applied = [m.version for m in found if m.state is MigrationState.APPLIED]
-    if alive and alive.version in applied:  # the journal is ahead: the run is about to be told
+    done = [m.version for m in found if m.state is MigrationState.APPLIED]
+    if alive and alive.version in done:  # the journal is ahead: the run is about to be told
         alive = None
     return DatabaseStatus(
-        current=applied[-1] if applied else None,
+        current=done[-1] if done else None,
         migrations=found,
         known=known,
         error=error,

@@ -197,7 +197,7 @@ def _next_version(present: list[MigrationFile], part: str | None) -> str:
 
 def _version(file: MigrationFile) -> Version:
     try:
-        content, _ = parse(file.path.read_bytes())
+        content, _ = parse(Path(file.path).read_bytes())
         return order_of(content["version"])
     except (Refused, OSError, KeyError, TypeError, ValueError) as error:
         what = "its version cannot be read, so nobody can tell the next one"

@@ -19,15 +19,15 @@ from dharma_tasks.cli.check import advice
 from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import Indented, console
-from dharma_tasks.errors import Problem, Refused
+from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.estimate import Counts, Estimate, Time
-from dharma_tasks.loader import Loaded, load
+from dharma_tasks.loader import Loaded, Read, read_folder
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations import catalogue
 from dharma_tasks.planner import Request, required_databases
 from dharma_tasks.preview import MigrationPreview, OperationPreview, Preview, make
 from dharma_tasks.reading import ask, counting, surveys, workers
-from dharma_tasks.records import Direction
+from dharma_tasks.records import Direction, Survey, applied
 from dharma_tasks.settings import Settings
 from dharma_tasks.values import Value, Values
 
@@ -64,7 +64,8 @@ def plan(  # noqa: PLR0913 - one for each option
 
     Also what is heavy (about how many documents or rows, and how long that takes at the rates
     seen here before) and what others wait for. The journals are read as they are, and nothing is
-    written anywhere. What a submit would be refused for is shown as it would show it.
+    written anywhere. What a submit would be refused for is shown as it would show it: what is
+    wrong in a migration that is applied and has not been changed is no reason.
 
     Exit status: 0, 2 when a submit would be refused, 4 when a database cannot be reached.
     """
@@ -94,9 +95,10 @@ def show(asked: Asked) -> int:
     try:
         settings = common.settings()
         folder = asked.migrations or settings.migrations_dir
-        loaded = load(folder, Values(asked.given, settings.values), Bounds.of(settings))
-        needed = required_databases(loaded.migrations, asked.request)
-        journals = surveys(needed, settings, common.send)
+        read = read_folder(folder, Values(asked.given, settings.values), Bounds.of(settings))
+        journals = _journals(read, asked.request, settings)
+        forward = asked.request.direction is Direction.FORWARD
+        loaded = read.judged(applied(journals.values()) if forward else {})
         counter = _Counter(settings)
         found = make(loaded.migrations, journals, asked.request, counter.counts)
         found.warnings += counter.warnings
@@ -118,6 +120,21 @@ def show(asked: Asked) -> int:
     else:
         _Report(found, said, values).show(console(sys.stdout))
     return 0
+
+
+def _journals(read: Read, request: Request, settings: Settings) -> Mapping[str, Survey]:
+    """What the journals say; where they cannot be read, what is wrong with the files comes first.
+
+    Raises:
+        Refused: something is wrong with the files, or with the request.
+        Unreachable: nothing is, as far as is known without them.
+    """
+    needed = required_databases(read.migrations, request)
+    try:
+        return surveys(needed, settings, common.send)
+    except Unreachable:
+        read.judged()
+        raise
 
 
 def _values(loaded: Loaded, found: Preview) -> Iterator[Value]:

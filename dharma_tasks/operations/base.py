@@ -203,9 +203,9 @@ class Advisor:
 class Catalogue:
     """The operations of one database, and how its migration files are read.
 
-    `read` turns the parsed JSON and the file's path into the list of operations: for most
-    databases the `operations` of the JSON itself, for PostgreSQL the .sql file beside it. Where
-    it also returns problems, they are as far as they could be read.
+    `read` turns the parsed JSON, and what the companion holds, into the list of operations: for
+    most databases the `operations` of the JSON itself. Where it also returns problems, they are as
+    far as they could be read; those with a line are the companion's.
     `keys` are the top-level keys that this database's JSON may have besides the common ones.
     `companion` is the suffix of the file that belongs beside the JSON, if any. `backup` is the
     command with which people usually back this database up. `advisor` looks at companions. `unit`
@@ -216,7 +216,7 @@ class Catalogue:
     database: str
     operations: Mapping[str, type[Operation[Any]]]
     keys: frozenset[str]
-    read: Callable[[JSON, FilePath], tuple[list[JSON], list[Problem]]]
+    read: Callable[[JSON, bytes], tuple[list[JSON], list[Problem]]]
     backup: str
     companion: str | None = None
     advisor: Advisor | None = None

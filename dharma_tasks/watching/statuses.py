@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -52,8 +52,8 @@ class Statuses:
             seen = self._sight.look()
         self._patience = 0
         lost = seen.pulse.error is not None
-        files = self._folder.files()
         answers = Answers(dict(_found(seen.known)), dict(self._errors(seen)))
+        files = self._folder.files(answers.found.values())
         # What Redis said before it was lost is not what is now.
         pulse = Pulse(error=seen.pulse.error) if lost else seen.pulse
         status = assemble(answers, files.migrations, pulse)
@@ -114,11 +114,12 @@ class _Folder:
         self._mark: object = None
         self._files = Files()
 
-    def files(self) -> Files:
-        """What is in it now."""
+    def files(self, surveys: Iterable[Survey]) -> Files:
+        """What is in it now; what is wrong in it may be in what the journals have as applied."""
         mark = sorted(self._marks())
-        if mark != self._mark:
-            self._mark, self._files = mark, read_files(self._settings, self._path)
+        if mark != self._mark or self._files.problems:
+            self._mark = mark
+            self._files = read_files(self._settings, self._path, surveys)
         return self._files
 
     def _marks(self) -> Iterator[tuple[str, int, int]]:

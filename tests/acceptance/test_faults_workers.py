@@ -32,10 +32,9 @@ from pymongo import MongoClient
 from dharma_tasks.databases import NAMES
 from dharma_tasks.identity import is_dead
 from dharma_tasks.lease import Held
-from dharma_tasks.loader import load
 from dharma_tasks.records import MigrationState, OperationState
 from dharma_tasks.redis_client import connect_redis
-from dharma_tasks.status import gather
+from dharma_tasks.status import look
 
 ROWS = 60
 """Rows of PostgreSQL, and documents of Elasticsearch, of the small mixed run."""
@@ -110,7 +109,7 @@ def ended(place: Place, submitted: subprocess.Popen[str], status: int = 0) -> st
 
 def assert_tidy(place: Place) -> None:
     """Every migration and operation is done, status says so, and nothing is left in Redis."""
-    status = gather(place.settings, load(place.folder).migrations, send=lambda _: None)
+    status = look(place.settings, place.folder, send=lambda _: None)
     for name, found in status.databases.items():
         for migration in found.migrations:
             assert migration.state is MigrationState.APPLIED, (name, migration)

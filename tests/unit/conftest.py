@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fake_folder import CATALOGUES, Migrations
 
-from dharma_tasks import contents, folder, loader
+from dharma_tasks import contents, folder, judge, loader
 from dharma_tasks.cli import common
 from dharma_tasks.errors import Refused
 
@@ -24,6 +24,7 @@ def fake_catalogues(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read with small catalogues, so that these tests are about the reading alone."""
     monkeypatch.setattr(folder, "catalogue", CATALOGUES.__getitem__)
     monkeypatch.setattr(contents, "catalogue", CATALOGUES.__getitem__)
+    monkeypatch.setattr(judge, "catalogue", CATALOGUES.__getitem__)
 
 
 @pytest.fixture

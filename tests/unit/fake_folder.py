@@ -75,17 +75,16 @@ class Sql(_Idle):
         ]
 
 
-def _read_sql(content: JSON, path: Path) -> tuple[list[JSON], list[Problem]]:
-    companion = path.with_suffix(".sql")
-    text = companion.read_text()
+def _read_sql(content: JSON, beside: bytes) -> tuple[list[JSON], list[Problem]]:
+    text = beside.decode()
     if not text:
-        return [], [Problem(companion.name, "line 1", "it is empty", "Write some.")]
+        return [], [Problem("", "line 1", "it is empty", "Write some.")]
     options = {key: content[key] for key in ("alone",) if key in content}
     return [{"type": "sql", "sql": text, **options}], []
 
 
-def _listed(content: JSON, path: Path) -> tuple[list[JSON], list[Problem]]:
-    del path
+def _listed(content: JSON, beside: bytes) -> tuple[list[JSON], list[Problem]]:
+    del beside
     return content["operations"], []
 
 

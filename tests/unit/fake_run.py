@@ -11,6 +11,7 @@ from fakeredis import FakeRedis
 from redis import Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from dharma_tasks.errors import Problem
 from dharma_tasks.loader import Loaded
 from dharma_tasks.migration import Key, Migration
 from dharma_tasks.planner import Plan, Request, plan
@@ -51,6 +52,18 @@ def migration(
         operations=tuple({"type": f"kind_{n}"} for n in range(1, operations + 1)),
         file=f"{database}/{version}.json",
     ).with_checksum()
+
+
+class ReadFolder:
+    """A folder that was read, in which nothing is wrong."""
+
+    def __init__(self, *migrations: Migration, warnings: tuple[Problem, ...] = ()) -> None:
+        self.migrations = migrations
+        self.warnings = warnings
+
+    def judged(self, _applied: object = None) -> Loaded:
+        """As `Read.judged`."""
+        return Loaded(self.migrations, self.warnings)
 
 
 def loaded(*migrations: Migration) -> Loaded:

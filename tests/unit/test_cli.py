@@ -10,7 +10,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from fake_run import NAMESPACE, Driver, failed, migration, without_settings
+from fake_run import NAMESPACE, Driver, ReadFolder, failed, migration, without_settings
 from fakeredis import FakeRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -20,7 +20,6 @@ from dharma_tasks.cli import common, main
 from dharma_tasks.cli import submit as command
 from dharma_tasks.cli.running import names
 from dharma_tasks.errors import Problem, Refused, Unreachable
-from dharma_tasks.loader import Loaded
 from dharma_tasks.messages import Chain
 from dharma_tasks.migration import Migration
 from dharma_tasks.run import Event, Next, Run, RunState
@@ -53,23 +52,23 @@ class Stage:
         found = Settings(_env_file=None, namespace=NAMESPACE)  # type: ignore[call-arg]
         monkeypatch.setattr(common, "read", lambda: found)
         monkeypatch.setattr(conduct, "require_redis", lambda _settings: self.redis)
-        monkeypatch.setattr(conduct, "load", lambda _folder, _values, _bounds: self._load())
+        monkeypatch.setattr(conduct, "read_folder", lambda *_: self._read())
         monkeypatch.setattr(common, "send", self._send)
         monkeypatch.setattr(submitting, "POLL_SECONDS", 0.01)
         monkeypatch.setattr(submitting, "WORKER_SECONDS", 0.02)
 
     def folder(self, *migrations: Migration, warnings: tuple[Problem, ...] = ()) -> None:
         """What the migrations folder holds."""
-        made = Loaded(migrations, warnings)
-        self._load: Callable[[], Loaded] = lambda: made
+        made = ReadFolder(*migrations, warnings=warnings)
+        self._read: Callable[[], ReadFolder] = lambda: made
 
     def fails_to_load(self, error: Exception) -> None:
         """Let the folder be refused."""
 
-        def load() -> Loaded:
+        def read() -> ReadFolder:
             raise error
 
-        self._load = load
+        self._read = read
 
     def watching_raises(self, error: BaseException) -> None:
         """Let `error` come while the run is watched."""

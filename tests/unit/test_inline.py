@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner, Result
-from fake_run import NAMESPACE, migration, without_settings
+from fake_run import NAMESPACE, ReadFolder, migration, without_settings
 from fakeredis import FakeRedis
 from model import Faults, Increment, ModelDatabase, ModelJournal, Passing, Server
 from pydantic import SecretStr
@@ -31,7 +31,6 @@ from dharma_tasks.cli import common, main
 from dharma_tasks.errors import CutOff, Unequipped
 from dharma_tasks.flow import context, planning, revealing
 from dharma_tasks.limits import Window
-from dharma_tasks.loader import Loaded
 from dharma_tasks.operations.base import Burden
 from dharma_tasks.records import Direction, MigrationState, Survey
 from dharma_tasks.runs import Runs
@@ -85,10 +84,10 @@ class Stage:
             mongodb_url=SecretStr("model://"),
             lease_seconds=1,
         )
-        folder = Loaded((migration("mongodb", "1.0.0"),), ())
+        folder = ReadFolder(migration("mongodb", "1.0.0"))
         monkeypatch.setattr(common, "read", lambda: settings)
         monkeypatch.setattr(conduct, "require_redis", lambda _settings: self.redis)
-        monkeypatch.setattr(conduct, "load", lambda _folder, _values, _bounds: folder)
+        monkeypatch.setattr(conduct, "read_folder", lambda *_: folder)
         monkeypatch.setattr(submitting, "POLL_SECONDS", 0.01)
         monkeypatch.setattr(context, "connect", lambda *_: self.database())
         for module in (revealing, reversal):

@@ -13,6 +13,7 @@ from fake_folder import Migrations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dharma_tasks.bounds import Bounds
 from dharma_tasks.errors import Refused
 from dharma_tasks.loader import load
 from dharma_tasks.migration import JSON
@@ -236,13 +237,18 @@ def test_unreadable_file(
 ) -> None:
     """The system's own words are kept (root may read everything, so they are played here)."""
     migrations.write("mongodb/001_a.json")
+    migrations.write("postgresql/001_b.json")
+    read = Bounds.read
 
-    def denied(path: Path, mode: str) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
+    def denied(bounds: Bounds, path: str) -> bytes:
+        if path.endswith(("001_a.json", "001_b.sql")):
+            raise PermissionError(13, "Permission denied", path)
+        return read(bounds, path)
 
-    monkeypatch.setattr(Path, "open", denied)
-    (problem,) = refusal()
-    assert problem.startswith("mongodb/001_a.json: cannot be read: Permission denied")
+    monkeypatch.setattr(Bounds, "read", denied)
+    one, other = refusal()
+    assert one.startswith("mongodb/001_a.json: cannot be read: Permission denied")
+    assert other.startswith("postgresql/001_b.sql: cannot be read: Permission denied")
 
 
 def test_file_name_that_is_not_utf8(migrations: Migrations, refusal: Refusal) -> None:

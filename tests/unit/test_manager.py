@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from fake_run import NAMESPACE, Driver, migration, without_settings
+from fake_run import NAMESPACE, Driver, ReadFolder, migration, without_settings
 from fakeredis import FakeRedis
 from model import Faults, ModelDatabase, Server
 from pydantic import SecretStr
@@ -39,7 +39,6 @@ from dharma_tasks import (
 )
 from dharma_tasks import submit as submitting
 from dharma_tasks.errors import Problem
-from dharma_tasks.loader import Loaded
 from dharma_tasks.messages import Chain
 from dharma_tasks.records import Direction
 from dharma_tasks.run import Run
@@ -72,7 +71,7 @@ class Stage:
         self.does: Callable[[Run], None] = lambda _run: None
         self.sent: list[Chain] = []
         self.settings: list[Settings] = []
-        monkeypatch.setattr(conduct, "load", lambda _folder, _values, _bounds: Loaded(FOLDER, ()))
+        monkeypatch.setattr(conduct, "read_folder", lambda *_: ReadFolder(*FOLDER))
         for module in (conduct, manager, status):
             monkeypatch.setattr(module, "require_redis", lambda _settings: self.redis)
         monkeypatch.setattr(manager, "_sender", self._sender)
@@ -455,7 +454,7 @@ def test_the_event_loop_is_never_blocked(stage: Stage, monkeypatch: pytest.Monke
         return call
 
     stage.does = everything(stage.driver)
-    monkeypatch.setattr(conduct, "load", slow(conduct.load))
+    monkeypatch.setattr(conduct, "read_folder", slow(conduct.read_folder))
     monkeypatch.setattr(ModelDatabase, "whereabouts", slow(ModelDatabase.whereabouts))
     monkeypatch.setattr(Runs, "submit", slow(Runs.submit))
 

@@ -95,14 +95,13 @@ def test_a_rate_that_is_a_value_is_not_what_either() -> None:
     assert fast.stamp == slow.stamp == migration().stamp
 
 
-def test_in_the_batch_of_a_sql_file(tmp_path: Any) -> None:
+def test_in_the_batch_of_a_sql_file() -> None:
     """All keys stand side by side in the JSON, and problems name them there."""
-    (tmp_path / "001_n.sql").write_text("SELECT 1")
     batch: dict[str, Any] = {"table": "t", "key": "id", "min": 5, "max": 9, "throttle": 3}
-    ([operation], problems) = read({"batch": batch}, tmp_path / "001_n.json")
+    ([operation], problems) = read({"batch": batch}, b"SELECT 1")
     assert problems == []
     assert parsed("postgresql", operation).bounds() == Bounds(5, 9, None, 3)
-    _, problems = read({"batch": {**batch, "seconds": -1}}, tmp_path / "001_n.json")
+    _, problems = read({"batch": {**batch, "seconds": -1}}, b"SELECT 1")
     assert [problem.place for problem in problems] == ["batch.seconds"]
-    _, problems = read({"batch": {**batch, "throtle": 1}}, tmp_path / "001_n.json")
+    _, problems = read({"batch": {**batch, "throtle": 1}}, b"SELECT 1")
     assert ["throttle" in problem.todo for problem in problems] == [True]

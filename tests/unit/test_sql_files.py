@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +9,6 @@ import pytest
 from dharma_tasks.operations.postgresql.files import read
 
 SQL = "UPDATE t SET a = 1\r\nWHERE id BETWEEN :batch_start AND :batch_end\n"
-
-
-def written(folder: Path, data: bytes = SQL.encode()) -> Path:
-    """The JSON's path, with this .sql beside it."""
-    (folder / "001_a-b.c.sql").write_bytes(data)
-    return folder / "001_a-b.c.json"
 
 
 @pytest.mark.parametrize(
@@ -34,9 +27,9 @@ def written(folder: Path, data: bytes = SQL.encode()) -> Path:
         ),
     ],
 )
-def test_the_file_becomes_one_operation(tmp_path: Path, content: Any, expected: Any) -> None:
+def test_the_file_becomes_one_operation(content: Any, expected: Any) -> None:
     """With its text as it is, line ends included."""
-    assert read(content, written(tmp_path)) == ([expected], [])
+    assert read(content, SQL.encode()) == ([expected], [])
 
 
 @pytest.mark.parametrize(
@@ -60,9 +53,9 @@ def test_the_file_becomes_one_operation(tmp_path: Path, content: Any, expected: 
         ),
     ],
 )
-def test_wrong_keys(tmp_path: Path, content: Any, place: str, said: str) -> None:
+def test_wrong_keys(content: Any, place: str, said: str) -> None:
     """Each is refused at its place in the JSON."""
-    _, problems = read(content, written(tmp_path))
+    _, problems = read(content, SQL.encode())
     assert [problem.place for problem in problems][:1] == [place]
     assert said in problems[0].what
     assert problems[0].todo
@@ -77,14 +70,8 @@ def test_wrong_keys(tmp_path: Path, content: Any, place: str, said: str) -> None
         (b"SELECT\n'\x00'", "line 2", "NUL"),
     ],
 )
-def test_wrong_bytes(tmp_path: Path, data: bytes, place: str, said: str) -> None:
-    """The .sql file and the line are named."""
-    _, (problem,) = read({}, written(tmp_path, data))
-    assert (problem.file, problem.place) == ("001_a-b.c.sql", place)
+def test_wrong_bytes(data: bytes, place: str, said: str) -> None:
+    """The line is named."""
+    _, (problem,) = read({}, data)
+    assert problem.place == place
     assert said in problem.what
-
-
-def test_a_missing_file(tmp_path: Path) -> None:
-    """It is named."""
-    _, (problem,) = read({}, tmp_path / "001_a.json")
-    assert problem.file == "001_a.sql"

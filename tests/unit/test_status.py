@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from fake_run import (
     NAMESPACE,
     Driver,
+    ReadFolder,
     failed,
     migration,
     progress,
@@ -31,7 +32,6 @@ from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.identity import owner
 from dharma_tasks.lease import Leases
-from dharma_tasks.loader import Loaded
 from dharma_tasks.messages import Chain
 from dharma_tasks.migration import Key, Migration
 from dharma_tasks.records import (
@@ -123,7 +123,7 @@ class Stage:
         self.refused: list[Problem] = []
         self._patch = monkeypatch
         monkeypatch.setattr(common, "read", self._settings)
-        monkeypatch.setattr(gathering, "load", self._load)
+        monkeypatch.setattr(gathering, "read_folder", self._read)
         monkeypatch.setattr(common, "send", self._send)
         monkeypatch.setattr(gathering, "require_redis", lambda _settings: self.redis)
         monkeypatch.setattr(reading, "connect", lambda name, _settings: self.databases[name])
@@ -138,11 +138,11 @@ class Stage:
             **urls,  # type: ignore[arg-type]
         )
 
-    def _load(self, folder: Path, _values: Values, _bounds: Bounds) -> Loaded:
+    def _read(self, folder: Path, _values: Values, _bounds: Bounds) -> ReadFolder:
         assert folder == self.directory
         if self.refused:
             raise Refused(self.refused)
-        return Loaded(self.migrations, ())
+        return ReadFolder(*self.migrations)
 
     def _send(self, chains: Iterable[Chain]) -> None:
         for (message,) in chains:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from dharma_tasks.errors import Problem
 from dharma_tasks.migration import JSON
 from dharma_tasks.operations.base import Catalogue
@@ -24,7 +22,7 @@ _OPERATIONS = (
 )
 
 
-def _read(migration: JSON, _path: Path) -> tuple[list[JSON], list[Problem]]:
+def _read(migration: JSON, _beside: bytes) -> tuple[list[JSON], list[Problem]]:
     """The operations stand in the JSON itself; the loader has checked that they are a list."""
     return list(migration.get("operations", [])), []
 

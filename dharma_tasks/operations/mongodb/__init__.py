@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from dharma_tasks.errors import Problem
@@ -35,7 +34,7 @@ _ALL: tuple[type[Operation[Any]], ...] = (
 )
 
 
-def _read(content: JSON, _path: Path) -> tuple[list[JSON], list[Problem]]:
+def _read(content: JSON, _beside: bytes) -> tuple[list[JSON], list[Problem]]:
     return content["operations"], []
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dharma_tasks.operations.base import Advisor, Catalogue
 from dharma_tasks.operations.postgresql import squawk
 from dharma_tasks.operations.postgresql.files import described, read
-from dharma_tasks.operations.postgresql.sql import Sql
-from dharma_tasks.operations.postgresql.sql_batch import SqlBatch
-from dharma_tasks.operations.postgresql.sql_statements import SqlStatements
+from dharma_tasks.operations.postgresql.kinds import KINDS
 
 __all__ = ["catalogue"]
 
 catalogue = Catalogue(
     database="postgresql",
-    operations={kind.kind: kind for kind in (Sql, SqlStatements, SqlBatch)},
+    operations=KINDS,
     keys=frozenset({"transactional", "batch"}),
     read=read,
     backup='pg_dump --format=custom --file=before.dump "$DHARMA_POSTGRESQL_URL"',

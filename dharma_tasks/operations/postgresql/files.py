@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -12,18 +11,16 @@ from pydantic import BaseModel, ValidationError
 from dharma_tasks.errors import Problem
 from dharma_tasks.explain import explain, suggestion
 from dharma_tasks.migration import JSON
-from dharma_tasks.operations.postgresql.sql import Sql
-from dharma_tasks.operations.postgresql.sql_batch import SqlBatch
-from dharma_tasks.operations.postgresql.sql_statements import SqlStatements
+from dharma_tasks.operations.postgresql.kinds import KINDS, SQL, SQL_BATCH, SQL_STATEMENTS
 
 _PACE_KEYS = ("min", "max", "seconds")
 """Of `batch`, those that an operation has in a `batch` of its own."""
 _BATCH_KEYS = ("table", "key", "size", "throttle", "parallel", *_PACE_KEYS)
 
 
-def read(content: JSON, path: Path) -> tuple[list[JSON], list[Problem]]:
-    """Read the .sql file beside the JSON at `path`: one operation, and what is wrong."""
-    text, problems = _text(path.with_suffix(".sql"))
+def read(content: JSON, beside: bytes) -> tuple[list[JSON], list[Problem]]:
+    """Read the .sql file beside the JSON: one operation, and what is wrong."""
+    text, problems = _text(beside)
     transactional = content.get("transactional", True)
     batch = content.get("batch")
     if not isinstance(transactional, bool):
@@ -34,14 +31,14 @@ def read(content: JSON, path: Path) -> tuple[list[JSON], list[Problem]]:
             what = 'each range runs in a transaction, so "transactional": false does not fit'
             problems.append(Problem("", "transactional", what, "Remove one of the two."))
     if isinstance(batch, dict):
-        return [{"type": SqlBatch.kind, "sql": text, **_parameters(batch)}], problems
-    kind = Sql.kind if transactional else SqlStatements.kind
+        return [{"type": SQL_BATCH, "sql": text, **_parameters(batch)}], problems
+    kind = SQL if transactional else SQL_STATEMENTS
     return [{"type": kind, "sql": text}], problems
 
 
 def described(schema: Callable[[type[BaseModel]], JSON]) -> dict[str, JSON]:
     """The JSON Schemas of `transactional` and `batch`, as `read` takes them."""
-    batch = schema(SqlBatch)
+    batch = schema(KINDS[SQL_BATCH])
     properties: JSON = batch["properties"]
     pace: JSON = properties.pop("batch")["properties"]
     del properties["sql"]
@@ -56,27 +53,24 @@ def described(schema: Callable[[type[BaseModel]], JSON]) -> dict[str, JSON]:
     return {"transactional": transactional, "batch": batch}
 
 
-def _text(file: Path) -> tuple[str, list[Problem]]:
+def _text(data: bytes) -> tuple[str, list[Problem]]:
     """The file's own text, line ends and all."""
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        what, todo = f"cannot be read: {error.strerror}", "Write the SQL into this file."
-        return "", [Problem(file.name, "", what, todo)]
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
         what = f"not UTF-8 (byte 0x{data[error.start]:02x})"
-        return "", [Problem(file.name, f"line {line}", what, "Save the file as UTF-8.")]
+        return _refused(data.count(b"\n", 0, error.start), what, "Save the file as UTF-8.")
     if text.startswith("\ufeff"):
-        what, todo = "begins with a byte order mark", "Save the file as UTF-8 without one."
-        return "", [Problem(file.name, "line 1", what, todo)]
+        return _refused(0, "begins with a byte order mark", "Save the file as UTF-8 without one.")
     if "\x00" in text:
-        line = text.count("\n", 0, text.index("\x00")) + 1
         what = "holds a NUL character, which PostgreSQL cannot take"
-        return "", [Problem(file.name, f"line {line}", what, "Remove it.")]
+        return _refused(text.count("\n", 0, text.index("\x00")), what, "Remove it.")
     return text, []
+
+
+def _refused(lines: int, what: str, todo: str) -> tuple[str, list[Problem]]:
+    """No text; so many `lines` before the place are well."""
+    return "", [Problem("", f"line {lines + 1}", what, todo)]
 
 
 def _parameters(batch: JSON) -> JSON:
@@ -96,10 +90,11 @@ def _batch_problems(batch: Any) -> list[Problem]:
             todo = suggestion(name, _BATCH_KEYS, "keys")
             problems.append(Problem("", f"batch.{name}", f"unknown key {name!r}", todo))
     known = {name: value for name, value in batch.items() if name in _BATCH_KEYS}
+    model = KINDS[SQL_BATCH]
     try:
-        SqlBatch.model_validate({"sql": "", **_parameters(known)})
+        model.model_validate({"sql": "", **_parameters(known)})
     except ValidationError as error:
-        for found in explain(error, SqlBatch, _parameters(known)):
+        for found in explain(error, model, _parameters(known)):
             name = found.place.removeprefix("batch.")
             problems.append(replace(found, place=f"batch.{name}" if name in known else "batch"))
     return problems

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import Problem
-from dharma_tasks.operations.postgresql import rules, running
+from dharma_tasks.operations.postgresql import kinds, rules, running
 from dharma_tasks.operations.postgresql.sql_file import SqlFile
 from dharma_tasks.work import Step, Work
 
@@ -14,7 +14,7 @@ from dharma_tasks.work import Step, Work
 class Sql(SqlFile):
     """A .sql file as it is. It is applied whole or not at all, and exactly once (Law 3)."""
 
-    kind: ClassVar[str] = "sql"
+    kind: ClassVar[str] = kinds.SQL
 
     def problems(self) -> list[Problem]:
         """Syntax, and statements that cannot be in a transaction; lines are the .sql file's."""

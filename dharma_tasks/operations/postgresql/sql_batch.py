@@ -11,7 +11,7 @@ from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import OperationFailed, Problem
 from dharma_tasks.operations.base import Burden
 from dharma_tasks.operations.paced import Paced
-from dharma_tasks.operations.postgresql import keys, rules, running
+from dharma_tasks.operations.postgresql import keys, kinds, rules, running
 from dharma_tasks.operations.postgresql.parsing import END, START, NotSql, batched, parse
 from dharma_tasks.operations.postgresql.sql_file import SqlFile
 from dharma_tasks.pace import Bounds
@@ -48,7 +48,7 @@ class SqlBatch(Paced[Session], SqlFile):
     without it, a range takes about as long as any batch. A conflict makes it smaller all the same.
     """
 
-    kind: ClassVar[str] = "sql_batch"
+    kind: ClassVar[str] = kinds.SQL_BATCH
 
     table: str = Field(min_length=1)
     """The table that is walked."""

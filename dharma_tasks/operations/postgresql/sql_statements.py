@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from dharma_tasks.databases.postgresql.session import Session
 from dharma_tasks.errors import Problem
-from dharma_tasks.operations.postgresql import indexes, rules, running
+from dharma_tasks.operations.postgresql import indexes, kinds, rules, running
 from dharma_tasks.operations.postgresql.parsing import NotSql
 from dharma_tasks.operations.postgresql.parts import Part, split, without_effect
 from dharma_tasks.operations.postgresql.sql_file import SqlFile
@@ -21,7 +21,7 @@ class SqlStatements(SqlFile):
     The cursor is the number of the next part, or `{"at": number, "found": …}` between the two.
     """
 
-    kind: ClassVar[str] = "sql_statements"
+    kind: ClassVar[str] = kinds.SQL_STATEMENTS
 
     def problems(self) -> list[Problem]:
         """Syntax, and what cannot be taken up again; lines are the .sql file's."""

@@ -17,9 +17,7 @@ from typing import Any
 
 from dharma_tasks.errors import Problem
 from dharma_tasks.migration import JSON
-from dharma_tasks.operations.postgresql.parsing import batched
-from dharma_tasks.operations.postgresql.sql_batch import SqlBatch
-from dharma_tasks.operations.postgresql.sql_statements import SqlStatements
+from dharma_tasks.operations.postgresql.kinds import SQL_BATCH, SQL_STATEMENTS
 
 __all__ = ["HOW_TO_GET_IT", "findings", "missing", "program"]
 
@@ -72,7 +70,7 @@ def findings(
         texts = {
             name: _text(operation)
             for name, operation in files.items()
-            if (operation["type"] == SqlStatements.kind) is alone
+            if (operation["type"] == SQL_STATEMENTS) is alone
         }
         problems += _run([found, assume], texts, folder, without)
     return sorted(problems, key=lambda problem: problem.file)
@@ -106,8 +104,10 @@ def _run(
 
 def _text(operation: JSON) -> str:
     """The file's text as squawk can read it; its lines are the file's."""
+    from dharma_tasks.operations.postgresql.parsing import batched  # noqa: PLC0415 - see kinds
+
     sql: str = operation["sql"]
-    return batched(sql).text if operation["type"] == SqlBatch.kind else sql
+    return batched(sql).text if operation["type"] == SQL_BATCH else sql
 
 
 def _write(path: Path, text: str) -> str:
