@@ -9,7 +9,6 @@ import mmap
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from celery import bootsteps, signals
 from click import ClickException
 from redis.exceptions import RedisError
@@ -19,7 +18,7 @@ from dharma_tasks.databases import NAMES
 from dharma_tasks.dispatch import queue, send, spare_queue
 from dharma_tasks.encryption import cipher
 from dharma_tasks.errors import DharmaError, Refused
-from dharma_tasks.logs import stack_of
+from dharma_tasks.logs import get_logger, stack_of
 from dharma_tasks.measures import Meter, Unmetered
 from dharma_tasks.metrics.pipe import Pipe
 from dharma_tasks.metrics.standing import Lookout
@@ -32,7 +31,7 @@ from dharma_tasks.workers import Worker, Workers
 if TYPE_CHECKING:
     from dharma_tasks.metrics.page import Page
 
-log = structlog.get_logger()
+log = get_logger()
 
 # One byte that the main process shares with the children it forks: a child gets no signal of
 # its own when the worker is told to end, and must see it between two batches (Law 8).

@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import click
-import structlog
 from celery import Celery, signals
 from kombu import Queue
 
 from dharma_tasks import transport
 from dharma_tasks.databases import NAMES
-from dharma_tasks.logs import configure_logs
+from dharma_tasks.logs import configure_logs, get_logger
 from dharma_tasks.redis_client import redis_url
 from dharma_tasks.settings import settings
 
-log = structlog.get_logger()
+log = get_logger()
 _settings = settings()
 # A worker serves what its settings have a URL for; `-Q mongodb` narrows that.
 _served = [name for name in NAMES if _settings.url(name) is not None] or list(NAMES)

@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import structlog
-
 from dharma_tasks.databases.base import Database, Fault
+from dharma_tasks.logs import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 LOOK_SECONDS = 2
 """How often it is looked at, and so for how long bulk work waits at least."""

@@ -3,6 +3,8 @@
 A stack is logged by `stack_of`, as text: a program that uses this package may have structlog render
 exceptions itself, and its usual way shows every local variable, URLs with their passwords among
 them.
+
+structlog is imported when there is something to log: most commands end without a word.
 """
 
 from __future__ import annotations
@@ -10,18 +12,39 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import structlog
-from structlog.typing import Processor
+if TYPE_CHECKING:
+    from structlog.typing import Processor
 
-from dharma_tasks.settings import Settings
+    from dharma_tasks.settings import Settings
 
 _NOISY = ("elastic_transport", "urllib3", "pymongo", "celery.worker.strategy")
 """What they say at INFO is in our own events, with run, database, version and operation."""
 
 
+def get_logger() -> Any:
+    """A logger of structlog's, which is imported with the first of them."""
+    import structlog  # noqa: PLC0415 - see above
+
+    _setup.use()
+    return structlog.get_logger()
+
+
+def configure_on_use(settings: Settings) -> None:
+    """As `configure_logs`, as soon as there is a logger or an event of any library."""
+    if _setup.used:
+        configure_logs(settings)
+        return
+    _setup.settings = settings
+    _listen(settings, _FirstUse())
+
+
 def configure_logs(settings: Settings) -> None:
     """Write events to stderr, as JSON lines or for a console, by setting."""
+    import structlog  # noqa: PLC0415 - see above
+
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -45,13 +68,44 @@ def configure_logs(settings: Settings) -> None:
             ],
         )
     )
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(settings.log_level)
+    _listen(settings, handler)
     # A failure has been logged by then, and a task that is handed on is none.
     logging.getLogger("celery.app.trace").setLevel(logging.ERROR)
     for noisy in _NOISY:
-        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+@dataclass
+class _Setup:
+    """Whether anybody logs yet, and how it is to be set up once somebody does."""
+
+    used: bool = False
+    settings: Settings | None = None
+
+    def use(self) -> None:
+        """Somebody does."""
+        settings, self.settings, self.used = self.settings, None, True
+        if settings:
+            configure_logs(settings)
+
+
+_setup = _Setup()
+
+
+class _FirstUse(logging.Handler):
+    """Gives the first event to whoever takes this one's place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Set everything up."""
+        _setup.use()
+        for handler in logging.getLogger().handlers:
+            handler.handle(record)
+
+
+def _listen(settings: Settings, handler: logging.Handler) -> None:
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(settings.log_level)
 
 
 def stack_of(error: BaseException) -> dict[str, str]:
@@ -60,6 +114,8 @@ def stack_of(error: BaseException) -> dict[str, str]:
 
 
 def _renderers(settings: Settings) -> list[Processor]:
+    import structlog  # noqa: PLC0415 - see above
+
     if settings.log_format == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     return [

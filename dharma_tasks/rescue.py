@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-import structlog
 from redis import Redis
 
 from dharma_tasks.lease import Leases
-from dharma_tasks.logs import stack_of
+from dharma_tasks.logs import get_logger, stack_of
 from dharma_tasks.messages import Chain, operation_chain, orphans
 from dharma_tasks.run import Snapshot
 from dharma_tasks.runs import Runs
 from dharma_tasks.settings import Settings
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Rescuer:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import structlog
 from structlog.contextvars import bound_contextvars
 
 from dharma_tasks import side_by_side
@@ -38,7 +37,7 @@ from dharma_tasks.health import LOOK_SECONDS, Health
 from dharma_tasks.hidden import NOTHING, Hidden
 from dharma_tasks.identity import owner
 from dharma_tasks.journal import Ledger
-from dharma_tasks.logs import stack_of
+from dharma_tasks.logs import get_logger, stack_of
 from dharma_tasks.measures import Measure, Wait
 from dharma_tasks.operations.base import Operation
 from dharma_tasks.pace import Bounds, Pace
@@ -48,7 +47,7 @@ from dharma_tasks.settings import Settings
 from dharma_tasks.way_back import WayBack
 from dharma_tasks.work import SEALED, Amount, Assignment, Step, Taken, Work
 
-log = structlog.get_logger()
+log = get_logger()
 
 _LOOKS_BEFORE_INTERRUPT = 3
 """Looks at a long statement, a second apart, before a worker that is to stop interrupts it."""

@@ -39,12 +39,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from pydantic import TypeAdapter
 from redis.exceptions import WatchError
 
 from dharma_tasks import run_scripts
 from dharma_tasks.errors import DharmaError, Problem
+from dharma_tasks.logs import get_logger
 from dharma_tasks.migration import Migration, Reference, reference
 from dharma_tasks.planner import Plan
 from dharma_tasks.run import Ended, Event, Next, Progress, Run, RunState, Snapshot
@@ -53,7 +53,6 @@ from dharma_tasks.signing import Kind, Signer, digest
 if TYPE_CHECKING:
     from redis import Redis
 
-log = structlog.get_logger()
 
 OPEN_SECONDS = 30 * 24 * 3600
 """How long the record of a run is kept that never ends."""
@@ -266,7 +265,7 @@ class Runs:
             try:
                 snapshot = self.snapshot(run)
             except (ValueError, KeyError) as error:  # it must not keep anybody from the others
-                log.warning("unreadable", run=run, error=str(error))
+                get_logger().warning("unreadable", run=run, error=str(error))
                 continue
             if snapshot:
                 found.append(snapshot)

@@ -11,7 +11,6 @@ import time
 from threading import Lock
 from typing import Any
 
-import structlog
 from celery import Task
 from celery.exceptions import Ignore, InvalidTaskError, Reject
 from celery.worker.request import Request
@@ -29,6 +28,7 @@ from dharma_tasks.flow.operation import (
     carry_out_range,
     confirm_dependency,
 )
+from dharma_tasks.logs import get_logger
 from dharma_tasks.messages import Chain
 from dharma_tasks.operations import catalogue
 from dharma_tasks.redis_client import connect_redis
@@ -38,7 +38,7 @@ from dharma_tasks.settings import settings
 from dharma_tasks.strict_json import MAX_DEPTH
 from dharma_tasks.workers import Workers
 
-log = structlog.get_logger()
+log = get_logger()
 
 _LEVELS = 2 * MAX_DEPTH
 """How deeply a message may be nested; ours have at most a migration in them."""

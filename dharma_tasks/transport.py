@@ -16,15 +16,16 @@ from __future__ import annotations
 from queue import Empty
 from typing import Any
 
-import structlog
 from kombu.transport import TRANSPORT_ALIASES, redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError
 
+from dharma_tasks.logs import get_logger
+
 _NO_MESSAGE = (ValueError, TypeError, LookupError, AttributeError, RecursionError, DataError)
 """How Kombu, Celery and Redis' client meet what is not formed like a message."""
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Channel(redis.Channel):

@@ -10,7 +10,7 @@ import click
 from redis.exceptions import RedisError
 
 from dharma_tasks.errors import Refused, Unreachable
-from dharma_tasks.logs import configure_logs
+from dharma_tasks.logs import configure_on_use
 from dharma_tasks.messages import Chain
 from dharma_tasks.redis_client import lost
 from dharma_tasks.settings import Settings
@@ -31,7 +31,7 @@ def settings() -> Settings:
     """
     found = read()
     asked = "log_level" in found.model_fields_set
-    configure_logs(found if asked else found.model_copy(update={"log_level": "CRITICAL"}))
+    configure_on_use(found if asked else found.model_copy(update={"log_level": "CRITICAL"}))
     return found
 
 

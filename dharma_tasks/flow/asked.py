@@ -8,15 +8,13 @@ from datetime import UTC, datetime
 from functools import wraps
 from typing import Any
 
-import structlog
-
 from dharma_tasks import replies, trail
 from dharma_tasks.databases.base import Database
 from dharma_tasks.errors import FenceLost, Unsigned
 from dharma_tasks.flow.context import Answer, Context
 from dharma_tasks.journal import Entry
 from dharma_tasks.lease import Held, Leases
-from dharma_tasks.logs import stack_of
+from dharma_tasks.logs import get_logger, stack_of
 from dharma_tasks.messages import (
     DECLARATION,
     DECLARED,
@@ -35,7 +33,7 @@ from dharma_tasks.run import Next, Run, Snapshot
 from dharma_tasks.runs import Runs
 from dharma_tasks.signing import Kind, canonical, confirm_recent
 
-log = structlog.get_logger()
+log = get_logger()
 
 TELL_SECONDS = 4
 """How long a database is tried before who asked is told that it cannot be reached.

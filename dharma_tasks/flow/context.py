@@ -8,7 +8,6 @@ from functools import wraps
 from threading import local
 from typing import Any, TypeVar, cast
 
-import structlog
 from redis import Redis
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
@@ -16,6 +15,7 @@ from dharma_tasks.databases import connect
 from dharma_tasks.databases.base import Database, Fault
 from dharma_tasks.errors import DharmaError, Problem, Stopped, Unreachable, Unsigned
 from dharma_tasks.lease import Leases
+from dharma_tasks.logs import get_logger
 from dharma_tasks.measures import Meter, Unmetered
 from dharma_tasks.messages import Chain, operation_chain, orphans
 from dharma_tasks.records import Survey
@@ -24,7 +24,7 @@ from dharma_tasks.runs_at_work import RunsAtWork
 from dharma_tasks.settings import Settings
 from dharma_tasks.signing import signer
 
-log = structlog.get_logger()
+log = get_logger()
 
 Answer = TypeVar("Answer")
 Step = TypeVar("Step", bound=Callable[..., list[Chain]])

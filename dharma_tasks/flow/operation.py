@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import structlog
 from structlog.contextvars import bound_contextvars
 
 from dharma_tasks.control import OperationControl
@@ -22,6 +21,7 @@ from dharma_tasks.flow.revealing import parsed
 from dharma_tasks.hidden import Hidden
 from dharma_tasks.identity import owner
 from dharma_tasks.lease import Lease
+from dharma_tasks.logs import get_logger
 from dharma_tasks.measures import Measure, Outcome
 from dharma_tasks.messages import Chain
 from dharma_tasks.migration import Key, reference
@@ -33,7 +33,7 @@ from dharma_tasks.run import Event, Job, Next, Progress
 from dharma_tasks.runner import Runner
 from dharma_tasks.work import Assignment
 
-log = structlog.get_logger()
+log = get_logger()
 
 _ENDED = 100
 """Of how many runs and databases it is known what was ended last."""

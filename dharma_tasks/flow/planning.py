@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-import structlog
-
 from dharma_tasks.databases.base import Fault
 from dharma_tasks.errors import DharmaError, FenceLost, Problem, Refused, Stopped, Unsigned
 from dharma_tasks.flow.context import Context, Overtaken, refusing
 from dharma_tasks.journal import Opening
-from dharma_tasks.logs import stack_of
+from dharma_tasks.logs import get_logger, stack_of
 from dharma_tasks.messages import Chain, begin_message
 from dharma_tasks.planned import TODO
 from dharma_tasks.planner import Plan, Request, plan
@@ -20,7 +18,7 @@ from dharma_tasks.reversal import plan_back
 from dharma_tasks.run import Event, Run, RunState, Snapshot, is_run_id
 from dharma_tasks.signing import confirm_recent
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @refusing

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-import structlog
-
 from dharma_tasks.errors import MigrationFailed
 from dharma_tasks.flow.context import Context
-from dharma_tasks.logs import stack_of
+from dharma_tasks.logs import get_logger, stack_of
 from dharma_tasks.migration import Migration
 from dharma_tasks.records import GONE, MigrationRecord, MigrationState, OperationState
 from dharma_tasks.reversal import irreversible
 from dharma_tasks.run import Job, Next
 from dharma_tasks.runner import Runner
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True)

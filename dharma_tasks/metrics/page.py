@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from threading import Thread
 
-import structlog
 from prometheus_client import CollectorRegistry, disable_created_metrics, start_http_server
 
+from dharma_tasks.logs import get_logger
 from dharma_tasks.measures import Meter
 from dharma_tasks.metrics.counters import Counters
 from dharma_tasks.metrics.gauges import Gauges
@@ -15,7 +15,7 @@ from dharma_tasks.metrics.pipe import Pipe
 from dharma_tasks.metrics.standing import Seen
 from dharma_tasks.metrics.usage import Usage
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Page:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import structlog
 from tornado.httpserver import HTTPServer
 from tornado.options import options
 from tornado.web import Application
 
+from dharma_tasks.logs import get_logger
 from dharma_tasks.page.handlers import routes
 from dharma_tasks.page.headers import Headers
 from dharma_tasks.page.watch import Watch
@@ -24,7 +24,7 @@ from dharma_tasks.settings import Settings
 
 __all__ = ["join"]
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 def join(settings: Settings, send: Send) -> None:

@@ -6,9 +6,7 @@ import time
 from datetime import UTC, datetime
 from threading import Event, Thread
 
-import structlog
-
-from dharma_tasks.logs import stack_of
+from dharma_tasks.logs import get_logger, stack_of
 from dharma_tasks.page.lines import Lines
 from dharma_tasks.page.making import Facts, make
 from dharma_tasks.page.shown import Shown
@@ -18,7 +16,7 @@ from dharma_tasks.watching.sight import Sight
 
 __all__ = ["Watch"]
 
-log = structlog.get_logger()
+log = get_logger()
 
 _EVERY_SECONDS = 0.7
 """How often Redis is read while somebody looks."""

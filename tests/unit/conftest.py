@@ -16,7 +16,7 @@ from dharma_tasks.errors import Refused
 @pytest.fixture(autouse=True)
 def logs_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that runs in this process does not set structlog up for the tests after it."""
-    monkeypatch.setattr(common, "configure_logs", lambda _settings: None)
+    monkeypatch.setattr(common, "configure_on_use", lambda _settings: None)
 
 
 @pytest.fixture
