@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from redis import Redis
 from redis.exceptions import RedisError
 
 from dharma_tasks.bounds import Bounds
 from dharma_tasks.errors import Problem, Refused, Unreachable
-from dharma_tasks.inline import InlineWorker
 from dharma_tasks.loader import Loaded, Read, read_folder
 from dharma_tasks.migration import JSON, Migration, Reference
 from dharma_tasks.planner import Plan, Request, required_databases
@@ -26,6 +26,9 @@ from dharma_tasks.signing import signer
 from dharma_tasks.submit import Checked, Patience, Step, Submission, Warned, make_run, watch
 from dharma_tasks.values import Values
 from dharma_tasks.workers import Workers
+
+if TYPE_CHECKING:
+    from dharma_tasks.inline import InlineWorker
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,8 @@ class Conduct:
         """To workers, or to one in this process."""
         if not self.order.inline:
             return self.send
+        from dharma_tasks.inline import InlineWorker  # noqa: PLC0415 - with all that a worker needs
+
         _require_urls(self.settings, needed)
         self.worker = InlineWorker(self.settings, self.redis, needed)
         self.worker.start()

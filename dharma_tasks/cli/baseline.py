@@ -10,7 +10,6 @@ import click
 from dharma_tasks.cli import options
 from dharma_tasks.cli.declaring import Declaring, Options
 from dharma_tasks.cli.examples import examples
-from dharma_tasks.cli.running import names
 from dharma_tasks.declaring.baseline import Baseline
 from dharma_tasks.submit import who_asks
 
@@ -44,5 +43,5 @@ def baseline(  # noqa: PLR0913 - one for each option
     Exit status: 0 done, or nothing to do; 2 refused, or the answer was no; 4 a service or a
     worker cannot be reached; 130 Ctrl-C at the question.
     """
-    wish = Baseline(version, names(databases, more))
+    wish = Baseline(version, options.names(databases, more))
     sys.exit(Declaring(wish, Options(migrations, who_asks(by), yes, as_json)).run())

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import click
 
-from dharma_tasks.cli import common
+from dharma_tasks.cli import common, options
 from dharma_tasks.cli.examples import examples
-from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import console
 from dharma_tasks.cli.writing import write_new
 from dharma_tasks.databases import NAMES
@@ -44,7 +43,10 @@ def init(*, where: tuple[str, ...], databases: tuple[str, ...]) -> None:
     Exit status: 0, or 2 refused and nothing written.
     """
     more = tuple(each for each in where if databases and each in NAMES)
-    named, given = names(databases, more), _folder([each for each in where if each not in more])
+    named, given = (
+        options.names(databases, more),
+        _folder([each for each in where if each not in more]),
+    )
     settings: Settings | None = None
     try:
         settings = common.settings()

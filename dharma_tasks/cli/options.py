@@ -35,6 +35,18 @@ def _values(
     return found
 
 
+def names(values: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The names after --databases: after a comma in `values`, after a space in `more`."""
+    if not values and more:
+        msg = f"Got unexpected extra argument{'s' * (len(more) > 1)} ({' '.join(more)})"
+        raise click.UsageError(msg)
+    found = [name for text in (*values, *more) for name in text.replace(",", " ").split()]
+    if values and not found:
+        msg = "--databases needs at least one name"
+        raise click.UsageError(msg)
+    return tuple(dict.fromkeys(found)) or None
+
+
 target = click.option(
     "--target",
     metavar="latest|X.Y.Z",

@@ -17,7 +17,6 @@ from dharma_tasks.bounds import Bounds
 from dharma_tasks.cli import common, options
 from dharma_tasks.cli.check import advice
 from dharma_tasks.cli.examples import examples
-from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import Indented, console
 from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.estimate import Counts, Estimate, Time
@@ -72,7 +71,7 @@ def plan(  # noqa: PLR0913 - one for each option
     options.one_way(rollback_to, target=target)
     request = Request(
         target=rollback_to or target,
-        databases=names(databases, more),
+        databases=options.names(databases, more),
         direction=Direction.BACK if rollback_to else Direction.FORWARD,
     )
     sys.exit(show(Asked(request, migrations, as_json, given)))

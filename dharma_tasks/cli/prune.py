@@ -14,7 +14,6 @@ from dharma_tasks import words
 from dharma_tasks.cli import common, options
 from dharma_tasks.cli.asking import GOES_ON, Asking
 from dharma_tasks.cli.examples import examples
-from dharma_tasks.cli.running import names
 from dharma_tasks.cli.screen import console, stdout
 from dharma_tasks.databases import NAMES
 from dharma_tasks.errors import Refused
@@ -65,7 +64,7 @@ def prune(  # noqa: PLR0913 - one for each option
     worker cannot be reached; 130 Ctrl-C at the question.
     """
     pruner = _Prune(as_json=as_json, by=who_asks(by))
-    sys.exit(pruner.run(older_than, names(databases, more), yes=yes))
+    sys.exit(pruner.run(older_than, options.names(databases, more), yes=yes))
 
 
 class _Prune:

@@ -11,7 +11,7 @@ import click
 from dharma_tasks.bounds import Bounds
 from dharma_tasks.cli import common, options
 from dharma_tasks.cli.examples import examples
-from dharma_tasks.cli.running import Running, names
+from dharma_tasks.cli.running import Running
 from dharma_tasks.conduct import Order
 from dharma_tasks.errors import Refused, Unreachable
 from dharma_tasks.loader import load
@@ -70,7 +70,7 @@ def rollback(  # noqa: PLR0913 - one for each option
 
     Exit status: as of `dharma submit`; 2 also where the answer was no, 130 Ctrl-C at the question.
     """
-    chosen = names(databases, more)
+    chosen = options.names(databases, more)
     request = Request(
         target=version,
         databases=chosen,

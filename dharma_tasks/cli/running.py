@@ -36,18 +36,6 @@ _LOOK_SECONDS = 2
 """How often it is looked whether workers are still alive."""
 
 
-def names(values: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The names after --databases: after a comma in `values`, after a space in `more`."""
-    if not values and more:
-        msg = f"Got unexpected extra argument{'s' * (len(more) > 1)} ({' '.join(more)})"
-        raise click.UsageError(msg)
-    found = [name for text in (*values, *more) for name in text.replace(",", " ").split()]
-    if values and not found:
-        msg = "--databases needs at least one name"
-        raise click.UsageError(msg)
-    return tuple(dict.fromkeys(found)) or None
-
-
 @dataclass
 class Running:
     """One call of the command; `outcome` is filled in as it goes along."""

@@ -10,7 +10,7 @@ import click
 from dharma_tasks.cli import options
 from dharma_tasks.cli.examples import examples
 from dharma_tasks.cli.plan import Asked, show
-from dharma_tasks.cli.running import Running, names
+from dharma_tasks.cli.running import Running
 from dharma_tasks.conduct import Order
 from dharma_tasks.migration import JSON
 from dharma_tasks.planner import Request
@@ -103,7 +103,7 @@ def submit(  # noqa: PLR0913 - one for each option
     )
     request = Request(
         target=rollback_to or target,
-        databases=names(databases, more),
+        databases=options.names(databases, more),
         allow_out_of_order=allow_out_of_order,
         allow_major=allow_major,
         direction=Direction.BACK if rollback_to else Direction.FORWARD,

@@ -18,7 +18,7 @@ from dharma_tasks import conduct
 from dharma_tasks import submit as submitting
 from dharma_tasks.cli import common, main
 from dharma_tasks.cli import submit as command
-from dharma_tasks.cli.running import names
+from dharma_tasks.cli.options import names
 from dharma_tasks.errors import Problem, Refused, Unreachable
 from dharma_tasks.messages import Chain
 from dharma_tasks.migration import Migration
