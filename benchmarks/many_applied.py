@@ -15,11 +15,10 @@ MIGRATIONS = 1_000
 
 _START = "status --help is what it takes to start: Python and what is imported"
 _REST = (
-    "measured stage by stage, four tenths of status are the imports that every command has (half "
-    "of them Redis' client, pydantic and rich), a tenth those of psycopg and PostgreSQL's parser, "
-    "three tenths to read and check the files (by a profile no step stands out), and the rest the "
-    "journal, the comparison, the table and Python's end. Files that the journal has as applied "
-    "are checked too: else plan would not show all that a submit refuses"
+    "measured stage by stage, more than half of status is imports before it begins (pydantic, "
+    "Redis' client and rich are half of them), an eighth that of psycopg, a fifth to read the "
+    "files, and the rest the journal, the comparison and the table. What the files ask for is "
+    "judged where it is yet to be carried out, so PostgreSQL's parser is not needed here"
 )
 
 
